@@ -1,1 +1,5 @@
-//! placeholder
+//! SIP as values: messages kept verbatim, framing, transactions, dialogs, registrar rules, digest, offer/answer.
+//! Pure: no I/O, no clock, no randomness of its own; `now` and random bytes are arguments.
+#![forbid(unsafe_code)]
+
+pub mod time;
