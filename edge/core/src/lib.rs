@@ -1,1 +1,5 @@
-//! placeholder
+//! `EdgeState`: input → state → effects. Pure: no I/O, no clock, no randomness of its own.
+//! Contract: after every `handle*` the shell drains `poll_effect` to `None` before the next input.
+#![forbid(unsafe_code)]
+
+pub mod audit;

@@ -1,0 +1,126 @@
+//! The journal of exchanges and the sessions they belong to.
+
+use super::{MemoryStore, StoredExchange, StoredSession, expiry::Name};
+use crate::key::{ExchangeKey, SessionKey};
+use crate::op::{ANSWER_MS, CloseExchange, OpenExchange, OpenOutcome, StoreError, StoreReply};
+use crate::record::SessionRecord;
+
+impl MemoryStore {
+    pub(super) fn open_exchange(&mut self, now_ms: u64, open: OpenExchange) -> Result<OpenOutcome, StoreError> {
+        let OpenExchange { key, entry, limit, ttl_ms } = open;
+        if let Some(known) = self.exchanges.get(&key).filter(|e| e.expires_at > now_ms)
+            && known.entry.digest == entry.digest
+        {
+            return Ok(match &known.answer {
+                None => OpenOutcome::RepeatInFlight { owner: known.entry.owner },
+                // Safe to run again: no answer was kept, so it is a new request.
+                Some(None) if known.entry.repeatable => self.insert_exchange(now_ms, key, entry, ttl_ms),
+                Some(answer) => OpenOutcome::RepeatAnswered { answer: answer.clone() },
+            });
+        }
+        let from = ExchangeKey { session: key.session, hash: [0; 16] };
+        let to = ExchangeKey { session: key.session, hash: [0xff; 16] };
+        let in_flight =
+            self.exchanges.range(from..=to).filter(|(_, e)| e.answer.is_none() && e.expires_at > now_ms).count();
+        if in_flight >= limit {
+            return Ok(OpenOutcome::Full);
+        }
+        if self.exchanges.len() >= self.capacity.exchanges {
+            return Err(StoreError::Full { what: "exchanges" });
+        }
+        Ok(self.insert_exchange(now_ms, key, entry, ttl_ms))
+    }
+
+    fn insert_exchange(
+        &mut self,
+        now_ms: u64,
+        key: ExchangeKey,
+        entry: crate::record::JournalEntry,
+        ttl_ms: u64,
+    ) -> OpenOutcome {
+        let expires_at = now_ms.saturating_add(ttl_ms);
+        self.expiry.add(expires_at, Name::Exchange(key));
+        self.exchanges.insert(key, StoredExchange { entry, answer: None, expires_at });
+        let session = self
+            .sessions
+            .get(&key.session)
+            .filter(|s| s.expires_at > now_ms)
+            .map(|s| (s.version, Box::new(s.record.clone())));
+        OpenOutcome::Opened { session }
+    }
+
+    pub(super) fn close_exchange(&mut self, now_ms: u64, close: CloseExchange) -> StoreReply {
+        let Some(known) = self.exchanges.get_mut(&close.key).filter(|e| e.expires_at > now_ms) else {
+            return StoreReply::Unknown;
+        };
+        if known.entry.owner != close.owner {
+            return StoreReply::Fenced;
+        }
+        if known.answer.is_some() {
+            return StoreReply::Unknown;
+        }
+        known.answer = Some(close.answer);
+        known.expires_at = now_ms.saturating_add(ANSWER_MS);
+        let end = known.expires_at;
+        self.expiry.add(end, Name::Exchange(close.key));
+        StoreReply::Done
+    }
+
+    pub(super) fn once(&mut self, now_ms: u64, key: ExchangeKey, ttl_ms: u64) -> Result<StoreReply, StoreError> {
+        if self.once.get(&key).is_some_and(|end| *end > now_ms) {
+            return Ok(StoreReply::First(false));
+        }
+        if self.once.len() >= self.capacity.exchanges {
+            return Err(StoreError::Full { what: "messages" });
+        }
+        let end = now_ms.saturating_add(ttl_ms);
+        self.expiry.add(end, Name::Once(key));
+        self.once.insert(key, end);
+        Ok(StoreReply::First(true))
+    }
+
+    pub(super) fn read_session(&mut self, now_ms: u64, key: SessionKey, ttl_ms: u64) -> StoreReply {
+        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.expires_at > now_ms) else {
+            return StoreReply::Unknown;
+        };
+        session.expires_at = now_ms.saturating_add(ttl_ms);
+        let reply = StoreReply::Session { version: session.version, record: Box::new(session.record.clone()) };
+        let end = session.expires_at;
+        self.expiry.add(end, Name::Session(key));
+        reply
+    }
+
+    pub(super) fn write_session(
+        &mut self,
+        now_ms: u64,
+        key: SessionKey,
+        version: u64,
+        record: SessionRecord,
+        ttl_ms: u64,
+    ) -> StoreReply {
+        let current = self.sessions.get(&key).filter(|s| s.expires_at > now_ms);
+        if current.map_or(0, |s| s.version) != version {
+            return match current {
+                Some(s) => StoreReply::SessionConflict { version: s.version, record: Box::new(s.record.clone()) },
+                None => StoreReply::Unknown,
+            };
+        }
+        let expires_at = now_ms.saturating_add(ttl_ms);
+        self.expiry.add(expires_at, Name::Session(key));
+        self.sessions.insert(key, StoredSession { version: version + 1, record, expires_at });
+        StoreReply::Version(version + 1)
+    }
+
+    pub(super) fn drop_session(&mut self, key: SessionKey) -> StoreReply {
+        let from = ExchangeKey { session: key, hash: [0; 16] };
+        let to = ExchangeKey { session: key, hash: [0xff; 16] };
+        let names: Vec<ExchangeKey> = self.exchanges.range(from..=to).map(|(k, _)| *k).collect();
+        for name in names {
+            self.exchanges.remove(&name);
+        }
+        match self.sessions.remove(&key) {
+            Some(_) => StoreReply::Done,
+            None => StoreReply::Unknown,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The operations. Each is one round trip: it checks, changes and returns the new state in one reply.
+//! Times are wall-clock milliseconds of the store; `ttl_ms` counts from the moment the store executes the operation.
+
+use bytes::Bytes;
+
+use crate::key::{AorKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey};
+use crate::record::{Binding, DialogRecord, JournalEntry, Owner, SessionRecord};
+
+/// A tombstone of a dialog or an answered INVITE lives 64·T1.
+pub const TOMBSTONE_MS: u64 = 32_000;
+/// An INVITE without a final response is kept so long that CANCEL finds it.
+pub const GUARD_MS: u64 = 180_000;
+/// An answer is kept so long for a repetition.
+pub const ANSWER_MS: u64 = 32_000;
+/// Bindings per AOR.
+pub const MAX_BINDINGS: usize = 16;
+
+/// A digest nonce count that rides on another operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonceUse {
+    pub key: NonceKey,
+    pub count: u32,
+    /// Keyed hash of Call-ID and CSeq: an equal count with the same request is a retransmission.
+    pub request: [u8; 16],
+    pub ttl_ms: u64,
+}
+
+/// What a REGISTER changes (RFC 3261 §10.3 steps 6 and 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindingChange {
+    /// A query without Contact.
+    Query,
+    /// `Contact: *` with Expires 0.
+    RemoveAll { call_id: String, cseq: u32 },
+    /// Add, refresh, or remove (those whose `expires_at` is 0).
+    Update(Vec<Binding>),
+}
+
+/// Opens an exchange in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenExchange {
+    pub key: ExchangeKey,
+    pub entry: JournalEntry,
+    /// Most exchanges in flight per session.
+    pub limit: usize,
+    /// Lifetime of the entry while unanswered: the deadline and a grace.
+    pub ttl_ms: u64,
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreOp {
+    /// Count a nonce where no other operation carries it.
+    UseNonce(NonceUse),
+    /// REGISTER.
+    Register { aor: AorKey, change: BindingChange, nonce: Option<NonceUse> },
+    /// Read the live bindings.
+    ReadBindings { aor: AorKey },
+
+    /// INVITE received: the guard, set if absent. An entry whose owner let its lease end is taken over by the caller.
+    OpenCall { guard: GuardKey, dialog: DialogKey, invite: Bytes, owner: Owner, lease_ms: u64, nonce: Option<NonceUse> },
+    /// 2xx: dialog record and guard in one operation; refused when cancelled meanwhile, or when somebody else owns the guard.
+    AnswerCall { guard: GuardKey, owner: Owner, dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64 },
+    /// A final response other than 2xx.
+    RejectCall { guard: GuardKey, owner: Owner, response: Bytes },
+    /// CANCEL.
+    CancelCall { guard: GuardKey },
+
+    /// Read a dialog.
+    ReadDialog { dialog: DialogKey },
+    /// ACK: accepted → confirmed; drops the 2xx bytes.
+    Confirm { dialog: DialogKey },
+    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step.
+    Begin { dialog: DialogKey, cseq: u32, method: String, nonce: Option<NonceUse>, exchange: Option<Box<OpenExchange>> },
+    /// Its final response, for replay; with a record: compare-and-set on `version`.
+    Commit { dialog: DialogKey, cseq: u32, response: Bytes, record: Option<(u64, Box<DialogRecord>, u64)> },
+    /// BYE received: the tombstone and the response to replay.
+    Terminate { dialog: DialogKey, cseq: u32, response: Bytes },
+    /// A request of ours in the dialog: the next CSeq. `terminating` before a BYE. May close an exchange in the same step.
+    NextCseq { dialog: DialogKey, terminating: bool, close: Option<Box<CloseExchange>> },
+    /// BYE sent and answered, or the session expired: the tombstone.
+    Bury { dialog: DialogKey },
+
+    /// A request out of a dialog, or one more in a session.
+    OpenExchange { open: Box<OpenExchange>, nonce: Option<NonceUse> },
+    /// The answer. Fenced: only the owner of the entry may close it.
+    CloseExchange(CloseExchange),
+    /// A deduplicated message without an answer (notification, response) out of a dialog: true the first time only.
+    Once { key: ExchangeKey, ttl_ms: u64, nonce: Option<NonceUse> },
+    /// Read a session and move its idle end.
+    ReadSession { session: SessionKey, ttl_ms: u64 },
+    /// Create or change a session; compare-and-set on `version` (0 = must not exist).
+    WriteSession { session: SessionKey, version: u64, record: Box<SessionRecord>, ttl_ms: u64 },
+    /// End a session: the record and its journal go.
+    DropSession { session: SessionKey },
+}
+
+/// Closes an exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseExchange {
+    pub key: ExchangeKey,
+    pub owner: Owner,
+    /// Kept for [`ANSWER_MS`] for a repetition; `None` where a second execution is safe.
+    pub answer: Option<Bytes>,
+}
+
+/// The reply to one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreReply {
+    /// Done, nothing to tell.
+    Done,
+    /// The nonce count did not rise: a replay. Nothing was changed.
+    NonceReplayed,
+    /// Live bindings after the change.
+    Bindings(Vec<Binding>),
+    /// A REGISTER with an old CSeq for one of its bindings; nothing was changed.
+    StaleRegister,
+    /// More than [`MAX_BINDINGS`]; nothing was changed.
+    TooManyBindings,
+
+    /// The guard is ours.
+    CallOpened,
+    /// The owner's lease had ended: the call is ours now, with the INVITE that it started with.
+    CallAdopted { dialog: DialogKey, invite: Bytes },
+    /// The same INVITE is known.
+    CallKnown { dialog: DialogKey, state: CallState },
+    /// The 2xx may leave.
+    Answered { version: u64 },
+    /// A CANCEL came first.
+    CallCancelled,
+    /// What CANCEL found.
+    Cancelled { dialog: DialogKey, invite: Bytes, owner: Owner },
+    /// CANCEL came after the final response: 200 to the CANCEL, nothing else.
+    CancelTooLate,
+
+    /// The record and its version.
+    Dialog { version: u64, record: Box<DialogRecord> },
+    /// The CSeq is claimed.
+    Begun { version: u64, record: Box<DialogRecord>, exchange: Option<OpenOutcome> },
+    /// This CSeq was answered: the same response again.
+    Replay { response: Bytes },
+    /// This CSeq is being served.
+    InProgress,
+    /// CSeq lower than the highest seen: 500 (RFC 3261 §12.2.2).
+    OutOfOrder,
+    /// The dialog ended: the tombstone.
+    Gone,
+    /// Somebody changed the record meanwhile; this is what it is now.
+    Conflict { version: u64, record: Box<DialogRecord> },
+    /// New version after a change.
+    Version(u64),
+    /// The next CSeq out, with the record.
+    Cseq { cseq: u32, version: u64, record: Box<DialogRecord> },
+
+    /// How opening an exchange ended, with the session record if there is one.
+    Exchange(OpenOutcome),
+    /// `Once`: whether this was the first time.
+    First(bool),
+    /// The session and its version.
+    Session { version: u64, record: Box<SessionRecord> },
+    /// Nothing by that name.
+    Unknown,
+    /// Another owner has it now: drop it and stay silent.
+    Fenced,
+    /// Created or changed by somebody else.
+    SessionConflict { version: u64, record: Box<SessionRecord> },
+}
+
+/// How opening an exchange ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenOutcome {
+    /// It is ours: forward it. The session record, if one exists.
+    Opened { session: Option<(u64, Box<SessionRecord>)> },
+    /// The same request is in flight here or elsewhere.
+    RepeatInFlight { owner: Owner },
+    /// The same request was answered.
+    RepeatAnswered { answer: Option<Bytes> },
+    /// In-flight limit of the session.
+    Full,
+}
+
+/// Where a known call stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallState {
+    /// No final response yet; that owner serves it.
+    Pending { owner: Owner },
+    /// Cancelled: 487.
+    Cancelled,
+    /// Rejected with this response.
+    Rejected { response: Bytes },
+    /// Accepted: the dialog record has the 2xx until its ACK.
+    Accepted { accept_bytes: Option<Bytes> },
+}
+
+/// The store could not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, or not in time. Whether it was executed is not known.
+    #[error("the store did not answer in time")]
+    Unavailable,
+    /// At its limit.
+    #[error("the store is full ({what})")]
+    Full { what: &'static str },
+    /// A record of a newer version, or damaged: refused, never guessed.
+    #[error("a stored record cannot be read: {reason}")]
+    Unreadable { reason: String },
+}
