@@ -1,0 +1,53 @@
+//! The two core kinds that manifests may carry: `Secret` and `ConfigMap` (`apiVersion: v1`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// A `v1` Secret. `data` holds the decoded bytes of `data` and `stringData` (`stringData` wins, as in the API server).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Secret {
+    pub name: String,
+    pub namespace: String,
+    /// `Opaque` when the manifest names none.
+    pub type_: String,
+    pub data: BTreeMap<String, SecretBytes>,
+}
+
+impl Secret {
+    /// `type` of a Secret with `tls.crt` and `tls.key`.
+    pub const TYPE_TLS: &'static str = "kubernetes.io/tls";
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        self.data.get(key).map(SecretBytes::as_bytes)
+    }
+}
+
+/// Bytes that are wiped when dropped and never printed.
+#[derive(Clone, PartialEq)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        SecretBytes(Zeroizing::new(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+/// A `v1` ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigMap {
+    pub name: String,
+    pub namespace: String,
+    pub data: BTreeMap<String, String>,
+}

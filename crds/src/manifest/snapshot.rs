@@ -1,0 +1,85 @@
+//! A set of objects that belong together, each with the place where it was written.
+
+use crate::core_v1::{ConfigMap, Secret};
+use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SipDomain, SipEdge};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        ObjectKey { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where an object was written, and the line of each of its fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    pub file: PathBuf,
+    /// Line of the document's first field, from 1.
+    pub line: u32,
+    /// Line by field path (`spec.listeners[0].port`).
+    pub(crate) lines: BTreeMap<String, u32>,
+}
+
+impl Origin {
+    /// The line of a field, or of the nearest field around it that was written.
+    pub fn line_of(&self, field: &str) -> u32 {
+        let mut path = field;
+        loop {
+            if let Some(line) = self.lines.get(path) {
+                return *line;
+            }
+            match path.rfind(['.', '[']) {
+                Some(end) => path = &path[..end],
+                None => return self.line,
+            }
+        }
+    }
+}
+
+/// An object with its origin. Cheap to clone. Derefs to the object.
+#[derive(Debug)]
+pub struct Sourced<T> {
+    pub object: Arc<T>,
+    pub origin: Arc<Origin>,
+}
+
+impl<T> Clone for Sourced<T> {
+    fn clone(&self) -> Self {
+        Sourced { object: self.object.clone(), origin: self.origin.clone() }
+    }
+}
+
+impl<T> std::ops::Deref for Sourced<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.object
+    }
+}
+
+/// Objects by kind. `SipDomain` is cluster-scoped, so its key is the name alone.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub domains: BTreeMap<String, Sourced<SipDomain>>,
+    pub edges: BTreeMap<ObjectKey, Sourced<SipEdge>>,
+    pub agents: BTreeMap<ObjectKey, Sourced<McpAgent>>,
+    pub policies: BTreeMap<ObjectKey, Sourced<McpCapabilityPolicy>>,
+    pub secrets: BTreeMap<ObjectKey, Sourced<Secret>>,
+    pub config_maps: BTreeMap<ObjectKey, Sourced<ConfigMap>>,
+}

@@ -1,0 +1,18 @@
+//! API group `sipmcp.dev`, version `v1alpha1`.
+
+mod mcp_agent;
+mod mcp_capability_policy;
+mod reference;
+mod sip_domain;
+mod sip_edge;
+
+pub use mcp_agent::*;
+pub use mcp_capability_policy::*;
+pub use reference::*;
+pub use sip_domain::*;
+pub use sip_edge::*;
+
+/// The API group of all kinds.
+pub const GROUP: &str = "sipmcp.dev";
+/// `apiVersion` of all kinds.
+pub const API_VERSION: &str = "sipmcp.dev/v1alpha1";

@@ -1,0 +1,184 @@
+//! `McpCapabilityPolicy`: who may see and call what.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Who may see and call what. A matching Deny wins, then a matching Allow, then `defaultAction`. An agent that no policy selects is
+/// denied; where several select it, their rules count together and the default is Allow only if all of them say so.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "sipmcp.dev",
+    version = "v1alpha1",
+    kind = "McpCapabilityPolicy",
+    plural = "mcpcapabilitypolicies",
+    namespaced,
+    shortname = "mcpol",
+    category = "sipmcp",
+    derive = "PartialEq",
+    doc = "Who may see and call what. A matching Deny wins, then a matching Allow, then defaultAction; without a policy an agent is denied.",
+    printcolumn(name = "Default", type_ = "string", json_path = ".spec.defaultAction")
+)]
+#[x_kube(
+    validation = Rule::new("self.defaultAction != 'Deny' || size(self.rules) == 0 || self.rules.exists(r, r.action == 'Allow')")
+        .message("only Deny rules under defaultAction Deny change nothing: add an Allow rule or set defaultAction: Allow")
+)]
+pub struct McpCapabilityPolicySpec {
+    /// What the policy is for: agents of its namespace, or all agents of domains. One kind per list.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.all(t, t.kind == self[0].kind)").message("one kind per list of targetRefs; make one policy per kind")
+    )]
+    pub target_refs: Vec<TargetRef>,
+
+    /// What happens where no rule matches.
+    #[serde(default = "default_deny")]
+    pub default_action: Action,
+
+    /// The rules; their order does not matter.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub rules: Vec<PolicyRule>,
+}
+
+/// The object that a policy is for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API group of the object.
+    #[serde(default)]
+    pub group: TargetGroup,
+    /// Kind of the object.
+    pub kind: TargetKind,
+    /// `metadata.name` of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// API groups that a policy can be for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetGroup {
+    #[default]
+    #[serde(rename = "sipmcp.dev")]
+    Sipmcp,
+}
+
+/// Kinds that a policy can be for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetKind {
+    /// An agent in the policy's namespace.
+    McpAgent,
+    /// All agents of a domain.
+    SipDomain,
+}
+
+/// Allow or Deny.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+}
+
+fn default_deny() -> Action {
+    Action::Deny
+}
+
+/// One rule: who, what, in which phase, and whether it may.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.action == 'Deny' || (has(self.from) && size(self.from) > 0)")
+        .message("an Allow rule names its callers in from; only a Deny rule without from is for everybody")
+)]
+pub struct PolicyRule {
+    /// Name of the rule, unique in the policy; stands in the audit record.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The callers. A Deny rule without it is for everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub from: Vec<Caller>,
+
+    /// The MCP methods. Absent: every method, and plain calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub methods: Vec<McpMethod>,
+
+    /// `List`: what is shown. `Call`: what may run.
+    #[serde(default = "default_phases")]
+    #[schemars(length(min = 1, max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub phases: Vec<Phase>,
+
+    /// What happens when the rule matches.
+    pub action: Action,
+
+    /// What the audit trail keeps of a call that this rule decided.
+    #[serde(default)]
+    pub audit: Audit,
+}
+
+/// A caller: exactly one of the fields.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.sipIdentity) != has(self.anonymous)").message("give exactly one of sipIdentity and anonymous")
+)]
+pub struct Caller {
+    /// A verified SIP address, `sip:user@domain`; `*` stands for any user (`sip:*@acme.example`) or for a part of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 7, max = 256), regex(pattern = r"^sip:[A-Za-z0-9_.!~*'()%+-]+@[A-Za-z0-9.-]+$"))]
+    pub sip_identity: Option<String>,
+
+    /// Whoever shows no credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Anonymous>,
+}
+
+/// Whoever shows no credentials; written `anonymous: {}`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Anonymous {}
+
+/// An MCP method and, for some, the names that it is called with.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.params) || size(self.params) == 0 || self.name in ['tools/call', 'prompts/get', 'resources/read']")
+        .message("params only for tools/call, prompts/get and resources/read")
+)]
+pub struct McpMethod {
+    /// The method, for example `tools/call`; `tools/*` stands for every method of that family.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_$]+(/[A-Za-z0-9_]+)*(/\*)?$"))]
+    pub name: String,
+
+    /// Names of tools or prompts, or URIs of resources; `*` stands for any part (`crm.*`). Absent: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub params: Vec<String>,
+}
+
+/// When a rule is asked.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// What is advertised and listed.
+    List,
+    /// What may run.
+    Call,
+}
+
+fn default_phases() -> Vec<Phase> {
+    vec![Phase::List, Phase::Call]
+}
+
+/// What is kept of a call.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audit {
+    /// Nothing.
+    None,
+    /// Who, agent, tool, rule, outcome, ids; never a payload (SEC-11).
+    #[default]
+    Metadata,
+}

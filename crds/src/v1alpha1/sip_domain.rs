@@ -1,0 +1,178 @@
+//! `SipDomain`: a SIP domain is the tenant border.
+
+use super::NamespacedRef;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A SIP domain and the tenant behind it: how its users prove who they are, which transports may carry MCP, how much it may use.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "sipmcp.dev",
+    version = "v1alpha1",
+    kind = "SipDomain",
+    shortname = "sdom",
+    category = "sipmcp",
+    derive = "PartialEq",
+    doc = "A SIP domain and the tenant behind it: how its users prove who they are, which transports may carry MCP, how much it may use.",
+    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain")
+)]
+#[x_kube(validation = Rule::new("self.domain == oldSelf.domain").message("domain is immutable; make a new SipDomain"))]
+pub struct SipDomainSpec {
+    /// The host part of the SIP addresses of this tenant, for example `acme.example`. Immutable; one SipDomain per domain.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$")
+    )]
+    pub domain: String,
+
+    /// SIP option tags that stand for MCP beside `mcp` and `x-mcp`, which are always accepted (draft §5.1, NEG-1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9.!%*_+`'~-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub option_tags: Vec<String>,
+
+    /// How a user of the domain proves its identity. With neither digest nor certificates only anonymous callers remain.
+    #[serde(default)]
+    pub authentication: Authentication,
+
+    /// Which transports without TLS may carry MCP for this domain.
+    #[serde(default)]
+    pub transport: TransportPolicy,
+
+    /// How much the domain may use of each edge.
+    #[serde(default)]
+    pub quota: DomainQuota,
+}
+
+/// Ways to authenticate users of a domain. Both may stand together; a verified certificate is taken before digest (SEC-4).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Authentication {
+    /// HTTP Digest (RFC 8760).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<DigestAuthentication>,
+    /// TLS client certificates that name the user (subjectAltName URI `sip:user@domain`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// HTTP Digest for SIP (RFC 3261 section 22, RFC 8760).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DigestAuthentication {
+    /// The realm of the challenge; part of every stored hash. Default: the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r#"^[^"\\\r\n]+$"#))]
+    pub realm: Option<String>,
+
+    /// Offered algorithms, the preferred one first (RFC 8760 section 2.4). `MD5` is weak: list it only for phones that know nothing else.
+    #[serde(default = "default_algorithms")]
+    #[schemars(length(min = 1, max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub algorithms: Vec<DigestAlgorithm>,
+
+    /// The Secret with the users. Each key of its data is a user name; the value has one line `ALGORITHM:HEX` for each algorithm, where
+    /// HEX is H(user:realm:password) in hexadecimal (RFC 7616 section 3.4.2). Passwords are never stored.
+    pub users_secret_ref: NamespacedRef,
+}
+
+/// A digest algorithm by its registered name (IANA HTTP Digest Algorithm Values, RFC 8760 section 2.1).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DigestAlgorithm {
+    #[serde(rename = "SHA-256")]
+    Sha256,
+    #[serde(rename = "SHA-512-256")]
+    Sha512_256,
+    #[serde(rename = "MD5")]
+    Md5,
+}
+
+impl DigestAlgorithm {
+    /// Every algorithm, strongest first.
+    pub const ALL: [DigestAlgorithm; 3] = [DigestAlgorithm::Sha512_256, DigestAlgorithm::Sha256, DigestAlgorithm::Md5];
+
+    /// The registered name, as it stands in a challenge and in a users Secret.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DigestAlgorithm::Sha256 => "SHA-256",
+            DigestAlgorithm::Sha512_256 => "SHA-512-256",
+            DigestAlgorithm::Md5 => "MD5",
+        }
+    }
+
+    /// Length of H(A1) in bytes.
+    pub fn hash_len(self) -> usize {
+        match self {
+            DigestAlgorithm::Sha256 | DigestAlgorithm::Sha512_256 => 32,
+            DigestAlgorithm::Md5 => 16,
+        }
+    }
+}
+
+fn default_algorithms() -> Vec<DigestAlgorithm> {
+    vec![DigestAlgorithm::Sha256]
+}
+
+/// Trust for client certificates of users.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificates {
+    /// The ConfigMap whose key `ca.crt` holds the certificate authorities, PEM.
+    pub ca_bundle_ref: NamespacedRef,
+}
+
+/// Transport policy of a domain.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TransportPolicy {
+    /// Transports without TLS that may carry MCP. Empty: TLS and WSS only (draft §7.2.1, SEC-1). The edge needs `insecure: true` too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allow_plain: Vec<PlainTransport>,
+}
+
+/// A transport without TLS.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PlainTransport {
+    #[serde(rename = "UDP")]
+    Udp,
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "WS")]
+    Ws,
+}
+
+/// Quota of a domain, counted by each edge for itself.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainQuota {
+    /// Sessions at one time; one more is answered 480 with Retry-After. Absent: only the edge's `sessionsPerPod` limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_sessions: Option<u32>,
+
+    /// Bytes of one MCP message; a larger one is answered 413 (draft §7.2.3, SEC-10).
+    #[serde(default = "default_max_payload_bytes")]
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub max_payload_bytes: u32,
+}
+
+impl Default for DomainQuota {
+    fn default() -> Self {
+        DomainQuota { max_sessions: None, max_payload_bytes: default_max_payload_bytes() }
+    }
+}
+
+fn default_max_payload_bytes() -> u32 {
+    1_048_576
+}
+
+impl SipDomainSpec {
+    /// The realm of the domain's digest challenges: the given one, else the domain; `None` without digest.
+    pub fn digest_realm(&self) -> Option<&str> {
+        self.authentication.digest.as_ref().map(|d| d.realm.as_deref().unwrap_or(&self.domain))
+    }
+}

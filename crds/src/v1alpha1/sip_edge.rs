@@ -1,0 +1,290 @@
+//! `SipEdge`: the edges of one fleet, where they listen and how much they take.
+
+use super::LocalRef;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A fleet of SIP edges that are all alike: listeners, the address that peers are told, drain goals, limits.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "sipmcp.dev",
+    version = "v1alpha1",
+    kind = "SipEdge",
+    namespaced,
+    shortname = "sedge",
+    category = "sipmcp",
+    derive = "PartialEq",
+    doc = "A fleet of SIP edges that are all alike: listeners, the address that peers are told, drain goals, limits."
+)]
+#[x_kube(
+    validation = Rule::new("self.insecure || self.listeners.all(l, l.protocol in ['TLS', 'WSS'])")
+        .message("a listener with protocol UDP, TCP or WS needs insecure: true")
+)]
+pub struct SipEdgeSpec {
+    /// How peers reach the edges.
+    pub network: EdgeNetwork,
+
+    /// Where the edges listen.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub listeners: Vec<Listener>,
+
+    /// Allows listeners without TLS (UDP, TCP, WS). A domain must allow the transport as well (`SipDomain.spec.transport.allowPlain`).
+    #[serde(default)]
+    pub insecure: bool,
+
+    /// Goals for the way down.
+    #[serde(default)]
+    pub drain: Drain,
+
+    /// What one edge takes before it refuses.
+    #[serde(default)]
+    pub limits: EdgeLimits,
+}
+
+/// The network of an edge.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeNetwork {
+    /// What the edge writes into Via, Contact and Record-Route.
+    pub advertise: Advertise,
+}
+
+/// The host part of every URI that the edge writes: a service or SRV name without a port, or (no DNS: a laptop, tests) a fixed address,
+/// with the port and transport of the listener.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.name) != has(self.from)").message("give exactly one of name and from"),
+    validation = Rule::new("(has(self.from) && self.from == 'Static') == has(self.address)")
+        .message("from: Static needs address, and address needs from: Static")
+)]
+pub struct Advertise {
+    /// A name that resolves (RFC 3263: NAPTR, SRV, A, AAAA) to every edge, for example `sip.acme.example`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$")
+    )]
+    pub name: Option<String>,
+
+    /// Where the address comes from when there is no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<AdvertiseFrom>,
+
+    /// With `from: Static`: the IPv4 or IPv6 address, without brackets and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 45))]
+    pub address: Option<String>,
+}
+
+/// Source of an advertised address.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdvertiseFrom {
+    /// `address` as it stands.
+    Static,
+}
+
+/// One socket that the edge opens.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.protocol in ['TLS', 'WSS']) == has(self.tls)")
+        .message("TLS and WSS need tls; UDP, TCP and WS must not have it")
+)]
+pub struct Listener {
+    /// Name of the listener, unique in the edge.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// UDP, TCP and WS need `insecure: true`. WS and WSS are SIP over WebSocket (RFC 7118).
+    pub protocol: ListenerProtocol,
+
+    /// Port number.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+
+    /// The local IPv4 or IPv6 address to bind. Absent: all addresses of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 45))]
+    pub address: Option<String>,
+
+    /// Certificate and client authentication; for TLS and WSS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+}
+
+impl Listener {
+    /// The address to bind: the given one, else `0.0.0.0`.
+    /// `None` when `address` is no IP address; a validated object never answers that.
+    pub fn bind_address(&self) -> Option<IpAddr> {
+        match &self.address {
+            Some(a) => a.parse().ok(),
+            None => Some(IpAddr::from([0, 0, 0, 0])),
+        }
+    }
+}
+
+/// What a listener speaks.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ListenerProtocol {
+    Udp,
+    Tcp,
+    Tls,
+    Ws,
+    Wss,
+}
+
+impl ListenerProtocol {
+    /// True for TLS and WSS.
+    pub fn is_secure(self) -> bool {
+        matches!(self, ListenerProtocol::Tls | ListenerProtocol::Wss)
+    }
+
+    /// The name as it stands in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ListenerProtocol::Udp => "UDP",
+            ListenerProtocol::Tcp => "TCP",
+            ListenerProtocol::Tls => "TLS",
+            ListenerProtocol::Ws => "WS",
+            ListenerProtocol::Wss => "WSS",
+        }
+    }
+}
+
+/// TLS of a listener.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTls {
+    /// Secrets of type `kubernetes.io/tls` (`tls.crt`, `tls.key`, PEM). With more than one, the server name of the client chooses.
+    #[schemars(length(min = 1, max = 8))]
+    pub certificate_refs: Vec<LocalRef>,
+
+    /// The lowest TLS version; always with forward secrecy (SEC-1).
+    #[serde(default)]
+    pub min_version: TlsVersion,
+
+    /// Whether the client is asked for a certificate. `Optional`: asked, and a caller without one may use digest.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+}
+
+/// A TLS version.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+/// Client certificates on a listener.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Not asked for.
+    None,
+    /// Asked for, not demanded.
+    #[default]
+    Optional,
+    /// No handshake without one.
+    Required,
+}
+
+/// Drain goals. After SIGTERM new work is refused at once; the three phases follow each other and add up.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.settleSeconds + self.inFlightSeconds + self.dialogSeconds <= 86400")
+        .message("the three phases together may take 86400 s at most")
+)]
+pub struct Drain {
+    /// Seconds in which load balancers learn that this edge takes no new work.
+    #[serde(default = "default_settle_seconds")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub settle_seconds: u32,
+    /// Seconds in which tool calls in flight may end.
+    #[serde(default = "default_in_flight_seconds")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub in_flight_seconds: u32,
+    /// Seconds in which dialogs are ended with BYE.
+    #[serde(default = "default_dialog_seconds")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub dialog_seconds: u32,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain {
+            settle_seconds: default_settle_seconds(),
+            in_flight_seconds: default_in_flight_seconds(),
+            dialog_seconds: default_dialog_seconds(),
+        }
+    }
+}
+
+fn default_settle_seconds() -> u32 {
+    5
+}
+
+fn default_in_flight_seconds() -> u32 {
+    30
+}
+
+fn default_dialog_seconds() -> u32 {
+    20
+}
+
+/// Limits of one edge.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeLimits {
+    /// Sessions at one time in one edge; one more is answered 503 with Retry-After.
+    #[serde(default = "default_sessions_per_pod")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub sessions_per_pod: u32,
+    /// MCP requests in flight in one session; one more is answered with JSON-RPC error -31002 (XCH-6 asks for 100 and more).
+    #[serde(default = "default_in_flight_per_session")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub in_flight_per_session: u32,
+    /// Bytes of the body of one SIP message; a larger one is answered 413 (SEC-10).
+    #[serde(default = "default_sip_body_bytes")]
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub sip_body_bytes: u32,
+    /// Bytes of one MCP message, on SIP and from a backend (SEC-10). A domain may ask for less (`quota.maxPayloadBytes`).
+    #[serde(default = "default_message_bytes")]
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub message_bytes: u32,
+}
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        EdgeLimits {
+            sessions_per_pod: default_sessions_per_pod(),
+            in_flight_per_session: default_in_flight_per_session(),
+            sip_body_bytes: default_sip_body_bytes(),
+            message_bytes: default_message_bytes(),
+        }
+    }
+}
+
+fn default_sessions_per_pod() -> u32 {
+    1000
+}
+
+fn default_in_flight_per_session() -> u32 {
+    128
+}
+
+fn default_sip_body_bytes() -> u32 {
+    65_536
+}
+
+fn default_message_bytes() -> u32 {
+    1_048_576
+}
