@@ -2,4 +2,7 @@
 //! Pure: no I/O, no clock, no randomness of its own; `now` and random bytes are arguments.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod time;
+pub mod timer;
+pub mod transaction;
