@@ -1,0 +1,62 @@
+# One recipe file for laptop and CI. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+SEEDS ?= 200
+MUTANT ?=
+TIME ?= 60
+
+.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop bench-micro fuzz install clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: ## a tool of a real MCP server answers over SIP, with the ladder
+	@scripts/demo.sh
+
+test: ## everything that a change must pass; ends with "N passed, N failed, N skipped"
+	@scripts/test.sh
+
+check: ## what to run every few minutes: fmt, clippy, unit tests (under a minute when warm)
+	@scripts/test.sh check
+
+nightly: ## the long forms: more seeds, longer fuzzing, the whole interop matrix
+	@scripts/test.sh nightly
+
+build: ## the programs, for development
+	@cargo build --locked -p edge -p cli -p echo-agent
+
+fmt: ## formatting, checked
+	@cargo fmt --all --check
+
+lint: ## clippy, warnings denied
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+
+layers: ## the arrows of the house and the law of the pure zone
+	@scripts/layers.sh
+
+deny: ## bans, licences, sources
+	@scripts/deny.sh
+
+wasm: ## the pure crates build without an operating system
+	@cargo check --locked --target wasm32-unknown-unknown -p sip-proto -p mcp-sip -p session-store -p edge-core
+
+unit: ## unit and integration tests without foreign peers
+	@cargo test --locked --workspace --exclude interop
+
+sim: ## deterministic simulation: SEEDS=n, SEED=n (one), MUTANT=name (a planted fault must be found)
+	@scripts/sim.sh SEEDS=$(SEEDS) SEED=$(SEED) MUTANT=$(MUTANT)
+
+interop: ## real peers: SIPp, baresip, tshark, server-everything, PyPI mcp
+	@scripts/interop.sh
+
+bench-micro: ## parse, write, tokens: nanoseconds and allocations
+	@cargo bench --locked -p sip-proto -p edge-core --benches
+
+fuzz: ## cargo-fuzz on every target for TIME seconds each
+	@scripts/fuzz.sh $(TIME)
+
+install: ## what the tests need from Debian, npm and PyPI, idempotent
+	@scripts/install.sh all
+
+clean: ## build output
+	@cargo clean

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what is missing, and only that. Quick when everything is there.
+#   install.sh rust            a Rust of at least 1.89
+#   install.sh everything      @modelcontextprotocol/server-everything (needs node)
+#   install.sh modern          a Python environment with `mcp`
+#   install.sh peers           SIPp, baresip, tshark, dnsmasq …
+#   install.sh deny            cargo-deny
+#   install.sh all
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+MIN_RUST=1.89
+
+apt_install() {
+  local missing=() p
+  for p in "$@"; do dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p"); done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  have apt-get || die "these Debian packages are needed and there is no apt-get: ${missing[*]}"
+  [ "$(id -u)" = 0 ] || die "these Debian packages are missing; install them with: sudo apt-get install -y ${missing[*]}"
+  say "installing Debian packages: ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  local log; log=$(mktemp)
+  if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    die "apt-get could not install ${missing[*]}"
+  fi
+  rm -f "$log"
+}
+
+rust_is_new_enough() {
+  have cargo && have rustc || return 1
+  local v; v=$(cd "$ROOT" && rustc --version 2>/dev/null | awk '{print $2}')
+  [ -n "$v" ] && [ "$(printf '%s\n%s\n' "$MIN_RUST" "$v" | sort -V | head -n1)" = "$MIN_RUST" ]
+}
+
+install_rust() {
+  apt_install build-essential
+  rust_is_new_enough && return 0
+  if have apt-get && [ "$(id -u)" = 0 ]; then
+    apt_install cargo-web || true
+    rust_is_new_enough && return 0
+  fi
+  die "a Rust of at least $MIN_RUST is needed. Debian: apt-get install cargo-web; anywhere: rustup toolchain install stable"
+}
+
+install_everything() {
+  have node && have npm || { say "no node: the demo and the tests run without server-everything"; return 0; }
+  local dir=$CACHE/server-everything-2026.8.31
+  [ -f "$dir/node_modules/@modelcontextprotocol/server-everything/dist/index.js" ] && return 0
+  say "installing @modelcontextprotocol/server-everything"
+  mkdir -p "$dir"
+  (cd "$dir" && npm install --no-audit --no-fund --no-progress --silent --prefix "$dir" @modelcontextprotocol/server-everything@2026.8.31) ||
+    die "npm could not install @modelcontextprotocol/server-everything@2026.8.31"
+}
+
+install_modern() {
+  have python3 || apt_install python3
+  local want dir=$CACHE/modern-py
+  want=$(sha256sum "$ROOT/e2e/agents/modern-py/requirements.txt" | cut -c1-16)
+  [ -f "$dir/$want.done" ] && return 0
+  python3 -c 'import ensurepip' 2>/dev/null || apt_install python3-venv
+  say "installing the Python MCP server's packages"
+  rm -rf "$dir"
+  python3 -m venv "$dir"
+  "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$ROOT/e2e/agents/modern-py/requirements.txt" ||
+    die "pip could not install e2e/agents/modern-py/requirements.txt"
+  touch "$dir/$want.done"
+}
+
+install_peers() {
+  apt_install sip-tester tshark baresip-core dnsmasq-base iproute2 openssl curl jq python3-venv procps
+}
+
+install_deny() {
+  local want=0.20.2
+  [ "$(cargo-deny --version 2>/dev/null | awk '{print $2}')" = "$want" ] && return 0
+  say "building cargo-deny $want (once, some minutes)"
+  local log; log=$(mktemp)
+  if ! cargo install cargo-deny --version "$want" --locked --no-default-features --root "$TOOLS" >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    die "cargo could not install cargo-deny"
+  fi
+  rm -f "$log"
+}
+
+install_wasm() {
+  rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -I{} test -d {} && return 0
+  have rustup && (cd "$ROOT" && rustup target add wasm32-unknown-unknown >/dev/null 2>&1) && return 0
+  die "the target wasm32-unknown-unknown is missing: rustup target add wasm32-unknown-unknown"
+}
+
+main() {
+  mkdir -p "$CACHE"
+  for what in "$@"; do
+    case $what in
+      rust | everything | modern | peers | deny | wasm) "install_$what" ;;
+      all) for w in rust wasm everything modern peers deny; do "install_$w"; done ;;
+      *) die "install.sh: unknown part '$what'" ;;
+    esac
+  done
+}
+with_lock main "$@"
