@@ -1,0 +1,276 @@
+//! What the two halves of the core say to each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mcp_sip::exchange::McpExchange;
+use session_store::key::{DialogKey, ExchangeKey, SessionKey};
+use session_store::op::{CloseExchange, OpenExchange, OpenOutcome, StoreOp};
+use session_store::record::{McpRecord, Owner};
+use sip_proto::time::Now;
+
+use crate::audit::{AuditRecord, Span};
+use crate::config::{AgentConfig, Config, DomainConfig};
+use crate::effect::{BackendCall, LogLevel};
+use crate::input::{BackendId, OpId, QueryId};
+use crate::random::Random;
+
+/// What every call of the engine may use. Made by `EdgeState` for one call.
+pub struct Ctx<'a> {
+    pub now: Now,
+    pub config: &'a Arc<Config>,
+    pub owner: Owner,
+    pub random: &'a mut Random,
+    pub ids: &'a mut Ids,
+}
+
+/// Numbers that both halves take from one counter, so that a reply finds its half.
+#[derive(Debug, Default)]
+pub struct Ids {
+    last: u64,
+}
+
+impl Ids {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// A store operation.
+    pub fn op(&mut self) -> OpId {
+        OpId(self.next())
+    }
+
+    /// A backend call.
+    pub fn backend(&mut self) -> BackendId {
+        BackendId(self.next())
+    }
+
+    /// A DNS question.
+    pub fn query(&mut self) -> QueryId {
+        QueryId(self.next())
+    }
+
+    /// Whatever else wants a number of its own (a send tag, a delivery).
+    pub fn number(&mut self) -> u64 {
+        self.next()
+    }
+}
+
+/// Which leg a message came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LegKey {
+    /// A SIP dialog.
+    Dialog(DialogKey),
+    /// MESSAGE out of a dialog: tenant, principal, agent, Call-ID, From tag (mcp.md 5.4).
+    OutOfDialog(SessionKey),
+}
+
+impl LegKey {
+    /// The name of the leg's MCP work in the store. A dialog's has the dialog's own id.
+    #[must_use]
+    pub fn session(&self) -> SessionKey {
+        match self {
+            LegKey::Dialog(dialog) => SessionKey { slot: dialog.slot, tenant: dialog.tenant, hash: dialog.id },
+            LegKey::OutOfDialog(session) => *session,
+        }
+    }
+
+    /// Whether it is a dialog.
+    #[must_use]
+    pub fn in_dialog(&self) -> bool {
+        matches!(self, LegKey::Dialog(_))
+    }
+}
+
+/// Who the peer is, as the gate verified it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Principal {
+    /// Canonical URI, `sip:alice@acme.example`.
+    User(String),
+    Anonymous,
+}
+
+impl Principal {
+    /// The canonical URI, or `anonymous`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Principal::User(uri) => uri,
+            Principal::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// How an MCP body travels below MSRP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Carrier {
+    Message,
+    /// In a dialog only.
+    Info,
+}
+
+/// A leg as the SIP half knows it.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    pub key: LegKey,
+    /// Always `key.session()`.
+    pub session: SessionKey,
+    pub domain: Arc<DomainConfig>,
+    pub agent: Arc<AgentConfig>,
+    pub principal: Principal,
+    pub call_id: String,
+    /// What the dialog negotiated; `None` out of a dialog.
+    pub mcp: Option<McpRecord>,
+    /// What the peer used last.
+    pub carrier: Carrier,
+    /// The peer is reached by plain UDP.
+    pub plain_datagram: bool,
+}
+
+/// One MCP body that came on a leg. The media type was checked (415), the peer authenticated and the address visible to it.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    pub leg: Arc<Leg>,
+    /// `MCP-Exchange`, if the peer sent it.
+    pub exchange: Option<McpExchange>,
+    pub body: Bytes,
+    /// Keyed hash of Call-ID, From tag and CSeq: the journal key of a peer without `MCP-Exchange`.
+    pub transaction: [u8; 16],
+    pub received: Now,
+}
+
+/// A judged message that waits for its write. Not `Clone`: it is redeemed once, by [`written`](super::Engine::written) or
+/// [`abandon`](super::Engine::abandon).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket(pub(super) u64);
+
+/// What happens to a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not acceptable: the SIP answer. Nothing is written.
+    Refuse { status: u16, phrase: &'static str },
+    /// Write this before the 200, then redeem the ticket. In a dialog: `StoreOp::Begin` with `open`. Out of one: `StoreOp::OpenExchange`
+    /// for `open`, `StoreOp::Once` for `once` (never both; one of them is there).
+    Write { ticket: Ticket, open: Option<Box<OpenExchange>>, once: Option<ExchangeKey> },
+}
+
+/// What the store said to that write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// `Begun.exchange`, or `StoreReply::Exchange`.
+    Exchange(OpenOutcome),
+    /// `StoreReply::First`.
+    First(bool),
+    /// In a dialog without `open`: the CSeq is claimed.
+    Claimed,
+}
+
+/// The final SIP answer to the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SipAnswer {
+    pub status: u16,
+    pub phrase: &'static str,
+    /// Seconds.
+    pub retry_after: Option<u32>,
+}
+
+/// One message on its way to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub u64);
+
+/// Send this to the leg's peer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub leg: Arc<Leg>,
+    /// Which carrier to try now; out of a dialog always `Message`.
+    pub carrier: Carrier,
+    /// `MCP-Exchange`; `None` for a peer without the header.
+    pub exchange: Option<McpExchange>,
+    pub body: Bytes,
+    /// To be written before it leaves: rides on `NextCseq` in a dialog; out of one it is an operation of its own.
+    pub close: Option<Box<CloseExchange>>,
+}
+
+/// How a delivery ended. Every [`Delivery`] is answered by one of these, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// 2xx.
+    Delivered,
+    /// The peer refused this carrier with that status. The engine tries the next one, with the same exchange and the same bytes (XCH-4).
+    Refused { status: u16 },
+    /// No answer, no flow, no address, or the dialog is gone. `close` was written.
+    Unreachable,
+    /// It does not fit what carries SIP to this peer. `close` was written, or there was none.
+    TooLarge { limit: usize },
+    /// The store did not take `close` (or gave no CSeq): nothing was sent. The engine tries again.
+    StoreUnavailable,
+    /// The exchange belongs to another owner now: nothing was sent.
+    Fenced,
+}
+
+/// Why a leg closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// BYE from the peer.
+    Bye,
+    /// The session expired, or the peer is gone.
+    Expired,
+    /// We ended it.
+    Local,
+}
+
+/// What the engine wants done, in order.
+#[derive(Clone, Debug)]
+pub enum EngineOut {
+    Store { op: OpId, operation: StoreOp },
+    Backend { id: BackendId, call: BackendCall },
+    CancelBackend { id: BackendId },
+    Deliver(Delivery),
+    Audit(AuditRecord),
+    Span(Span),
+    Log { level: LogLevel, message: String },
+}
+
+/// Counters and gauges of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Gauges.
+    pub exchanges: usize,
+    pub sessions: usize,
+    pub backend_calls: usize,
+    pub deliveries: usize,
+    /// Messages dropped because they match nothing (responses, cancellations, progress).
+    pub unmatched: u64,
+    /// Messages dropped because a bound was reached.
+    pub dropped: u64,
+    /// Deliveries that no carrier took.
+    pub undelivered: u64,
+    /// By `AgentConfig::key`; only agents that the configuration has.
+    pub agents: BTreeMap<String, AgentStats>,
+}
+
+/// Per agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentStats {
+    /// By tool name; what the agent does not declare counts as `other`.
+    pub tools: BTreeMap<String, ToolStats>,
+    /// Requests other than `tools/call`.
+    pub requests: u64,
+    /// Backend calls that failed.
+    pub backend_failures: u64,
+}
+
+/// Per tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToolStats {
+    pub ok: u64,
+    pub tool_errors: u64,
+    pub errors: u64,
+    pub denied: u64,
+    pub cancelled: u64,
+    /// Sum over all answered calls, microseconds from arrival to answer.
+    pub duration_us: u64,
+}
