@@ -135,13 +135,15 @@ impl MemoryStore {
             StoreOp::CancelCall { guard } => Ok(self.cancel_call(now_ms, guard)),
             StoreOp::ReadDialog { dialog } => Ok(self.read_dialog(now_ms, dialog)),
             StoreOp::Confirm { dialog } => Ok(self.confirm(now_ms, dialog)),
-            StoreOp::Begin { dialog, cseq, method, nonce, exchange } => {
-                self.with_nonce(now_ms, nonce, |store| store.begin(now_ms, dialog, cseq, &method, exchange.map(|e| *e)))
-            }
+            StoreOp::Begin { dialog, by, cseq, method, nonce, exchange } => self.with_nonce(now_ms, nonce, |store| {
+                store.begin(now_ms, dialog, &by, cseq, &method, exchange.map(|e| *e))
+            }),
             StoreOp::Commit { dialog, cseq, response, record } => {
                 Ok(self.commit(now_ms, dialog, cseq, response, record))
             }
-            StoreOp::Terminate { dialog, cseq, response } => Ok(self.terminate(now_ms, dialog, cseq, response)),
+            StoreOp::Terminate { dialog, by, cseq, response, nonce } => {
+                self.with_nonce(now_ms, nonce, |store| Ok(store.terminate(now_ms, dialog, &by, cseq, response)))
+            }
             StoreOp::NextCseq { dialog, terminating, close } => {
                 Ok(self.next_cseq(now_ms, dialog, terminating, close.map(|c| *c)))
             }

@@ -36,6 +36,16 @@ pub enum BindingChange {
     Update(Vec<Binding>),
 }
 
+/// Who acts in a dialog. Another principal changes nothing and gets [`StoreReply::OtherPrincipal`], so that knowing the tags of a call
+/// is not enough to move its CSeq.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Canonical, as in the record.
+    pub principal: String,
+    /// Where the principal alone proves nothing (`anonymous`): the request came from here, which must be the record's source.
+    pub source: Option<String>,
+}
+
 /// Opens an exchange in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenExchange {
@@ -71,11 +81,18 @@ pub enum StoreOp {
     /// ACK: accepted → confirmed; drops the 2xx bytes.
     Confirm { dialog: DialogKey },
     /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step.
-    Begin { dialog: DialogKey, cseq: u32, method: String, nonce: Option<NonceUse>, exchange: Option<Box<OpenExchange>> },
+    Begin {
+        dialog: DialogKey,
+        by: Actor,
+        cseq: u32,
+        method: String,
+        nonce: Option<NonceUse>,
+        exchange: Option<Box<OpenExchange>>,
+    },
     /// Its final response, for replay; with a record: compare-and-set on `version`.
     Commit { dialog: DialogKey, cseq: u32, response: Bytes, record: Option<(u64, Box<DialogRecord>, u64)> },
     /// BYE received: the tombstone and the response to replay.
-    Terminate { dialog: DialogKey, cseq: u32, response: Bytes },
+    Terminate { dialog: DialogKey, by: Actor, cseq: u32, response: Bytes, nonce: Option<NonceUse> },
     /// A request of ours in the dialog: the next CSeq. `terminating` before a BYE. May close an exchange in the same step.
     NextCseq { dialog: DialogKey, terminating: bool, close: Option<Box<CloseExchange>> },
     /// BYE sent and answered, or the session expired: the tombstone.
@@ -145,6 +162,8 @@ pub enum StoreReply {
     OutOfOrder,
     /// The dialog ended: the tombstone.
     Gone,
+    /// The dialog belongs to another principal (or, anonymous, to another flow); nothing was changed.
+    OtherPrincipal,
     /// Somebody changed the record meanwhile; this is what it is now.
     Conflict { version: u64, record: Box<DialogRecord> },
     /// New version after a change.

@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod random;
+pub mod text;

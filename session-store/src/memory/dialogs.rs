@@ -4,11 +4,16 @@ use bytes::Bytes;
 
 use super::{MemoryStore, StoredDialog, expiry::Name};
 use crate::key::DialogKey;
-use crate::op::{CloseExchange, OpenExchange, StoreError, StoreReply, TOMBSTONE_MS};
+use crate::op::{Actor, CloseExchange, OpenExchange, StoreError, StoreReply, TOMBSTONE_MS};
 use crate::record::{DialogPhase, DialogRecord};
 
 /// So many in-dialog requests are remembered for replay; older ones go first.
 const MAX_REMEMBERED: usize = 256;
+
+/// Whether this is the dialog's own principal, on its own flow where the principal says nothing.
+fn may_act(record: &DialogRecord, by: &Actor) -> bool {
+    record.principal == by.principal && by.source.as_ref().is_none_or(|source| *source == record.source)
+}
 
 impl MemoryStore {
     fn live_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<&mut StoredDialog> {
@@ -42,11 +47,15 @@ impl MemoryStore {
         &mut self,
         now_ms: u64,
         key: DialogKey,
+        by: &Actor,
         cseq: u32,
         method: &str,
         exchange: Option<OpenExchange>,
     ) -> Result<StoreReply, StoreError> {
         let Some(dialog) = self.live_dialog(now_ms, key) else { return Ok(StoreReply::Unknown) };
+        if !may_act(&dialog.record, by) {
+            return Ok(StoreReply::OtherPrincipal);
+        }
         match dialog.requests.get(&cseq) {
             Some((Some(response), _)) => return Ok(StoreReply::Replay { response: response.clone() }),
             Some((None, end)) if *end > now_ms => return Ok(StoreReply::InProgress),
@@ -109,8 +118,18 @@ impl MemoryStore {
         StoreReply::Version(version)
     }
 
-    pub(super) fn terminate(&mut self, now_ms: u64, key: DialogKey, cseq: u32, response: Bytes) -> StoreReply {
+    pub(super) fn terminate(
+        &mut self,
+        now_ms: u64,
+        key: DialogKey,
+        by: &Actor,
+        cseq: u32,
+        response: Bytes,
+    ) -> StoreReply {
         let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
+        if !may_act(&dialog.record, by) {
+            return StoreReply::OtherPrincipal;
+        }
         if let Some((Some(response), _)) = dialog.requests.get(&cseq) {
             return StoreReply::Replay { response: response.clone() };
         }
