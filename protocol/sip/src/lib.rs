@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod sdp;
+pub mod session_timer;
 pub mod time;
 pub mod timer;
 pub mod transaction;
