@@ -1,5 +1,7 @@
 //! The two core kinds that manifests may carry: `Secret` and `ConfigMap` (`apiVersion: v1`).
 
+pub mod users;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use zeroize::Zeroizing;

@@ -11,4 +11,6 @@
 
 pub mod core_v1;
 pub mod manifest;
+pub mod schema;
 pub mod v1alpha1;
+pub mod validate;

@@ -1,5 +1,6 @@
 //! A set of objects that belong together, each with the place where it was written.
 
+use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SipDomain, SipEdge};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Origin {
     pub line: u32,
     /// Line by field path (`spec.listeners[0].port`).
     pub(crate) lines: BTreeMap<String, u32>,
+    /// Place in the order of reading, over all files.
+    pub(crate) ordinal: u32,
 }
 
 impl Origin {
@@ -49,6 +52,27 @@ impl Origin {
                 None => return self.line,
             }
         }
+    }
+
+    /// A problem with a field of this object, also for what only the reader finds out, such as a port in use.
+    pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        let field = field.into();
+        Problem { file: self.file.clone(), line: self.line_of(&field), field, message: message.into() }
+    }
+
+    /// `FILE:LINE` of the object.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file.display(), self.line)
+    }
+
+    /// `FILE:LINE` of a field.
+    pub fn place_of(&self, field: &str) -> String {
+        format!("{}:{}", self.file.display(), self.line_of(field))
+    }
+
+    /// True where this object was read before the other.
+    pub fn is_before(&self, other: &Origin) -> bool {
+        self.ordinal < other.ordinal
     }
 }
 

@@ -1,0 +1,294 @@
+//! Rules over several objects: what one names exists and fits, and nothing stands twice.
+//!
+//! An object that breaks a rule is taken out of the snapshot and the rest stays. What needs it goes with it, so the order is: domains,
+//! edges, agents, policies. A policy that is refused closes the agents that it selects: nobody can tell what it would have denied.
+
+use crate::core_v1::users::parse_user;
+use crate::core_v1::{ConfigMap, Secret};
+use crate::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
+use crate::v1alpha1::{
+    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, McpAgent, NamespacedRef, SipDomain, SipEdge,
+    TargetKind,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Key of the certificate authorities in a ConfigMap.
+pub const CA_KEY: &str = "ca.crt";
+/// Key of the bearer token in a backend's credential Secret.
+pub const TOKEN_KEY: &str = "token";
+
+/// A policy that could not be read or breaks a rule, and what it would have been for.
+#[derive(Clone, Debug)]
+pub struct RefusedPolicy {
+    pub key: ObjectKey,
+    pub origin: Arc<Origin>,
+    /// Kind and name of what it selects; `None` where that could not be read: everything in its namespace.
+    pub targets: Option<Vec<(TargetKind, String)>>,
+}
+
+/// Takes every object that breaks a rule out of the snapshot and says why.
+pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, name, object, out));
+    sift(&mut problems, snapshot, |s| &mut s.edges, |s, key, object, out| edge(s, key, object, out));
+    sift(&mut problems, snapshot, |s| &mut s.agents, |s, key, object, out| agent(s, key, object, refused, out));
+    policies(snapshot, &mut problems);
+    problems
+}
+
+/// What is wrong with one object: fields and messages.
+type Faults = Vec<(String, String)>;
+
+/// Judges every object of a kind against the snapshot, then removes those with a fault.
+fn sift<K: Ord + Clone, T>(
+    problems: &mut Vec<Problem>,
+    snapshot: &mut Snapshot,
+    kind: impl Fn(&mut Snapshot) -> &mut BTreeMap<K, Sourced<T>>,
+    judge: impl Fn(&Snapshot, &K, &Sourced<T>, &mut Faults),
+) {
+    let objects = kind(snapshot).clone();
+    let mut removed = Vec::new();
+    for (key, object) in &objects {
+        let mut faults = Faults::new();
+        judge(snapshot, key, object, &mut faults);
+        if !faults.is_empty() {
+            removed.push(key.clone());
+        }
+        problems.extend(faults.into_iter().map(|(field, message)| object.origin.problem(field, message)));
+    }
+    removed.iter().for_each(|key| {
+        kind(snapshot).remove(key);
+    });
+}
+
+fn domain(snapshot: &Snapshot, name: &str, object: &Sourced<SipDomain>, faults: &mut Faults) {
+    let spec = &object.spec;
+    let earlier = |other: &Sourced<SipDomain>| other.origin.is_before(&object.origin);
+    if let Some((other, first)) = snapshot
+        .domains
+        .iter()
+        .find(|(other, o)| *other != name && o.spec.domain.eq_ignore_ascii_case(&spec.domain) && earlier(o))
+    {
+        let place = first.origin.place();
+        faults.push((
+            "spec.domain".into(),
+            format!("{} belongs to SipDomain {other:?} ({place}); remove one", spec.domain),
+        ));
+    }
+    if let Some(digest) = &spec.authentication.digest {
+        users(snapshot, digest, faults);
+    }
+    if let Some(certificates) = &spec.authentication.client_certificates {
+        let NamespacedRef { namespace, name } = &certificates.ca_bundle_ref;
+        ca_bundle(snapshot, namespace, name, "spec.authentication.clientCertificates.caBundleRef", faults);
+    }
+}
+
+/// The users Secret exists, each value is well formed, and each user has a hash for one of the offered algorithms.
+fn users(snapshot: &Snapshot, digest: &DigestAuthentication, faults: &mut Faults) {
+    let field = "spec.authentication.digest.usersSecretRef";
+    let NamespacedRef { namespace, name } = &digest.users_secret_ref;
+    let Some(secret) = secret(snapshot, namespace, name, field, faults) else { return };
+    let offered = digest.algorithms.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>().join(", ");
+    for (user, value) in &secret.data {
+        let place = secret.origin.place_of(&format!("data.{user}"));
+        match parse_user(value.as_bytes()) {
+            Err(error) => faults.push((field.into(), format!("user {user:?} ({place}): {error}"))),
+            Ok(hashes) if !digest.algorithms.iter().any(|algorithm| hashes.contains_key(algorithm)) => {
+                let message =
+                    format!("user {user:?} ({place}) has no hash for {offered}; add one or offer another algorithm");
+                faults.push((field.into(), message));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn edge(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults: &mut Faults) {
+    let verifies = |d: &Sourced<SipDomain>| d.spec.authentication.client_certificates.is_some();
+    for (index, listener) in object.spec.listeners.iter().enumerate() {
+        let Some(tls) = &listener.tls else { continue };
+        let field = format!("spec.listeners[{index}].tls");
+        if tls.client_auth == ClientAuth::Required && !snapshot.domains.values().any(verifies) {
+            let message =
+                "nobody could connect: no SipDomain has authentication.clientCertificates; add one or use Optional";
+            faults.push((format!("{field}.clientAuth"), message.into()));
+        }
+        for (index, reference) in tls.certificate_refs.iter().enumerate() {
+            let field = format!("{field}.certificateRefs[{index}]");
+            let Some(secret) = secret(snapshot, &key.namespace, &reference.name, &field, faults) else { continue };
+            if secret.type_ != Secret::TYPE_TLS {
+                let message = format!(
+                    "Secret {:?} ({}) has type {}; it must be kubernetes.io/tls",
+                    secret.name,
+                    secret.origin.place(),
+                    secret.type_
+                );
+                faults.push((field.clone(), message));
+            }
+            for (key, begin) in [("tls.crt", "-----BEGIN CERTIFICATE-----"), ("tls.key", "PRIVATE KEY-----")] {
+                if !secret.get(key).is_some_and(|value| contains(value, begin.as_bytes())) {
+                    let message = format!("Secret {:?} ({}) has no PEM in {key}", secret.name, secret.origin.place());
+                    faults.push((field.clone(), message));
+                }
+            }
+        }
+    }
+}
+
+fn agent(
+    snapshot: &Snapshot,
+    key: &ObjectKey,
+    object: &Sourced<McpAgent>,
+    refused: &[RefusedPolicy],
+    faults: &mut Faults,
+) {
+    let spec = &object.spec;
+    let address = &spec.address;
+    let same = |other: &Sourced<McpAgent>| other.spec.address == *address && other.origin.is_before(&object.origin);
+    if let Some((other, first)) = snapshot.agents.iter().find(|(other, o)| *other != key && same(o)) {
+        let place = first.origin.place();
+        faults.push((
+            "spec.address".into(),
+            format!("is the address of McpAgent {other} ({place}) too; give one of them another user"),
+        ));
+    }
+    let Some(domain) = snapshot.domains.get(&address.domain_ref.name) else {
+        let message =
+            format!("SipDomain {:?} is not there or was refused; add it or correct it", address.domain_ref.name);
+        faults.push(("spec.address.domainRef".into(), message));
+        return;
+    };
+    match spec.backend.kind() {
+        Some(BackendKind::McpHttp(http)) => {
+            if let Some(tls) = &http.tls {
+                ca_bundle(
+                    snapshot,
+                    &key.namespace,
+                    &tls.ca_bundle_ref.name,
+                    "spec.backend.mcpHttp.tls.caBundleRef",
+                    faults,
+                );
+            }
+            if let Some(reference) = &http.credential_ref {
+                let field = "spec.backend.mcpHttp.credentialRef";
+                if let Some(secret) = secret(snapshot, &key.namespace, &reference.name, field, faults)
+                    && secret.get(TOKEN_KEY).is_none_or(<[u8]>::is_empty)
+                {
+                    let message =
+                        format!("Secret {:?} ({}) has no key {TOKEN_KEY}", secret.name, secret.origin.place());
+                    faults.push((field.into(), message));
+                }
+            }
+        }
+        Some(BackendKind::SipContact(contact)) => {
+            let field = "spec.backend.sipContact.authentication";
+            let authentication = &domain.spec.authentication;
+            match (contact.authentication, &authentication.digest, &authentication.client_certificates) {
+                (ContactAuthentication::Digest, None, _) => {
+                    faults.push((
+                        field.into(),
+                        format!("SipDomain {:?} has no authentication.digest", address.domain_ref.name),
+                    ));
+                }
+                (ContactAuthentication::Digest, Some(digest), _) => {
+                    let NamespacedRef { namespace, name } = &digest.users_secret_ref;
+                    let users = snapshot.secrets.get(&ObjectKey::new(namespace, name));
+                    if !users.is_some_and(|users| users.data.contains_key(&address.user)) {
+                        let message = format!(
+                            "user {:?} is not in Secret {namespace}/{name}, so it can never register; add it",
+                            address.user
+                        );
+                        faults.push((field.into(), message));
+                    }
+                }
+                (ContactAuthentication::ClientCertificate, _, None) => {
+                    let message =
+                        format!("SipDomain {:?} has no authentication.clientCertificates", address.domain_ref.name);
+                    faults.push((field.into(), message));
+                }
+                (ContactAuthentication::ClientCertificate, _, Some(_)) => {}
+            }
+        }
+        None => {}
+    }
+    for policy in refused.iter().filter(|policy| selects(policy, key, object)) {
+        let place = policy.origin.place();
+        let message = format!(
+            "is closed, because policy {} ({place}) was refused and may deny something here; correct it",
+            policy.key
+        );
+        faults.push(("spec.address".into(), message));
+    }
+}
+
+fn selects(policy: &RefusedPolicy, key: &ObjectKey, agent: &McpAgent) -> bool {
+    let own_namespace = policy.key.namespace == key.namespace;
+    match &policy.targets {
+        None => own_namespace,
+        Some(targets) => targets.iter().any(|(kind, name)| match kind {
+            TargetKind::McpAgent => own_namespace && *name == key.name,
+            TargetKind::SipDomain => *name == agent.spec.address.domain_ref.name,
+        }),
+    }
+}
+
+/// A policy stays, whatever its targets: it still holds for those that are there.
+fn policies(snapshot: &Snapshot, problems: &mut Vec<Problem>) {
+    for (key, policy) in &snapshot.policies {
+        for (index, target) in policy.spec.target_refs.iter().enumerate() {
+            let found = match target.kind {
+                TargetKind::McpAgent => snapshot.agents.contains_key(&ObjectKey::new(&key.namespace, &target.name)),
+                TargetKind::SipDomain => snapshot.domains.contains_key(&target.name),
+            };
+            if !found {
+                let message = match target.kind {
+                    TargetKind::McpAgent => {
+                        format!("McpAgent {}/{} is not there or was refused", key.namespace, target.name)
+                    }
+                    TargetKind::SipDomain => format!("SipDomain {:?} is not there or was refused", target.name),
+                };
+                let field = format!("spec.targetRefs[{index}]");
+                problems.push(policy.origin.problem(field, format!("{message}; add it or correct the name")));
+            }
+        }
+    }
+}
+
+/// The Secret, or a fault that says that it is missing.
+fn secret<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &str,
+    name: &str,
+    field: &str,
+    faults: &mut Faults,
+) -> Option<&'a Sourced<Secret>> {
+    let found = snapshot.secrets.get(&ObjectKey::new(namespace, name));
+    if found.is_none() {
+        let message = format!(
+            "Secret {namespace}/{name} is not there or was refused; add it to the manifests or correct the name"
+        );
+        faults.push((field.to_owned(), message));
+    }
+    found
+}
+
+/// The ConfigMap exists and has PEM certificates under `ca.crt`.
+fn ca_bundle(snapshot: &Snapshot, namespace: &str, name: &str, field: &str, faults: &mut Faults) {
+    let found: Option<&Sourced<ConfigMap>> = snapshot.config_maps.get(&ObjectKey::new(namespace, name));
+    let message = match found {
+        None => format!(
+            "ConfigMap {namespace}/{name} is not there or was refused; add it to the manifests or correct the name"
+        ),
+        Some(map) if !map.data.get(CA_KEY).is_some_and(|pem| pem.contains("-----BEGIN CERTIFICATE-----")) => {
+            format!("ConfigMap {namespace}/{name} ({}) has no PEM certificates in {CA_KEY}", map.origin.place())
+        }
+        Some(_) => return,
+    };
+    faults.push((field.to_owned(), message));
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
