@@ -10,7 +10,7 @@ mod select;
 mod tool;
 
 pub use capabilities::{Capabilities, Capability};
-pub use exchange::ExchangeHeader;
+pub use exchange::McpExchange;
 pub use grammar::{Parameter, is_token};
 pub use select::Select;
 pub use tool::ToolRef;

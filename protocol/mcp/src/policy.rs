@@ -1,1 +1,125 @@
+//! The capability policy (`McpCapabilityPolicy`, kubernetes §3.4; SEC-6): compiled once, evaluated on every message.
+//!
+//! A matching Deny wins, then a matching Allow, then the default. What no rule allows is refused. Policies are attached
+//! to the agent and to its domain ([`Policies`]): a Deny of either wins, and each level that has a policy must allow.
+//!
+//! Two phases: **List** is what a caller is shown, **Call** what it may run. `initialize`, `server/discover`, `ping`
+//! and notifications need no rule of their own: who may see the address may send them.
 
+mod compile;
+mod evaluate;
+mod glob;
+mod identity;
+
+pub use compile::{PolicyError, Problem};
+pub use evaluate::{Decision, Policies, Principal, Request, Target};
+pub use glob::{Glob, GlobError};
+pub use identity::{IdentityError, IdentityGlob};
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Refuse.
+    #[default]
+    Deny,
+    /// Let through.
+    Allow,
+}
+
+/// What is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// What is shown.
+    List,
+    /// What runs.
+    Call,
+}
+
+impl Phase {
+    /// The phase of a request: the four list methods are judged in List, everything else in Call.
+    #[must_use]
+    pub fn of_method(method: &str) -> Phase {
+        if crate::jsonrpc::ListOf::of_method(method).is_some() { Phase::List } else { Phase::Call }
+    }
+}
+
+/// How an agent's policy stands to those of the domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Inheritance {
+    /// Both levels must allow.
+    #[default]
+    Default,
+    /// The agent's policy allows by itself. A Deny of the domain still wins.
+    Override,
+}
+
+/// A policy as it is written, before it is compiled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySpec {
+    /// namespace/name.
+    pub name: String,
+    /// How it stands to the policies of the domain. Without effect on a domain's own policy.
+    pub inheritance: Inheritance,
+    /// Where no rule matches.
+    pub default_action: Action,
+    /// The rules, by unique name.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// A rule as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// Unique in the policy.
+    pub name: String,
+    /// Who. Absent: an Allow rule means every authenticated caller, a Deny rule everybody.
+    pub from: Option<Vec<Peer>>,
+    /// What. Absent: every MCP method, and plain calls too.
+    pub methods: Option<Vec<MethodSpec>>,
+    /// When. Empty: both phases.
+    pub phases: Vec<Phase>,
+    /// Allow or Deny.
+    pub action: Action,
+}
+
+/// One entry of `from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// `sipIdentity`: a SIP URI with `*`, such as `sip:*@acme.example`. Host without regard to case, user with.
+    SipIdentity(String),
+    /// `anonymous`: callers without credentials.
+    Anonymous,
+}
+
+/// One entry of `methods` (the shape of SIG-Network's MCPMethod).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodSpec {
+    /// The method; `*` matches any text.
+    pub name: String,
+    /// Globs over the tool (`tools/call`), prompt (`prompts/get`) or URI (`resources/read`). Empty: all.
+    pub params: Vec<String>,
+}
+
+/// A compiled policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    name: String,
+    inheritance: Inheritance,
+    default_action: Action,
+    rules: Vec<compile::Rule>,
+}
+
+impl Policy {
+    /// Compiles and checks a policy.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its field.
+    pub fn compile(spec: &PolicySpec) -> Result<Policy, Vec<PolicyError>> {
+        compile::policy(spec)
+    }
+
+    /// namespace/name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}

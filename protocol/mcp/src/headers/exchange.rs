@@ -9,7 +9,7 @@ use crate::exchange::{Exchange, Relation};
 
 /// Which exchange and which relation a message belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExchangeHeader {
+pub struct McpExchange {
     /// The exchange, or `session`.
     pub exchange: Exchange,
     /// The relation: which side is the MCP client.
@@ -18,18 +18,18 @@ pub struct ExchangeHeader {
     pub generic: Vec<Parameter>,
 }
 
-impl ExchangeHeader {
+impl McpExchange {
     /// A header without further parameters.
     #[must_use]
-    pub fn new(exchange: Exchange, relation: Relation) -> ExchangeHeader {
-        ExchangeHeader { exchange, relation, generic: Vec::new() }
+    pub fn new(exchange: Exchange, relation: Relation) -> McpExchange {
+        McpExchange { exchange, relation, generic: Vec::new() }
     }
 
     /// Reads the value. The exchange is case-sensitive (base64url), the rest is not.
     ///
     /// # Errors
     /// Not the grammar, no `rel`, or over a limit.
-    pub fn parse(value: &[u8]) -> Result<ExchangeHeader, HeaderError> {
+    pub fn parse(value: &[u8]) -> Result<McpExchange, HeaderError> {
         let mut cursor = Cursor::new(value)?;
         let text = cursor.token()?;
         let exchange = text
@@ -59,11 +59,11 @@ impl ExchangeHeader {
             return cursor.expected("a semicolon");
         }
         let relation = relation.ok_or(HeaderError::Missing("rel"))?;
-        Ok(ExchangeHeader { exchange, relation, generic })
+        Ok(McpExchange { exchange, relation, generic })
     }
 }
 
-impl fmt::Display for ExchangeHeader {
+impl fmt::Display for McpExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{};rel={}", self.exchange, self.relation)?;
         for parameter in &self.generic {
