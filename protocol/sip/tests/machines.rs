@@ -1,0 +1,7 @@
+//! The machines and rules of the crate from outside: transactions, digest, dialogs, registrar, offer/answer, location.
+#[path = "machines/auth.rs"]
+mod auth;
+#[path = "machines/transaction_figures.rs"]
+mod transaction_figures;
+#[path = "machines/transaction_model.rs"]
+mod transaction_model;
