@@ -20,12 +20,13 @@ pub struct Capacity {
     pub bindings: usize,
     pub calls: usize,
     pub exchanges: usize,
+    pub sessions: usize,
     pub nonces: usize,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Capacity { bindings: 1_000_000, calls: 500_000, exchanges: 1_000_000, nonces: 1_000_000 }
+        Capacity { bindings: 1_000_000, calls: 500_000, exchanges: 1_000_000, sessions: 500_000, nonces: 1_000_000 }
     }
 }
 
@@ -104,6 +105,8 @@ pub struct Counts {
     pub exchanges: usize,
     pub once: usize,
     pub nonces: usize,
+    /// Names that wait for their end.
+    pub ends: usize,
 }
 
 impl MemoryStore {
@@ -157,7 +160,7 @@ impl MemoryStore {
             }
             StoreOp::ReadSession { session, ttl_ms } => Ok(self.read_session(now_ms, session, ttl_ms)),
             StoreOp::WriteSession { session, version, record, ttl_ms } => {
-                Ok(self.write_session(now_ms, session, version, *record, ttl_ms))
+                self.write_session(now_ms, session, version, *record, ttl_ms)
             }
             StoreOp::DropSession { session } => Ok(self.drop_session(session)),
         }
@@ -174,6 +177,7 @@ impl MemoryStore {
             exchanges: self.exchanges.len(),
             once: self.once.len(),
             nonces: self.nonces.len(),
+            ends: self.expiry.len(),
         }
     }
 

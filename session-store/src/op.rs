@@ -55,6 +55,8 @@ pub struct OpenExchange {
     pub limit: usize,
     /// Lifetime of the entry while unanswered: the deadline and a grace.
     pub ttl_ms: u64,
+    /// Moves the idle end of the session, if there is one; 0 leaves it.
+    pub session_ttl_ms: u64,
 }
 
 /// One operation.
@@ -194,6 +196,8 @@ pub enum OpenOutcome {
     RepeatInFlight { owner: Owner },
     /// The same request was answered.
     RepeatAnswered { answer: Option<Bytes> },
+    /// The same name is in flight with another body. Nothing was changed.
+    Taken,
     /// In-flight limit of the session.
     Full,
 }

@@ -64,11 +64,17 @@ impl MemoryStore {
         if dialog.record.phase == DialogPhase::Terminated {
             return Ok(StoreReply::Gone);
         }
-        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest) {
+        // An equal number is a request whose answer is no longer kept: a replay. BYE alone is claimed by its tombstone.
+        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest || (cseq == highest && method != "BYE")) {
             return Ok(StoreReply::OutOfOrder);
         }
+        // Before the claim: where the journal is full, nothing was changed and the sender may try again.
+        let exchange = match exchange {
+            Some(open) => Some(self.open_exchange(now_ms, open)?),
+            None => None,
+        };
+        let Some(dialog) = self.live_dialog(now_ms, key) else { return Ok(StoreReply::Unknown) };
         dialog.record.cseq_in = Some(cseq);
-        // BYE is claimed by its tombstone alone.
         if method != "BYE" {
             let end = now_ms.saturating_add(TOMBSTONE_MS);
             dialog.requests.insert(cseq, (None, end));
@@ -76,12 +82,7 @@ impl MemoryStore {
                 dialog.requests.pop_first();
             }
         }
-        let (version, record) = (dialog.version, Box::new(dialog.record.clone()));
-        let exchange = match exchange {
-            Some(open) => Some(self.open_exchange(now_ms, open)?),
-            None => None,
-        };
-        Ok(StoreReply::Begun { version, record, exchange })
+        Ok(StoreReply::Begun { version: dialog.version, record: Box::new(dialog.record.clone()), exchange })
     }
 
     pub(super) fn commit(

@@ -7,16 +7,18 @@ use crate::record::SessionRecord;
 
 impl MemoryStore {
     pub(super) fn open_exchange(&mut self, now_ms: u64, open: OpenExchange) -> Result<OpenOutcome, StoreError> {
-        let OpenExchange { key, entry, limit, ttl_ms } = open;
-        if let Some(known) = self.exchanges.get(&key).filter(|e| e.expires_at > now_ms)
-            && known.entry.digest == entry.digest
-        {
-            return Ok(match &known.answer {
-                None => OpenOutcome::RepeatInFlight { owner: known.entry.owner },
+        let OpenExchange { key, entry, limit, ttl_ms, session_ttl_ms } = open;
+        if let Some(known) = self.exchanges.get(&key).filter(|e| e.expires_at > now_ms) {
+            let same = known.entry.digest == entry.digest;
+            match &known.answer {
+                None if same => return Ok(OpenOutcome::RepeatInFlight { owner: known.entry.owner }),
+                None => return Ok(OpenOutcome::Taken),
                 // Safe to run again: no answer was kept, so it is a new request.
-                Some(None) if known.entry.repeatable => self.insert_exchange(now_ms, key, entry, ttl_ms),
-                Some(answer) => OpenOutcome::RepeatAnswered { answer: answer.clone() },
-            });
+                Some(None) if same && known.entry.repeatable => {}
+                Some(answer) if same => return Ok(OpenOutcome::RepeatAnswered { answer: answer.clone() }),
+                // Answered, and this is another request by the same name.
+                Some(_) => {}
+            }
         }
         let from = ExchangeKey { session: key.session, hash: [0; 16] };
         let to = ExchangeKey { session: key.session, hash: [0xff; 16] };
@@ -25,28 +27,23 @@ impl MemoryStore {
         if in_flight >= limit {
             return Ok(OpenOutcome::Full);
         }
-        if self.exchanges.len() >= self.capacity.exchanges {
+        if self.exchanges.len() >= self.capacity.exchanges && !self.exchanges.contains_key(&key) {
             return Err(StoreError::Full { what: "exchanges" });
         }
-        Ok(self.insert_exchange(now_ms, key, entry, ttl_ms))
-    }
-
-    fn insert_exchange(
-        &mut self,
-        now_ms: u64,
-        key: ExchangeKey,
-        entry: crate::record::JournalEntry,
-        ttl_ms: u64,
-    ) -> OpenOutcome {
         let expires_at = now_ms.saturating_add(ttl_ms);
         self.expiry.add(expires_at, Name::Exchange(key));
         self.exchanges.insert(key, StoredExchange { entry, answer: None, expires_at });
-        let session = self
-            .sessions
-            .get(&key.session)
-            .filter(|s| s.expires_at > now_ms)
-            .map(|s| (s.version, Box::new(s.record.clone())));
-        OpenOutcome::Opened { session }
+        let session = self.live_session(now_ms, key.session).map(|s| {
+            if session_ttl_ms > 0 {
+                s.expires_at = s.expires_at.max(now_ms.saturating_add(session_ttl_ms));
+            }
+            (s.version, Box::new(s.record.clone()))
+        });
+        Ok(OpenOutcome::Opened { session })
+    }
+
+    fn live_session(&mut self, now_ms: u64, key: SessionKey) -> Option<&mut StoredSession> {
+        self.sessions.get_mut(&key).filter(|s| s.expires_at > now_ms)
     }
 
     pub(super) fn close_exchange(&mut self, now_ms: u64, close: CloseExchange) -> StoreReply {
@@ -80,14 +77,9 @@ impl MemoryStore {
     }
 
     pub(super) fn read_session(&mut self, now_ms: u64, key: SessionKey, ttl_ms: u64) -> StoreReply {
-        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.expires_at > now_ms) else {
-            return StoreReply::Unknown;
-        };
-        session.expires_at = now_ms.saturating_add(ttl_ms);
-        let reply = StoreReply::Session { version: session.version, record: Box::new(session.record.clone()) };
-        let end = session.expires_at;
-        self.expiry.add(end, Name::Session(key));
-        reply
+        let Some(session) = self.live_session(now_ms, key) else { return StoreReply::Unknown };
+        session.expires_at = session.expires_at.max(now_ms.saturating_add(ttl_ms));
+        StoreReply::Session { version: session.version, record: Box::new(session.record.clone()) }
     }
 
     pub(super) fn write_session(
@@ -97,18 +89,21 @@ impl MemoryStore {
         version: u64,
         record: SessionRecord,
         ttl_ms: u64,
-    ) -> StoreReply {
+    ) -> Result<StoreReply, StoreError> {
         let current = self.sessions.get(&key).filter(|s| s.expires_at > now_ms);
         if current.map_or(0, |s| s.version) != version {
-            return match current {
+            return Ok(match current {
                 Some(s) => StoreReply::SessionConflict { version: s.version, record: Box::new(s.record.clone()) },
                 None => StoreReply::Unknown,
-            };
+            });
+        }
+        if self.sessions.len() >= self.capacity.sessions && !self.sessions.contains_key(&key) {
+            return Err(StoreError::Full { what: "sessions" });
         }
         let expires_at = now_ms.saturating_add(ttl_ms);
         self.expiry.add(expires_at, Name::Session(key));
         self.sessions.insert(key, StoredSession { version: version + 1, record, expires_at });
-        StoreReply::Version(version + 1)
+        Ok(StoreReply::Version(version + 1))
     }
 
     pub(super) fn drop_session(&mut self, key: SessionKey) -> StoreReply {

@@ -1,11 +1,11 @@
-//! Every entry has an end. A name may stand here several times; the entry itself says when it really ends.
+//! Every entry has an end. A name stands here once, at the earliest moment that it may end; the entry itself says when it really does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::MemoryStore;
 use crate::key::{AorKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Name {
     Aor(AorKey),
     Guard(GuardKey),
@@ -17,11 +17,38 @@ pub(super) enum Name {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Expiry(BTreeSet<(u64, Name)>);
+pub(super) struct Expiry {
+    queue: BTreeSet<(u64, Name)>,
+    /// Where each name stands in the queue: an entry that is touched often does not grow it.
+    at: HashMap<Name, u64>,
+}
 
 impl Expiry {
+    /// Looks at `name` at `at`, or earlier if that was said already.
     pub(super) fn add(&mut self, at: u64, name: Name) {
-        self.0.insert((at, name));
+        match self.at.get(&name) {
+            Some(&known) if known <= at => return,
+            Some(&known) => {
+                self.queue.remove(&(known, name));
+            }
+            None => {}
+        }
+        self.queue.insert((at, name));
+        self.at.insert(name, at);
+    }
+
+    fn pop(&mut self, now_ms: u64) -> Option<Name> {
+        let &(at, name) = self.queue.first()?;
+        if at > now_ms {
+            return None;
+        }
+        self.queue.pop_first();
+        self.at.remove(&name);
+        Some(name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
     }
 }
 
@@ -32,11 +59,7 @@ impl MemoryStore {
     /// Removes what has ended, a bounded number per call. Reads check the end themselves, so a late sweep is never seen.
     pub fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP {
-            match self.expiry.0.first() {
-                Some(&(at, _)) if at <= now_ms => {}
-                _ => return,
-            }
-            let Some((_, name)) = self.expiry.0.pop_first() else { return };
+            let Some(name) = self.expiry.pop(now_ms) else { return };
             let later = match name {
                 Name::Aor(key) => self.expire_bindings(now_ms, key),
                 Name::Guard(key) => drop_if(&mut self.guards, key, |g| g.expires_at, now_ms),
