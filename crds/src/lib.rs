@@ -7,10 +7,12 @@
 //! - [`core_v1`]: the two core kinds that manifests may carry beside them, `Secret` and `ConfigMap`.
 //! - [`schema`]: the CustomResourceDefinitions, committed under `generated/`.
 //! - [`validate`]: the rules: per object (the CEL rules of the schema, in Rust) and over a whole set of objects.
+//! - [`policy`]: a policy compiled for the core.
 //! - [`manifest`]: YAML files → typed objects with file and line, and a list of problems.
 
 pub mod core_v1;
 pub mod manifest;
+pub mod policy;
 pub mod schema;
 pub mod v1alpha1;
 pub mod validate;

@@ -4,6 +4,8 @@
 //! CEL cannot say (IP addresses, sockets). Over a whole set of objects: [`references::settle`]. A test keeps the CEL rules and these
 //! functions in step.
 
+use crate::manifest::ObjectKey;
+use crate::policy::compile;
 use crate::v1alpha1::{
     Action, AdvertiseFrom, BackendKind, CapabilitySource, Listener, ListenerProtocol, McpAgentSpec,
     McpCapabilityPolicySpec, McpHttp, SipDomainSpec, SipEdgeSpec,
@@ -161,8 +163,18 @@ fn mcp_http(http: &McpHttp, findings: &mut Vec<Finding>) {
 /// Methods whose `params` name something.
 const METHODS_WITH_PARAMS: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
-/// Rules of an `McpCapabilityPolicy`.
-pub fn policy(spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
+/// Rules of an `McpCapabilityPolicy`: those of the schema, and everything that keeps it from compiling.
+pub fn policy(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
+    let mut findings = schema_rules_of_policy(spec);
+    if let Err(errors) = compile(key, spec) {
+        // The compiler knows the same rules; what was said with an advice is not said twice.
+        let news: Vec<_> = errors.into_iter().filter(|error| findings.iter().all(|f| f.field != error.field)).collect();
+        findings.extend(news);
+    }
+    findings
+}
+
+fn schema_rules_of_policy(spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
     let mut findings = Vec::new();
     if spec.target_refs.iter().any(|target| target.kind != spec.target_refs[0].kind) {
         findings.push(finding("spec.targetRefs", "has more than one kind; make one policy per kind"));
@@ -177,10 +189,6 @@ pub fn policy(spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let field = format!("spec.rules[{index}]");
-        if rule.action == Action::Allow && rule.from.is_empty() {
-            let message = "an Allow rule names its callers in from: sipIdentity, or anonymous: {}; only Deny can be for everybody";
-            findings.push(finding(&field, message));
-        }
         for (index, caller) in rule.from.iter().enumerate() {
             if caller.sip_identity.is_some() == caller.anonymous.is_some() {
                 let message = "give exactly one of sipIdentity and anonymous; make one entry per caller";

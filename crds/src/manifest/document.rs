@@ -138,9 +138,10 @@ pub(crate) fn read(
         Kind::SipDomain => typed(&node, &mut faults, |o: &SipDomain| validate::domain(&o.spec)).map(Object::Domain),
         Kind::SipEdge => typed(&node, &mut faults, |o: &SipEdge| validate::edge(&o.spec)).map(Object::Edge),
         Kind::McpAgent => typed(&node, &mut faults, |o: &McpAgent| validate::agent(&o.spec)).map(Object::Agent),
-        Kind::McpCapabilityPolicy => {
-            typed(&node, &mut faults, |o: &McpCapabilityPolicy| validate::policy(&o.spec)).map(Object::Policy)
-        }
+        Kind::McpCapabilityPolicy => typed(&node, &mut faults, |o: &McpCapabilityPolicy| {
+            validate::policy(&ObjectKey::new(&*metadata.namespace, &*metadata.name), &o.spec)
+        })
+        .map(Object::Policy),
     };
     let object = object.filter(|_| faults.is_empty());
     let line = first_line.saturating_add(offset);

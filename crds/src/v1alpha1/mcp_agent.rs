@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
     category = "sipmcp",
     derive = "PartialEq",
     doc = "One SIP address and the MCP peer behind it: an MCP server over HTTP, or a SIP user agent that registers itself.",
-    printcolumn(name = "User", type_ = "string", json_path = ".spec.address.user"),
-    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.address.domainRef.name")
+    printcolumn = r#"{"name": "User", "type": "string", "jsonPath": ".spec.address.user"}"#,
+    printcolumn = r#"{"name": "Domain", "type": "string", "jsonPath": ".spec.address.domainRef.name"}"#
 )]
 #[x_kube(
     validation = Rule::new("self.address == oldSelf.address").message("address is immutable; make a new McpAgent"),

@@ -4,8 +4,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Who may see and call what. A matching Deny wins, then a matching Allow, then `defaultAction`. An agent that no policy selects is
-/// denied; where several select it, their rules count together and the default is Allow only if all of them say so.
+/// Who may see and call what. A matching Deny of any policy wins. Then each level that has policies, the agent's and its domain's, must
+/// allow: by a rule, or by `defaultAction` where all policies of the level say Allow. An agent without any policy is denied.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
     shortname = "mcpol",
     category = "sipmcp",
     derive = "PartialEq",
-    doc = "Who may see and call what. A matching Deny wins, then a matching Allow, then defaultAction; without a policy an agent is denied.",
+    doc = "Who may see and call what. A matching Deny wins, then a matching Allow, then defaultAction; an agent without any policy is denied.",
     printcolumn(name = "Default", type_ = "string", json_path = ".spec.defaultAction")
 )]
 #[x_kube(
@@ -32,7 +32,7 @@ pub struct McpCapabilityPolicySpec {
     )]
     pub target_refs: Vec<TargetRef>,
 
-    /// What happens where no rule matches.
+    /// What happens where no rule matches. `Allow` is for callers with credentials; anonymous ones a rule must name.
     #[serde(default = "default_deny")]
     pub default_action: Action,
 
@@ -88,16 +88,12 @@ fn default_deny() -> Action {
 /// One rule: who, what, in which phase, and whether it may.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self.action == 'Deny' || (has(self.from) && size(self.from) > 0)")
-        .message("an Allow rule names its callers in from; only a Deny rule without from is for everybody")
-)]
 pub struct PolicyRule {
     /// Name of the rule, unique in the policy; stands in the audit record.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// The callers. A Deny rule without it is for everybody.
+    /// The callers. Absent: an Allow rule is for every caller with credentials, a Deny rule for everybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub from: Vec<Caller>,
@@ -128,9 +124,9 @@ pub struct PolicyRule {
     validation = Rule::new("has(self.sipIdentity) != has(self.anonymous)").message("give exactly one of sipIdentity and anonymous")
 )]
 pub struct Caller {
-    /// A verified SIP address, `sip:user@domain`; `*` stands for any user (`sip:*@acme.example`) or for a part of the user.
+    /// A verified identity: `sip:user@domain` or `tel:number`; `*` stands for any part (`sip:*@acme.example`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 7, max = 256), regex(pattern = r"^sip:[A-Za-z0-9_.!~*'()%+-]+@[A-Za-z0-9.-]+$"))]
+    #[schemars(length(min = 5, max = 256), regex(pattern = r"^([sS][iI][pP][sS]?|[tT][eE][lL]):[^\s<>]+$"))]
     pub sip_identity: Option<String>,
 
     /// Whoever shows no credentials.
@@ -150,8 +146,8 @@ pub struct Anonymous {}
         .message("params only for tools/call, prompts/get and resources/read")
 )]
 pub struct McpMethod {
-    /// The method, for example `tools/call`; `tools/*` stands for every method of that family.
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_$]+(/[A-Za-z0-9_]+)*(/\*)?$"))]
+    /// The method, for example `tools/call`; `*` stands for any part (`tools/*`).
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_$./*-]+$"))]
     pub name: String,
 
     /// Names of tools or prompts, or URIs of resources; `*` stands for any part (`crm.*`). Absent: all.

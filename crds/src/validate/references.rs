@@ -31,7 +31,7 @@ pub struct RefusedPolicy {
 pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
     let mut problems = Vec::new();
     sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, name, object, out));
-    sift(&mut problems, snapshot, |s| &mut s.edges, |s, key, object, out| edge(s, key, object, out));
+    sift(&mut problems, snapshot, |s| &mut s.edges, edge);
     sift(&mut problems, snapshot, |s| &mut s.agents, |s, key, object, out| agent(s, key, object, refused, out));
     policies(snapshot, &mut problems);
     problems

@@ -14,7 +14,7 @@ fn the_examples_load_without_a_problem() {
     let objects = loaded.objects;
     assert_eq!(objects.domains["demo"].spec.domain, "demo.example");
     assert_eq!(objects.agents.len(), 2);
-    assert_eq!(objects.policies.len(), 2);
+    assert_eq!(objects.policies.len(), 1);
     let echo = &objects.agents[&ObjectKey::new("default", "echo")];
     assert_eq!(echo.spec.backend.mcp_http.as_ref().unwrap().url, "http://127.0.0.1:3900/mcp");
     assert_eq!(echo.spec.in_flight.timeout_seconds, 60);

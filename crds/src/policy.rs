@@ -1,0 +1,91 @@
+//! From the written policy to the one that the edge runs: the same code judges it at admission and compiles it for the core.
+
+use crate::manifest::{ObjectKey, Snapshot, Sourced};
+use crate::v1alpha1::{
+    Action, Audit, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyRule, TargetKind,
+};
+use crate::validate::Finding;
+use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleSpec};
+
+/// Compiles a policy; its name is `namespace/name`, as it stands in audit records.
+///
+/// # Errors
+/// Everything that is wrong with globs, identities and rules, with the field (`spec.rules[0].from[1].sipIdentity`).
+pub fn compile(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> Result<Policy, Vec<Finding>> {
+    Policy::compile(&written(key, spec)).map_err(|errors| {
+        let finding = |error: policy::PolicyError| Finding {
+            field: format!("spec.{}", error.field),
+            message: error.problem.to_string(),
+        };
+        errors.into_iter().map(finding).collect()
+    })
+}
+
+fn written(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> PolicySpec {
+    PolicySpec {
+        name: key.to_string(),
+        inheritance: Inheritance::Default,
+        default_action: action(spec.default_action),
+        rules: spec.rules.iter().map(rule).collect(),
+    }
+}
+
+fn rule(rule: &PolicyRule) -> RuleSpec {
+    let methods: Vec<MethodSpec> =
+        rule.methods.iter().map(|m| MethodSpec { name: m.name.clone(), params: m.params.clone() }).collect();
+    let from: Vec<Peer> = rule.from.iter().map(peer).collect();
+    RuleSpec {
+        name: rule.name.clone(),
+        from: (!from.is_empty()).then_some(from),
+        methods: (!methods.is_empty()).then_some(methods),
+        phases: rule.phases.iter().map(|phase| self::phase(*phase)).collect(),
+        action: action(rule.action),
+    }
+}
+
+fn peer(caller: &Caller) -> Peer {
+    match &caller.sip_identity {
+        Some(pattern) => Peer::SipIdentity(pattern.clone()),
+        None => Peer::Anonymous,
+    }
+}
+
+fn phase(phase: Phase) -> policy::Phase {
+    match phase {
+        Phase::List => policy::Phase::List,
+        Phase::Call => policy::Phase::Call,
+    }
+}
+
+fn action(action: Action) -> policy::Action {
+    match action {
+        Action::Allow => policy::Action::Allow,
+        Action::Deny => policy::Action::Deny,
+    }
+}
+
+impl Snapshot {
+    /// The policies that select an agent, or (with [`TargetKind::SipDomain`] and the name of a `SipDomain`) a domain.
+    /// An agent is selected by policies of its own namespace only.
+    pub fn policies_for<'a>(
+        &'a self,
+        kind: TargetKind,
+        target: &'a ObjectKey,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Sourced<McpCapabilityPolicy>)> {
+        self.policies.iter().filter(move |(key, policy)| {
+            let reaches = kind == TargetKind::SipDomain || key.namespace == target.namespace;
+            reaches && policy.spec.target_refs.iter().any(|t| t.kind == kind && t.name == target.name)
+        })
+    }
+
+    /// What the audit trail keeps of a decision, named as the core names it: `namespace/policy/rule`, or anything else for a default.
+    pub fn audit_of(&self, decided_by: &str) -> Audit {
+        let find = || {
+            let (policy, rule) = decided_by.rsplit_once('/')?;
+            let (namespace, name) = policy.split_once('/')?;
+            let policy = self.policies.get(&ObjectKey::new(namespace, name))?;
+            policy.spec.rules.iter().find(|candidate| candidate.name == rule).map(|rule| rule.audit)
+        };
+        find().unwrap_or_default()
+    }
+}
