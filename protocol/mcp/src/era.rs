@@ -1,5 +1,11 @@
 //! Eras and versions (design 2, 5.1): *modern* is MCP 2026-07-28, stateless; *legacy* is 2025-11-25 and older, opened
-//! by `initialize`. The era is decided per relation.
+//! by `initialize`. The era is decided per relation, by what was negotiated or by the first message.
+
+mod detect;
+mod mirror;
+
+pub use detect::{Established, RelationEra};
+pub use mirror::{Annotations, MirrorError, mirrors};
 
 /// Which MCP a leg speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +32,21 @@ impl Era {
         } else {
             None
         }
+    }
+
+    /// `modern` or `legacy`: for records, metrics, logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        }
+    }
+}
+
+impl std::fmt::Display for Era {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -1,8 +1,14 @@
 //! Exchanges and relations (binding 5.2, 5.3). One channel carries two independent client-to-server relations; one
 //! exchange is a JSON-RPC request with everything that belongs to it until its final answer.
 
+mod channel;
+mod table;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use channel::{Channel, Party};
+pub use table::{Belongs, DropReason, MAX_IN_FLIGHT, Rejected, RelationTable, Side};
 
 pub use crate::headers::McpExchange;
 

@@ -14,6 +14,7 @@ pub use exchange::McpExchange;
 pub use grammar::{Parameter, is_token};
 pub use select::Select;
 pub use tool::ToolRef;
+pub(crate) use tool::is_schema;
 
 /// Name of the capabilities header field.
 pub const MCP_CAPABILITIES: &str = "MCP-Capabilities";
