@@ -3,8 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+mod chars;
+pub mod escape;
+pub mod framing;
+pub mod header;
+pub mod limits;
+pub mod message;
+pub mod method;
+pub mod multipart;
 pub mod sdp;
 pub mod session_timer;
+pub mod status;
 pub mod time;
 pub mod timer;
 pub mod transaction;
+pub mod uri;
