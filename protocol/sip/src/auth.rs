@@ -9,14 +9,14 @@
 pub mod algorithm;
 pub mod client;
 pub mod nonce;
-pub mod params;
 pub mod server;
 
 pub use algorithm::{Algorithm, a1};
 pub use client::{Answer, ClientSecret, ClientUser, NoAnswer, answer, header_names};
 pub use nonce::{NONCE_RANDOM, NonceKey, NonceKeys};
-pub use params::{AuthParams, AuthSyntax};
-pub use server::{BadCredentials, Credentials, DigestServer, NONCE_LIFETIME_MS, Verdict, Verified};
+pub use server::{BadCredentials, DigestCredentials, DigestServer, NONCE_LIFETIME_MS, Verdict, Verified};
+
+use crate::header::AuthParam;
 
 /// Quality of protection (RFC 7616 §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +90,16 @@ pub(crate) fn response(
         // RFC 2069 form: only as a client of a server that offers no qop.
         None => algorithm.hex(&[ha1.as_bytes(), b":", nonce.as_bytes(), b":", ha2.as_bytes()]),
     }
+}
+
+/// The value without quotes, escapes as they came: what goes into the hash.
+pub(crate) fn raw<'a>(param: AuthParam<'a>) -> &'a str {
+    let value = param.value;
+    value.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(value)
+}
+
+pub(crate) fn is_digest(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("Digest")
 }
 
 /// Compares without leaving early, so that the time says nothing about where two values differ.

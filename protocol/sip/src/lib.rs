@@ -4,13 +4,17 @@
 
 pub mod auth;
 mod chars;
+pub mod dialog;
 pub mod escape;
 pub mod framing;
 pub mod header;
+pub mod identity;
 pub mod limits;
 pub mod message;
 pub mod method;
 pub mod multipart;
+pub mod registrar;
+pub mod resolve;
 pub mod sdp;
 pub mod session_timer;
 pub mod status;

@@ -3,21 +3,16 @@
 
 use std::fmt;
 
+use crate::dialog::ends_dialog;
+pub use crate::header::Refresher;
+use crate::header::session_expires;
+use crate::message::{HeaderId, Message};
 use crate::time::UnixMillis;
 
 /// The option tag.
 pub const OPTION_TAG: &str = "timer";
 /// The smallest interval that the RFC allows, in seconds (§5).
 pub const ABSOLUTE_MIN_SE: u32 = 90;
-
-/// Who sends the refreshes, from the view of the request that carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refresher {
-    /// The sender of the request.
-    Uac,
-    /// Its receiver.
-    Uas,
-}
 
 /// A `Session-Expires` value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +34,13 @@ impl SessionExpires {
     /// # Errors
     /// No number, a number beyond 32 bits, or a `refresher` that is neither `uac` nor `uas`.
     pub fn parse(value: &[u8]) -> Result<SessionExpires, Malformed> {
-        let (seconds, params) = delta(value)?;
-        let mut refresher = None;
-        for param in params {
-            let (name, value) = param.split_once('=').unwrap_or((param, ""));
-            if name.trim().eq_ignore_ascii_case("refresher") {
-                refresher = match value.trim() {
-                    role if role.eq_ignore_ascii_case("uac") => Some(Refresher::Uac),
-                    role if role.eq_ignore_ascii_case("uas") => Some(Refresher::Uas),
-                    _ => return Err(Malformed),
-                };
-            }
-        }
-        Ok(SessionExpires { seconds, refresher })
+        session_expires::SessionExpires::parse(value).map(SessionExpires::from).map_err(|_| Malformed)
+    }
+}
+
+impl From<session_expires::SessionExpires<'_>> for SessionExpires {
+    fn from(header: session_expires::SessionExpires<'_>) -> SessionExpires {
+        SessionExpires { seconds: header.interval, refresher: header.refresher }
     }
 }
 
@@ -64,24 +53,6 @@ impl fmt::Display for SessionExpires {
             None => Ok(()),
         }
     }
-}
-
-/// Reads a `Min-SE` value, in seconds.
-///
-/// # Errors
-/// No number, or one beyond 32 bits.
-pub fn parse_min_se(value: &[u8]) -> Result<u32, Malformed> {
-    delta(value).map(|(seconds, _)| seconds)
-}
-
-fn delta(value: &[u8]) -> Result<(u32, impl Iterator<Item = &str>), Malformed> {
-    let text = std::str::from_utf8(value).map_err(|_| Malformed)?;
-    let mut parts = text.split(';');
-    let number = parts.next().unwrap_or_default().trim();
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Malformed);
-    }
-    Ok((number.parse().map_err(|_| Malformed)?, parts))
 }
 
 /// What we want. Default: 1800 s, at least 90 s, the peer refreshes if it can.
@@ -144,6 +115,24 @@ pub struct RequestTimers {
     pub session_expires: Option<SessionExpires>,
     /// `Min-SE`.
     pub min_se: Option<u32>,
+}
+
+impl RequestTimers {
+    /// Reads them from an INVITE or UPDATE.
+    ///
+    /// # Errors
+    /// A header that is there and cannot be read: 400.
+    pub fn of(request: &Message) -> Result<RequestTimers, Malformed> {
+        let session_expires = request.session_expires().map(SessionExpires::from);
+        let min_se = request.min_se();
+        let unread = (session_expires.is_none() && request.has(HeaderId::SessionExpires))
+            || (min_se.is_none() && request.has(HeaderId::MinSe));
+        if unread {
+            return Err(Malformed);
+        }
+        let supported = [HeaderId::Supported, HeaderId::Require].iter().any(|id| request.list_has(*id, OPTION_TAG));
+        Ok(RequestTimers { supported, session_expires, min_se })
+    }
 }
 
 /// The UAS's decision on an INVITE or UPDATE.
@@ -286,8 +275,7 @@ pub enum AfterRefresh {
 #[must_use]
 pub fn after_failed_refresh(status: u16) -> AfterRefresh {
     match status {
-        408 | 481 => AfterRefresh::Bye,
-        404 | 410 | 416 | 482 | 483 | 484 | 485 | 502 | 604 => AfterRefresh::Bye,
+        status if ends_dialog(status) => AfterRefresh::Bye,
         422 => AfterRefresh::LargerInterval,
         405 | 501 => AfterRefresh::OtherMethod,
         491 | 500 | 503 => AfterRefresh::TryLater,
@@ -312,13 +300,12 @@ mod tests {
 
     #[test]
     fn header_values_round_trip() {
-        let value = SessionExpires::parse(b" 4000 ; Refresher = UAC;x=y").unwrap();
+        let value = SessionExpires::parse(b"4000 ; Refresher = UAC;x=y").unwrap();
         assert_eq!(value, SessionExpires { seconds: 4000, refresher: Some(Refresher::Uac) });
         assert_eq!(value.to_string(), "4000;refresher=uac");
         for bad in [&b""[..], b"x", b"-1", b"99999999999", b"90;refresher=me", b"\xff"] {
             assert_eq!(SessionExpires::parse(bad), Err(Malformed));
         }
-        assert_eq!(parse_min_se(b"90;a=b"), Ok(90));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::params::{AuthParams, push_quoted};
-use super::{Algorithm, DigestRequest, Qop, a1, response};
+use super::{Algorithm, DigestRequest, Qop, a1, is_digest, raw, response};
+use crate::header::Challenge;
+use crate::header::params::quote;
 
 /// Who we are, and to whom we say it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub fn header_names(status: u16) -> Option<(&'static str, &'static str)> {
 }
 
 struct Chosen<'a> {
-    params: AuthParams<'a>,
+    challenge: Challenge<'a>,
     nonce: &'a str,
     algorithm: Algorithm,
     qop: Option<Qop>,
@@ -93,11 +94,11 @@ pub fn answer<'a>(
     let mut refusal = NoAnswer::NoDigest;
     let mut best: Option<Chosen<'a>> = None;
     for value in challenges {
-        let Ok(params) = AuthParams::parse(value) else { continue };
-        if !params.is_digest() {
+        let Ok(challenge) = Challenge::parse(value) else { continue };
+        if !is_digest(challenge.scheme()) {
             continue;
         }
-        let realm = params.value("realm").unwrap_or_default();
+        let realm = challenge.text("realm").unwrap_or_default();
         if realm != user.realm {
             if refusal == NoAnswer::NoDigest {
                 refusal = NoAnswer::ForeignRealm(realm.chars().take(256).collect());
@@ -106,7 +107,7 @@ pub fn answer<'a>(
         }
         refusal = NoAnswer::Unsupported;
         // Among equals the first one counts (RFC 8760 §2.4).
-        if let Some(new) = usable(params, user)
+        if let Some(new) = usable(challenge, user)
             && best.as_ref().is_none_or(|old| new.algorithm > old.algorithm)
         {
             best = Some(new);
@@ -115,27 +116,28 @@ pub fn answer<'a>(
     best.map(|chosen| write(&chosen, request, user, nc, cnonce)).ok_or(refusal)
 }
 
-fn usable<'a>(params: AuthParams<'a>, user: &ClientUser<'_>) -> Option<Chosen<'a>> {
-    let algorithm = params.raw("algorithm").map_or(Some(Algorithm::Md5), Algorithm::parse)?;
+fn usable<'a>(challenge: Challenge<'a>, user: &ClientUser<'_>) -> Option<Chosen<'a>> {
+    let param = |name: &str| challenge.get(name).map(raw);
+    let algorithm = param("algorithm").map_or(Some(Algorithm::Md5), Algorithm::parse)?;
     if algorithm == Algorithm::Md5 && !user.allow_md5 {
         return None;
     }
     if matches!(user.secret, ClientSecret::Ha1(known, _) if known != algorithm) {
         return None;
     }
-    let qop = match params.raw("qop") {
+    let qop = match param("qop") {
         None => None,
         Some(list) => {
             let offered: Vec<Qop> = list.split(',').filter_map(|text| Qop::parse(text.trim())).collect();
             Some(offered.iter().find(|qop| **qop == Qop::Auth).or(offered.first()).copied()?)
         }
     };
-    let nonce = params.raw("nonce")?;
-    Some(Chosen { params, nonce, algorithm, qop })
+    let nonce = param("nonce")?;
+    Some(Chosen { challenge, nonce, algorithm, qop })
 }
 
 fn write(chosen: &Chosen<'_>, request: &DigestRequest<'_>, user: &ClientUser<'_>, nc: u32, cnonce: &str) -> Answer {
-    let Chosen { params, nonce, algorithm, qop } = chosen;
+    let Chosen { challenge, nonce, algorithm, qop } = chosen;
     let ha1 = match user.secret {
         ClientSecret::Password(password) => a1(*algorithm, user.username, user.realm, password),
         ClientSecret::Ha1(_, hex) => hex.to_ascii_lowercase(),
@@ -145,24 +147,25 @@ fn write(chosen: &Chosen<'_>, request: &DigestRequest<'_>, user: &ClientUser<'_>
     let proof = response(*algorithm, &ha1, nonce, &nc_text, &cnonce, *qop, request.method, request.uri, request.body);
 
     let mut value = String::with_capacity(384);
-    value.push_str("Digest ");
-    push_quoted(&mut value, "username", user.username);
-    value.push_str(", ");
-    push_quoted(&mut value, "realm", user.realm);
     // The nonce and opaque go back as they came, escapes included.
-    let _ = write!(value, ", nonce=\"{nonce}\", ");
-    push_quoted(&mut value, "uri", request.uri);
+    let _ = write!(
+        value,
+        "Digest username={}, realm={}, nonce=\"{nonce}\", uri={}",
+        quote(user.username),
+        quote(user.realm),
+        quote(request.uri)
+    );
     let _ = write!(value, ", response=\"{proof}\", algorithm={}", algorithm.as_str());
     if let Some(qop) = qop {
         let _ = write!(value, ", cnonce=\"{cnonce}\", nc={nc_text}, qop={}", qop.as_str());
     }
-    if let Some(opaque) = params.raw("opaque") {
+    if let Some(opaque) = challenge.get("opaque").map(raw) {
         let _ = write!(value, ", opaque=\"{opaque}\"");
     }
     Answer {
         value,
         nonce: (*nonce).to_owned(),
-        stale: params.raw("stale").is_some_and(|text| text.eq_ignore_ascii_case("true")),
+        stale: challenge.get("stale").map(raw).is_some_and(|text| text.eq_ignore_ascii_case("true")),
         algorithm: *algorithm,
     }
 }

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::time::UnixMillis;
-
 use super::nonce::{NONCE_RANDOM, NonceKeys, NonceState};
-use super::params::{AuthParams, push_quoted};
-use super::{Algorithm, DigestRequest, Qop, response, same_bytes};
+use super::{Algorithm, DigestRequest, Qop, is_digest, raw, response, same_bytes};
+use crate::header::params::quote;
+use crate::header::{AuthParam, Credentials};
+use crate::time::UnixMillis;
 
 /// How long a nonce is good: 5 minutes, in milliseconds.
 pub const NONCE_LIFETIME_MS: u64 = 5 * 60 * 1000;
@@ -28,7 +28,7 @@ pub struct DigestServer {
 
 /// Credentials for our realm as they were presented; nothing of them is proved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials<'a> {
+pub struct DigestCredentials<'a> {
     /// Escapes resolved: the name to look H(A1) up by.
     pub username: Cow<'a, str>,
     /// Which H(A1) to look up.
@@ -120,15 +120,11 @@ impl DigestServer {
         let nonce = keys.make(self.tenant, &self.realm, now, random);
         let qop = if self.offer_auth_int { "auth,auth-int" } else { "auth" };
         let one = |algorithm: &Algorithm| {
-            let mut value = String::with_capacity(192 + self.realm.len());
-            value.push_str("Digest ");
-            push_quoted(&mut value, "realm", &self.realm);
-            value.push_str(", ");
-            push_quoted(&mut value, "nonce", &nonce);
-            value.push_str(", algorithm=");
-            value.push_str(algorithm.as_str());
-            value.push_str(", ");
-            push_quoted(&mut value, "qop", qop);
+            let mut value = format!(
+                "Digest realm={}, nonce=\"{nonce}\", algorithm={}, qop=\"{qop}\"",
+                quote(&self.realm),
+                algorithm.as_str()
+            );
             if stale {
                 value.push_str(", stale=true");
             }
@@ -145,12 +141,14 @@ impl DigestServer {
     pub fn credentials<'a>(
         &self,
         values: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Option<Credentials<'a>>, BadCredentials> {
+    ) -> Result<Option<DigestCredentials<'a>>, BadCredentials> {
         let mut unreadable = false;
         for value in values {
-            match AuthParams::parse(value) {
-                Ok(params) if params.is_digest() && params.value("realm").is_some_and(|realm| realm == self.realm) => {
-                    return self.read(&params).map(Some);
+            match Credentials::parse(value) {
+                Ok(found)
+                    if is_digest(found.scheme()) && found.text("realm").is_some_and(|realm| realm == self.realm) =>
+                {
+                    return self.read(&found).map(Some);
                 }
                 Ok(_) => {}
                 Err(_) => unreadable = true,
@@ -159,32 +157,33 @@ impl DigestServer {
         if unreadable { Err(BadCredentials::Malformed) } else { Ok(None) }
     }
 
-    fn read<'a>(&self, params: &AuthParams<'a>) -> Result<Credentials<'a>, BadCredentials> {
+    fn read<'a>(&self, found: &Credentials<'a>) -> Result<DigestCredentials<'a>, BadCredentials> {
         const MISSING: BadCredentials = BadCredentials::Malformed;
-        let algorithm = match params.raw("algorithm") {
+        let param = |name: &str| found.get(name).map(raw);
+        let algorithm = match param("algorithm") {
             None => Some(Algorithm::Md5),
             Some(text) => Algorithm::parse(text),
         };
         let algorithm = algorithm.filter(|known| self.algorithms.contains(known)).ok_or(BadCredentials::Algorithm)?;
-        let qop = params.raw("qop").and_then(Qop::parse).ok_or(BadCredentials::Qop)?;
-        if params.raw("userhash").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
+        let qop = param("qop").and_then(Qop::parse).ok_or(BadCredentials::Qop)?;
+        if param("userhash").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
             return Err(MISSING);
         }
-        let nc_text = params.raw("nc").ok_or(MISSING)?;
+        let nc_text = param("nc").ok_or(MISSING)?;
         let nc_fits = nc_text.len() == 8 && nc_text.bytes().all(|b| b.is_ascii_hexdigit());
         let nc = u32::from_str_radix(nc_text, 16).ok().filter(|nc| nc_fits && *nc > 0).ok_or(MISSING)?;
-        let response = params.raw("response").ok_or(MISSING)?;
+        let response = param("response").ok_or(MISSING)?;
         if response.len() != algorithm.hex_len() {
             return Err(MISSING);
         }
-        Ok(Credentials {
-            username: params.value("username").ok_or(MISSING)?,
+        Ok(DigestCredentials {
+            username: found.get("username").map(|name: AuthParam<'a>| name.text()).ok_or(MISSING)?,
             algorithm,
-            uri: params.raw("uri").ok_or(MISSING)?,
-            nonce: params.raw("nonce").ok_or(MISSING)?,
+            uri: param("uri").ok_or(MISSING)?,
+            nonce: param("nonce").ok_or(MISSING)?,
             nc,
             nc_text,
-            cnonce: params.raw("cnonce").ok_or(MISSING)?,
+            cnonce: param("cnonce").ok_or(MISSING)?,
             qop,
             response,
         })
@@ -195,7 +194,7 @@ impl DigestServer {
     #[must_use]
     pub fn verify(
         &self,
-        credentials: &Credentials<'_>,
+        credentials: &DigestCredentials<'_>,
         request: &DigestRequest<'_>,
         ha1: Option<&str>,
         keys: &NonceKeys,

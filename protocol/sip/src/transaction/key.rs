@@ -1,8 +1,10 @@
 //! What a message is matched with its transaction by: RFC 3261 §17.1.3 (responses) and §17.2.3 (requests, with the
 //! fallback for RFC 2543 clients).
 
-/// The start of every branch of RFC 3261 (§8.1.1.7).
-pub const MAGIC_COOKIE: &str = "z9hG4bK";
+use std::borrow::Cow;
+
+use crate::header::via::MAGIC_COOKIE;
+use crate::message::Message;
 
 /// A key for a table of transactions: one allocation, comparable, hashable. The method is part of it; an ACK has
 /// the key of its INVITE, a CANCEL has its own and [`TransactionKey::cancelled`] names the INVITE.
@@ -30,6 +32,36 @@ pub struct Rfc2543Facts<'a> {
 }
 
 impl TransactionKey {
+    /// The key of a received request. `None` for a response.
+    #[must_use]
+    pub fn of_request(request: &Message) -> Option<TransactionKey> {
+        let (via, method) = (request.top_via(), request.method()?);
+        let sent_by = match via.port() {
+            Some(port) => Cow::Owned(format!("{}:{port}", via.host_str())),
+            None => Cow::Borrowed(via.host_str()),
+        };
+        if let Some(key) = TransactionKey::server(via.branch().unwrap_or_default(), &sent_by, method.as_str()) {
+            return Some(key);
+        }
+        let facts = Rfc2543Facts {
+            request_uri: request.request_uri()?,
+            call_id: request.call_id(),
+            from_tag: request.from_tag().unwrap_or_default(),
+            to_tag: request.to_tag().unwrap_or_default(),
+            cseq: request.cseq().seq,
+            top_via: &String::from_utf8_lossy(via.raw()),
+        };
+        Some(TransactionKey::server_rfc2543(method.as_str(), &facts))
+    }
+
+    /// The key of the transaction that a received response belongs to. `None` for a request, and for a response
+    /// without a branch, which is none of ours.
+    #[must_use]
+    pub fn of_response(response: &Message) -> Option<TransactionKey> {
+        response.status()?;
+        Some(TransactionKey::client(response.top_via().branch()?, response.cseq().method.as_str()))
+    }
+
     /// The key of a request that we received. `sent_by` is the text of the top Via's host and port.
     /// `None` when the branch has no magic cookie: use [`TransactionKey::server_rfc2543`].
     #[must_use]
