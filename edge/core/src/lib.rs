@@ -3,5 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod config;
+pub mod effect;
+pub mod input;
 pub mod random;
 pub mod text;
