@@ -55,7 +55,8 @@ pub enum ToUser {
     TryingDue,
     /// Server INVITE: an ACK for a 2xx came on this transaction (an RFC 2543 client, or one that reuses the branch).
     Ack,
-    /// The transport could not send. A server transaction stays as it is (RFC 6026 §8.7); a client one ends.
+    /// The transport could not send. A server transaction stays as it is (RFC 6026 §8.7); a client one ends, except
+    /// an INVITE that has a provisional response.
     TransportError,
 }
 

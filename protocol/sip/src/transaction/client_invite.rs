@@ -118,15 +118,17 @@ impl ClientInvite {
         }
     }
 
-    /// The transport could not send.
+    /// The transport could not send, or the connection is gone. In Proceeding the user is only told: the server may bring
+    /// the final response on a connection of its own (RFC 3261 §18.2.2), and only the user knows how long to wait.
     pub fn on_transport_error(&mut self, _now: Mono, out: &mut Vec<Action>) {
         match self.state {
             State::Calling { .. } | State::Completed { .. } => {
                 out.push(Action::ToUser(ToUser::TransportError));
                 self.end(Cause::TransportError, out);
             }
+            State::Proceeding => out.push(Action::ToUser(ToUser::TransportError)),
             // Nothing of ours is on its way in these states.
-            State::Proceeding | State::Accepted | State::Terminated => {}
+            State::Accepted | State::Terminated => {}
         }
     }
 

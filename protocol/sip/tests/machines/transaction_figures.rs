@@ -172,9 +172,24 @@ fn client_transport_errors_end_the_transaction() {
     assert_eq!(out, [user(ToUser::TransportError), Terminated(Cause::TransportError)]);
     assert_eq!(machine.poll_timeout(), None);
     let mut machine = ClientInvite::new(ms(0), b("INVITE"), Reliable, V, &mut out);
+    let mut ringing = machine.clone();
     out.clear();
     machine.on_transport_error(ms(1), &mut out);
     assert_eq!(out, [user(ToUser::TransportError), Terminated(Cause::TransportError)]);
+    out.clear();
+    ringing.on_response(ms(1), 180, || unreachable!(), &mut out);
+    ringing.on_transport_error(ms(2), &mut out);
+    assert_eq!(out, [user(ToUser::Response(180)), user(ToUser::TransportError)], "the answer may come another way");
+    assert!(ringing.is_proceeding());
+}
+
+#[test]
+fn machines_are_small() {
+    // At 50 000 non-INVITE requests a second over UDP, 1.6 million of them wait for Timer J.
+    assert!(size_of::<ServerNonInvite>() <= 208, "{}", size_of::<ServerNonInvite>());
+    assert!(
+        size_of::<ServerInvite>() <= 208 && size_of::<ClientInvite>() <= 208 && size_of::<ClientNonInvite>() <= 208
+    );
 }
 
 #[test]
