@@ -1,9 +1,6 @@
 //! What the crate promises to its users: one binary for all of it.
 
 mod api {
-    mod cel;
     mod examples;
     mod generated;
-    mod invalid;
-    mod robust;
 }

@@ -263,7 +263,7 @@ fn check_spec<'a>(checker: &mut Checker, kind: Kind, node: &'a Node, faults: &mu
     let schema = schema::of_kind(kind.name())?.properties.as_ref()?.get("spec")?;
     match node.entry("spec") {
         Some(entry) => {
-            checker.check(schema, &entry.node, entry.line, "spec", faults);
+            checker.check(schema, &entry.node, "spec", faults);
             Some(&entry.node)
         }
         None => {

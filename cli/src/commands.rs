@@ -1,0 +1,6 @@
+//! The subcommands, one file each.
+
+pub mod call;
+pub mod check;
+pub mod register;
+pub mod tools;
