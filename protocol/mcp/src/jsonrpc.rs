@@ -124,6 +124,7 @@ impl Eq for Envelope {}
 
 /// What an MCP body is: a message, or the draft's negotiation envelope (draft §6).
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "lives for a moment; a box would cost every message an allocation")]
 pub enum Body {
     /// A native JSON-RPC message (form a).
     Message(Envelope),
@@ -329,7 +330,7 @@ impl Envelope {
     }
 
     fn slice(&self, span: Option<Span>) -> Option<Bytes> {
-        span.map(|span| self.bytes.slice(span.start as usize..span.end as usize))
+        span.map(|span| self.bytes.slice(span.range()))
     }
 
     fn text(&self, span: Option<Span>) -> Option<Cow<'_, str>> {

@@ -241,10 +241,10 @@ impl RelationTable {
                 Err(Rejected::Refuse(RpcError::invalid_request("The id is in use by another exchange")))
             };
         }
-        if let Exchange::Id(named) = exchange {
-            if !self.is_open(named) {
-                return Err(self.mismatch(message, "the exchange is not open"));
-            }
+        if let Exchange::Id(named) = exchange
+            && !self.is_open(named)
+        {
+            return Err(self.mismatch(message, "the exchange is not open"));
         }
         if self.nested.len() >= self.limit {
             return Err(Rejected::Refuse(RpcError::limited("inFlightPerSession", RETRY_AFTER_MS)));
@@ -300,12 +300,12 @@ impl RelationTable {
     /// First among the sender's own open requests, then, from the server, among the listen streams that it serves.
     fn cancelled(&mut self, from: Side, header: Option<Exchange>, message: &Envelope) -> Result<Belongs, Rejected> {
         let id = message.request_id().ok_or(Rejected::Drop(DropReason::Unknown))?;
-        if from == Side::Server {
-            if let Some(exchange) = self.nested_by_id(&id).map(|nested| nested.exchange) {
-                agrees(header, exchange)?;
-                self.nested.retain(|nested| !nested.id.same(&id));
-                return Ok(Belongs::CancelledNested(exchange));
-            }
+        if from == Side::Server
+            && let Some(exchange) = self.nested_by_id(&id).map(|nested| nested.exchange)
+        {
+            agrees(header, exchange)?;
+            self.nested.retain(|nested| !nested.id.same(&id));
+            return Ok(Belongs::CancelledNested(exchange));
         }
         let open = self.by_id(&id).filter(|open| from == Side::Client || open.listen);
         let exchange = open.ok_or(Rejected::Drop(DropReason::Unknown))?.exchange;

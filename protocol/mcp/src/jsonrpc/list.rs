@@ -147,7 +147,7 @@ impl Envelope {
     /// The result is no such list.
     pub fn list_entry(&self, list: ListOf, wanted: &str) -> Result<Option<Bytes>, ListError> {
         let found = self.find_list(list)?;
-        let array = self.bytes.slice(found.array.start as usize..found.array.end as usize);
+        let array = self.bytes.slice(found.array.range());
         let mut scanner = Scanner::new(&array, super::scan::MAX_DEPTH);
         scanner.enter(b'[', 1)?;
         let mut first = true;
@@ -155,7 +155,7 @@ impl Envelope {
             let value = scanner.value(1)?;
             let entry = value.span.of(&array);
             if value.kind == Type::Object && only_text(entry, list.key())?.as_deref() == Some(wanted) {
-                return Ok(Some(array.slice(value.span.start as usize..value.span.end as usize)));
+                return Ok(Some(array.slice(value.span.range())));
             }
         }
         Ok(None)
@@ -167,7 +167,6 @@ impl Envelope {
         if raw.first() != Some(&b'{') {
             return Err(ListError::NoResult);
         }
-        let shift = |span: Span| Span { start: span.start + result.start, end: span.end + result.start };
         let mut scanner = Scanner::new(raw, super::scan::MAX_DEPTH);
         scanner.enter(b'{', 1)?;
         let (mut array, mut scope, mut first) = (None, None, true);
@@ -185,7 +184,7 @@ impl Envelope {
             } else {
                 continue;
             };
-            if slot.replace(shift(value.span)).is_some() {
+            if slot.replace(value.span.shifted(result.start())).is_some() {
                 return Err(ListError::Duplicate);
             }
         }
@@ -205,13 +204,13 @@ impl Envelope {
                 edits[0].1 = with_scope;
             }
         }
-        edits.sort_by_key(|(span, _)| span.start);
+        edits.sort_by_key(|(span, _)| span.start());
         let mut out = Vec::with_capacity(self.bytes.len() + 32);
         let mut from = 0;
         for (span, bytes) in edits {
-            out.extend_from_slice(&self.bytes[from..span.start as usize]);
+            out.extend_from_slice(&self.bytes[from..span.start()]);
             out.extend_from_slice(&bytes);
-            from = span.end as usize;
+            from = span.end();
         }
         out.extend_from_slice(&self.bytes[from..]);
         Bytes::from(out)

@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
             self.note(otherwise);
             return Ok(span);
         }
-        let start = self.scanner.position() as u32;
+        let start = self.scanner.position();
         self.scanner.enter(b'{', level)?;
         let mut first = true;
         let mut variants = 0u32;
@@ -233,7 +233,7 @@ impl<'a> Reader<'a> {
                 self.note(Fault::Duplicate(name));
             }
         }
-        Ok(Span { start, end: self.scanner.position() as u32 })
+        Ok(Span::new(start, self.scanner.position()))
     }
 
     fn result(&mut self) -> Result<Span, Broken> {
@@ -336,9 +336,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         match id::check(span.of(self.bytes), self.bounds.id_bytes) {
-            Ok(()) if kind == Some(Kind::Request) => {
-                RawId::from_checked(self.bytes.slice(span.start as usize..span.end as usize))
-            }
+            Ok(()) if kind == Some(Kind::Request) => RawId::from_checked(self.bytes.slice(span.range())),
             Ok(()) => None,
             Err(id::IdError::Null) if kind == Some(Kind::Error) && self.bounds.error_without_id => {
                 self.at.id = None;
@@ -353,10 +351,10 @@ impl<'a> Reader<'a> {
 
     /// Checks what mirrors ids, and the size of `_meta`.
     fn tokens(&mut self) {
-        if let Some(meta) = self.at.meta {
-            if meta.len() > self.bounds.meta_bytes {
-                self.note(Fault::MetaTooLarge { bytes: meta.len(), limit: self.bounds.meta_bytes });
-            }
+        if let Some(meta) = self.at.meta
+            && meta.len() > self.bounds.meta_bytes
+        {
+            self.note(Fault::MetaTooLarge { bytes: meta.len(), limit: self.bounds.meta_bytes });
         }
         let method = self.at.method.and_then(|span| unescape(span.of(self.bytes))).unwrap_or_default();
         let tokens = [

@@ -34,23 +34,23 @@ impl Envelope {
                 Mirror::MetaProgressToken => self.meta_progress_token().and(self.at.meta_progress_token),
                 Mirror::SubscriptionId => self.meta_subscription_id().and(self.at.meta_subscription),
             };
-            if let Some(span) = place {
-                if !edits.iter().any(|(seen, _)| *seen == span) {
-                    edits.push((span, *id));
-                }
+            if let Some(span) = place
+                && !edits.iter().any(|(seen, _)| *seen == span)
+            {
+                edits.push((span, *id));
             }
         }
         if edits.is_empty() {
             return self.bytes.clone();
         }
-        edits.sort_by_key(|(span, _)| span.start);
+        edits.sort_by_key(|(span, _)| span.start());
         let grown: usize = edits.iter().map(|(_, id)| id.raw().len()).sum();
         let mut out = Vec::with_capacity(self.bytes.len() + grown);
         let mut from = 0;
         for (span, id) in edits {
-            out.extend_from_slice(&self.bytes[from..span.start as usize]);
+            out.extend_from_slice(&self.bytes[from..span.start()]);
             out.extend_from_slice(id.raw());
-            from = span.end as usize;
+            from = span.end();
         }
         out.extend_from_slice(&self.bytes[from..]);
         Bytes::from(out)

@@ -2,24 +2,48 @@
 //! containers are bits of a word, and nesting is bounded by [`MAX_DEPTH`].
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 
 /// The deepest nesting that is read; also the width of the container stack.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// A piece of the message, quotes included for strings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// The end is never 0, because no value is empty: so an absent span costs no extra word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub start: u32,
-    pub end: u32,
+    start: u32,
+    end: NonZeroU32,
 }
 
 impl Span {
+    pub(crate) fn new(start: usize, end: usize) -> Span {
+        Span { start: start as u32, end: NonZeroU32::new(end as u32).unwrap_or(NonZeroU32::MIN) }
+    }
+
+    pub(crate) fn start(self) -> usize {
+        self.start as usize
+    }
+
+    pub(crate) fn end(self) -> usize {
+        self.end.get() as usize
+    }
+
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        self.start()..self.end()
+    }
+
+    /// The same piece, counted from `offset` bytes further ahead.
+    pub(crate) fn shifted(self, offset: usize) -> Span {
+        Span::new(self.start() + offset, self.end() + offset)
+    }
+
     pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
-        bytes.get(self.start as usize..self.end as usize).unwrap_or(&[])
+        bytes.get(self.range()).unwrap_or(&[])
     }
 
     pub(crate) fn len(self) -> usize {
-        (self.end - self.start) as usize
+        self.end() - self.start()
     }
 }
 
@@ -74,7 +98,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn span(&self, start: usize) -> Span {
-        Span { start: start as u32, end: self.at as u32 }
+        Span::new(start, self.at)
     }
 
     fn broken<T>(&self) -> Result<T, Broken> {

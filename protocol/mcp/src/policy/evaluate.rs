@@ -103,10 +103,10 @@ impl<'a> Policies<'a> {
         if let Some((policy, rule)) = self.find(Action::Deny, request) {
             return Decision::by(false, policy, Some(rule));
         }
-        if let Target::Method { name, .. } = request.target {
-            if needs_no_rule(name) {
-                return self.visibility(request.principal);
-            }
+        if let Target::Method { name, .. } = request.target
+            && needs_no_rule(name)
+        {
+            return self.visibility(request.principal);
         }
         self.each_level(|level| allowed_by(level, request))
     }
