@@ -130,7 +130,10 @@ pub struct DigestConfig {
 
 impl std::fmt::Debug for DigestConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DigestConfig").field("realm", &self.realm).field("algorithms", &self.algorithms).finish_non_exhaustive()
+        f.debug_struct("DigestConfig")
+            .field("realm", &self.realm)
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,14 @@ pub enum Effect {
     Send { flow: FlowKey, bytes: Bytes, tag: Option<u64> },
     /// Send to an address: over UDP from the listener's socket, else on a connection to that address (re-used, or opened).
     /// The connection's messages come in as those of a flow of ours.
-    SendTo { transport: Transport, listener: u16, remote: SocketAddr, server_name: Option<String>, bytes: Bytes, tag: u64 },
+    SendTo {
+        transport: Transport,
+        listener: u16,
+        remote: SocketAddr,
+        server_name: Option<String>,
+        bytes: Bytes,
+        tag: u64,
+    },
     /// Run a store operation; its reply comes back as `Input::Store`.
     Store { op: OpId, operation: StoreOp },
     /// Call a backend; answers come back as `Input::Backend`.

@@ -4,10 +4,152 @@
 //! The order of one request: [`Engine::judge`] → the SIP half writes what the verdict asks for → [`Engine::written`] → the SIP answer
 //! leaves → [`Engine::poll`] hands out the forward to the backend. So nothing is forwarded that is not in the journal, and nobody hears
 //! "200" for what is not there. After every call the SIP half drains `poll` to `None`.
+//!
+//! Every map here has a bound and somebody who empties it: an exchange ends with its answer, its cancellation, its deadline or its
+//! leg; a session with its leg or, out of a dialog, when it is idle; a backend call with its last event; a delivery with its outcome.
 
+mod about;
+mod access;
+mod answer;
+mod backend;
+mod close;
+mod deliver;
+mod exchange;
+mod forward;
+mod judge;
+mod legacy;
+mod mirrors;
+mod pending;
+mod session;
+mod stats;
+mod stream;
+mod timers;
+mod trace;
 mod types;
+mod written;
 
+use std::collections::{HashMap, VecDeque};
+
+use session_store::key::SessionKey;
+use session_store::op::StoreOp;
+use sip_proto::time::Mono;
+
+use crate::effect::LogLevel;
+use crate::input::{BackendId, OpId};
+use exchange::Exchange;
+use mirrors::Mirrors;
+use pending::{Call, Farewell, Judged, Op, Outgoing};
+use session::Session;
+use timers::{Timer, Timers};
+
+pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
-    AgentStats, Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, EngineStats, Ids, Inbound, Leg, LegKey, Principal,
-    SipAnswer, Ticket, ToolStats, Verdict, Written,
+    Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Ids, Inbound, Leg, LegKey, Principal,
+    SipAnswer, Ticket, Verdict, Written,
 };
+
+/// The MCP half of one `EdgeState`.
+#[derive(Debug, Default)]
+pub struct Engine {
+    sessions: HashMap<SessionKey, Session>,
+    exchanges: HashMap<u64, Exchange>,
+    tickets: HashMap<u64, Judged>,
+    calls: HashMap<BackendId, Call>,
+    ops: HashMap<OpId, Op>,
+    deliveries: HashMap<DeliveryId, Outgoing>,
+    farewells: HashMap<u64, Farewell>,
+    mirrors: Mirrors,
+    timers: Timers,
+    stats: stats::Counters,
+    out: VecDeque<EngineOut>,
+}
+
+impl Engine {
+    /// Fires what is due.
+    pub fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(timer) = self.timers.pop(ctx.now.mono) {
+            match timer {
+                Timer::Exchange(no) => self.deadline(ctx, no),
+                Timer::Session(key) => self.session_alarm(ctx, key),
+                Timer::Stream(key) => self.stream_alarm(ctx, key),
+                Timer::Asked(key) => self.asked_alarm(ctx, key),
+                Timer::Call(id) => self.call_alarm(ctx, id),
+                Timer::Delivery(id) => self.send(id),
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next, and why.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Mono, &'static str)> {
+        self.timers.next()
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<EngineOut> {
+        self.out.pop_front()
+    }
+
+    /// Requests that were accepted and not answered: for drain.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.exchanges.len() + self.tickets.len()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            exchanges: self.exchanges.len(),
+            sessions: self.sessions.len(),
+            backend_calls: self.calls.len(),
+            deliveries: self.deliveries.len(),
+            waiting: self.tickets.len() + self.ops.len() + self.farewells.len(),
+            timers: self.timers.len(),
+            ..self.stats.read()
+        }
+    }
+
+    /// A store operation of the engine's own was answered. `false`: it is not ours.
+    pub fn store_reply(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        op: OpId,
+        reply: Result<session_store::op::StoreReply, session_store::op::StoreError>,
+    ) -> bool {
+        let Some(waiting) = self.ops.remove(&op) else { return false };
+        match waiting {
+            Op::Load(session) => self.loaded(ctx, session, reply),
+            Op::Create { exchange, record, again } => self.created(ctx, exchange, record, again, reply),
+            Op::CreateImplicit { session, record, again } => self.created_implicit(ctx, session, record, again, reply),
+            Op::Change(session) => self.changed(session, &reply),
+            Op::LoadForEnd(session) => self.loaded_for_end(ctx, session, reply),
+            Op::Forget => {}
+        }
+        true
+    }
+
+    fn store(&mut self, ctx: &mut Ctx<'_>, operation: StoreOp, waiting: Op) {
+        let op = ctx.ids.op();
+        self.ops.insert(op, waiting);
+        self.out.push_back(EngineOut::Store { op, operation });
+    }
+
+    fn log(&mut self, level: LogLevel, message: String) {
+        self.out.push_back(EngineOut::Log { level, message });
+    }
+
+    /// Forgets a session that holds nothing any more.
+    fn settle(&mut self, key: SessionKey) {
+        if self.sessions.get(&key).is_some_and(Session::is_empty) {
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: SessionKey) -> Option<Session> {
+        for timer in [Timer::Session(key), Timer::Stream(key), Timer::Asked(key)] {
+            self.timers.clear(timer);
+        }
+        self.sessions.remove(&key)
+    }
+}

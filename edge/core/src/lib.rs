@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod config;
 pub mod effect;
+pub mod engine;
 pub mod input;
 pub mod random;
 pub mod text;

@@ -1,6 +1,5 @@
 //! What the two halves of the core say to each other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -232,45 +231,4 @@ pub enum EngineOut {
     Audit(AuditRecord),
     Span(Span),
     Log { level: LogLevel, message: String },
-}
-
-/// Counters and gauges of the engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Gauges.
-    pub exchanges: usize,
-    pub sessions: usize,
-    pub backend_calls: usize,
-    pub deliveries: usize,
-    /// Messages dropped because they match nothing (responses, cancellations, progress).
-    pub unmatched: u64,
-    /// Messages dropped because a bound was reached.
-    pub dropped: u64,
-    /// Deliveries that no carrier took.
-    pub undelivered: u64,
-    /// By `AgentConfig::key`; only agents that the configuration has.
-    pub agents: BTreeMap<String, AgentStats>,
-}
-
-/// Per agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentStats {
-    /// By tool name; what the agent does not declare counts as `other`.
-    pub tools: BTreeMap<String, ToolStats>,
-    /// Requests other than `tools/call`.
-    pub requests: u64,
-    /// Backend calls that failed.
-    pub backend_failures: u64,
-}
-
-/// Per tool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ToolStats {
-    pub ok: u64,
-    pub tool_errors: u64,
-    pub errors: u64,
-    pub denied: u64,
-    pub cancelled: u64,
-    /// Sum over all answered calls, microseconds from arrival to answer.
-    pub duration_us: u64,
 }

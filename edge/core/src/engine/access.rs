@@ -1,0 +1,149 @@
+//! Who may see and call what at an agent: its declaration ∩ what the leg negotiated ∩ policy. Default deny.
+
+use std::sync::Arc;
+
+use mcp_sip::errors::RpcError;
+use mcp_sip::jsonrpc::ListOf;
+use mcp_sip::policy::{self, Decision, Phase, Policies, Request, Target};
+
+use super::types::{Leg, Principal};
+use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, ToolEffect};
+
+/// One caller at one agent, under the configuration of this moment.
+pub(super) struct Access {
+    domain: Arc<DomainConfig>,
+    agent: Arc<AgentConfig>,
+    principal: Principal,
+    /// Tool names that the leg negotiated; `None` = all.
+    tools: Option<Vec<String>>,
+}
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub error: RpcError,
+    pub rule: String,
+}
+
+impl Access {
+    /// What the configuration says now; the leg's own view may be older (SEC-16). `None`: the agent is no more.
+    pub(super) fn of(config: &Config, leg: &Leg) -> Option<Access> {
+        let agent = config.agents.get(&(leg.agent.domain.clone(), leg.agent.user.clone()))?;
+        let domain = config.domains.get(&leg.domain.domain)?;
+        let tools = leg.mcp.as_ref().and_then(|mcp| mcp.tools.as_ref());
+        Some(Access {
+            domain: domain.clone(),
+            agent: agent.clone(),
+            principal: leg.principal.clone(),
+            tools: tools.map(|tools| tools.iter().map(|tool| name_of(tool).to_owned()).collect()),
+        })
+    }
+
+    pub(super) fn agent(&self) -> &Arc<AgentConfig> {
+        &self.agent
+    }
+
+    /// Judges a request or notification of the caller.
+    ///
+    /// # Errors
+    /// How it is refused: as absent where nothing shows it, else as denied.
+    pub(super) fn judge(&self, method: &str, subject: Option<&str>) -> Result<String, Refusal> {
+        if method == "tools/call" {
+            let name = subject.unwrap_or_default();
+            if !self.has_tool(name) {
+                return Err(Refusal { error: RpcError::unknown_tool(name), rule: "default".into() });
+            }
+        }
+        let decision = self.policies().evaluate(&Request::method(self.principal(), method, subject));
+        let rule = rule_name(&decision);
+        if decision.allowed {
+            return Ok(rule);
+        }
+        let error = match (list_of_entry(method), subject) {
+            (Some(list), Some(subject)) if !self.is_disclosed(list, subject) => match list {
+                ListOf::Tools => RpcError::unknown_tool(subject),
+                ListOf::Prompts => RpcError::invalid_params(format!("Unknown prompt: {}", crate::text::shown(subject))),
+                ListOf::Resources | ListOf::ResourceTemplates => {
+                    RpcError::invalid_params(format!("Unknown resource: {}", crate::text::shown(subject)))
+                }
+            },
+            (_, subject) => RpcError::denied(subject.unwrap_or(method)),
+        };
+        Err(Refusal { error, rule })
+    }
+
+    /// Whether an entry of a list is shown to this caller.
+    pub(super) fn shows(&self, list: ListOf, entry: &str) -> bool {
+        (list != ListOf::Tools || self.has_tool(entry)) && self.is_disclosed(list, entry)
+    }
+
+    /// What a second execution of the tool does, by declaration only.
+    pub(super) fn effect(&self, tool: &str) -> ToolEffect {
+        let declared = self.agent.capabilities.tools.iter().find(|declared| declared.name == tool);
+        declared.map_or(ToolEffect::Destructive, |declared| declared.effect)
+    }
+
+    fn is_disclosed(&self, list: ListOf, entry: &str) -> bool {
+        self.agent.capabilities.disclose_all
+            || self.policies().evaluate(&Request::show(self.principal(), list, entry)).allowed
+    }
+
+    /// Whether the tool is in what the agent declares and in what the leg negotiated.
+    fn has_tool(&self, name: &str) -> bool {
+        let declared = match self.agent.capabilities.source {
+            CapabilitySource::Discovered => true,
+            CapabilitySource::Declared | CapabilitySource::Intersect => {
+                self.agent.capabilities.tools.iter().any(|tool| tool.name == name)
+            }
+        };
+        declared && self.tools.as_ref().is_none_or(|tools| tools.iter().any(|tool| tool == name))
+    }
+
+    fn policies(&self) -> Policies<'_> {
+        Policies { agent: &self.agent.policies, domain: &self.domain.policies }
+    }
+
+    fn principal(&self) -> policy::Principal<'_> {
+        match &self.principal {
+            Principal::User(uri) => policy::Principal::User(uri),
+            Principal::Anonymous => policy::Principal::Anonymous,
+        }
+    }
+
+    /// Whether the address is visible to the caller at all.
+    pub(super) fn is_visible(&self) -> bool {
+        self.policies().visible(self.principal())
+    }
+
+    /// Whether a request that runs already may still run.
+    pub(super) fn still_allows(&self, method: &str, subject: Option<&str>) -> bool {
+        let tool_is_there = method != "tools/call" || self.has_tool(subject.unwrap_or_default());
+        let phase = Phase::of_method(method);
+        let target = Target::Method { name: method, subject };
+        tool_is_there && self.policies().evaluate(&Request { principal: self.principal(), target, phase }).allowed
+    }
+}
+
+/// `summarize@1` → `summarize`; a name may hold an `@` of its own where no number follows.
+fn name_of(tool: &str) -> &str {
+    match tool.rsplit_once('@') {
+        Some((name, version)) if version.bytes().all(|b| b.is_ascii_digit() || b == b'.') => name,
+        _ => tool,
+    }
+}
+
+fn list_of_entry(method: &str) -> Option<ListOf> {
+    match method {
+        "tools/call" => Some(ListOf::Tools),
+        "prompts/get" => Some(ListOf::Prompts),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some(ListOf::Resources),
+        _ => None,
+    }
+}
+
+fn rule_name(decision: &Decision<'_>) -> String {
+    match (decision.policy, decision.rule) {
+        (Some(policy), Some(rule)) => format!("{policy}/{rule}"),
+        _ => "default".into(),
+    }
+}

@@ -1,0 +1,183 @@
+//! What is remembered of one leg: its open requests and, in the legacy era, the session at the backend.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mcp_sip::exchange::{Exchange, McpExchange, Relation};
+use mcp_sip::jsonrpc::RawId;
+use session_store::record::SessionRecord;
+use sip_proto::time::Mono;
+
+use super::types::{Leg, LegKey};
+use crate::input::BackendId;
+
+/// A session out of a dialog ends after so long without a message; milliseconds (mcp.md 5.4).
+pub(super) const IDLE_MS: u64 = 5 * 60_000;
+/// Its record lives a little longer than that, so that the engine ends it in order.
+pub(super) const IDLE_TTL_MS: u64 = IDLE_MS + 60_000;
+/// In a dialog the record lives so long without being touched, and is touched so often.
+pub(super) const DIALOG_TTL_MS: u64 = 2 * 60 * 60_000;
+pub(super) const DIALOG_TOUCH_MS: u64 = 30 * 60_000;
+/// Out of a dialog, messages that write nothing else touch the record so often.
+pub(super) const TOUCH_MS: u64 = 60_000;
+/// Questions of the server that the caller has not answered.
+pub(super) const MAX_ASKED: usize = 64;
+/// Messages of the session's own stream that are on their way at once.
+pub(super) const MAX_NOTES: usize = 64;
+/// Notifications and responses that wait for the session.
+pub(super) const MAX_QUEUE: usize = 32;
+
+/// One leg's MCP work.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub leg: Arc<Leg>,
+    /// The relation in which the peer is the client.
+    pub client: Relation,
+    /// The peer knows `MCP-Exchange`.
+    pub header: bool,
+    /// Its open requests, by canonical id.
+    pub open: HashMap<RawId, u64>,
+    /// Judged messages whose write was not answered yet.
+    pub tickets: usize,
+    pub legacy: Option<Legacy>,
+    /// There was a legacy session and the backend forgot it: only `initialize` helps.
+    pub lost: bool,
+    /// Version of the record in the store; 0: none that we know.
+    pub version: u64,
+    /// Messages that wait until the record is read. `Some` while it is.
+    pub loading: Option<VecDeque<Waiting>>,
+    /// Questions of the server, by canonical id.
+    pub asked: BTreeMap<RawId, Asked>,
+    /// Messages of the session's own stream on their way.
+    pub notes: usize,
+    pub last_used: Mono,
+    pub touched: Mono,
+}
+
+/// A question of a legacy server.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub id: RawId,
+    /// The exchange it belongs to; `None`: the session's own stream.
+    pub exchange: Option<u64>,
+    pub deadline: Mono,
+}
+
+/// A notification or response that waits for the session.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub header: Option<McpExchange>,
+    pub body: Bytes,
+}
+
+/// The session at the backend (2025-11-25 and older).
+#[derive(Debug)]
+pub(super) struct Legacy {
+    pub record: SessionRecord,
+    pub phase: Phase,
+    /// Exchanges that wait for the phase `Ready`; bounded by what may be in flight.
+    pub queue: VecDeque<u64>,
+    /// Notifications and responses that do.
+    pub notes: VecDeque<Bytes>,
+    pub stream: Stream,
+    pub last_event_id: Option<String>,
+}
+
+/// How far the session is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The edge's own `initialize`, for a peer whose envelope stands for it.
+    Initializing,
+    /// `initialize` was answered; the caller's `notifications/initialized` is due.
+    Answered,
+    /// It came; it is held until the server's stream is open.
+    Opening {
+        initialized: Bytes,
+    },
+    /// It is being forwarded.
+    Announcing,
+    Ready,
+}
+
+/// The server's own stream (GET).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Closed,
+    Opening(BackendId),
+    Open(BackendId),
+    /// The server has none.
+    Unsupported,
+}
+
+impl Legacy {
+    pub(super) fn new(record: SessionRecord, phase: Phase) -> Legacy {
+        Legacy {
+            record,
+            phase,
+            queue: VecDeque::new(),
+            notes: VecDeque::new(),
+            stream: Stream::Closed,
+            last_event_id: None,
+        }
+    }
+
+    /// Whether what the caller sends may go to the backend now.
+    pub(super) fn takes_requests(&self) -> bool {
+        matches!(self.phase, Phase::Answered | Phase::Ready)
+    }
+
+    pub(super) fn stream_call(&self) -> Option<BackendId> {
+        match self.stream {
+            Stream::Opening(call) | Stream::Open(call) => Some(call),
+            Stream::Closed | Stream::Unsupported => None,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn new(leg: Arc<Leg>, now: Mono) -> Session {
+        Session {
+            client: client_of(&leg),
+            leg,
+            header: false,
+            open: HashMap::new(),
+            tickets: 0,
+            legacy: None,
+            lost: false,
+            version: 0,
+            loading: None,
+            asked: BTreeMap::new(),
+            notes: 0,
+            last_used: now,
+            touched: now,
+        }
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.tickets == 0 && self.legacy.is_none() && !self.lost && self.loading.is_none()
+    }
+
+    /// The header of what belongs to no request.
+    pub(super) fn session_header(&self) -> Option<McpExchange> {
+        self.header.then(|| McpExchange::new(Exchange::Session, self.client))
+    }
+
+    pub(super) fn ttl_ms(&self) -> u64 {
+        ttl_ms(&self.leg.key)
+    }
+}
+
+/// How long a session record lives without being touched.
+pub(super) fn ttl_ms(leg: &LegKey) -> u64 {
+    if leg.in_dialog() { DIALOG_TTL_MS } else { IDLE_TTL_MS }
+}
+
+/// The relation in which the peer is the client: that of its role.
+pub(super) fn client_of(leg: &Leg) -> Relation {
+    match leg.mcp.as_ref().map(|mcp| mcp.peer_role.as_str()) {
+        Some("callee") => Relation::Callee,
+        _ => Relation::Caller,
+    }
+}

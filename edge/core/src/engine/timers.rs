@@ -1,0 +1,76 @@
+//! The engine's alarm clock: one alarm per name.
+
+use std::collections::{BTreeSet, HashMap};
+
+use session_store::key::SessionKey;
+use sip_proto::time::Mono;
+
+use super::types::DeliveryId;
+use crate::input::BackendId;
+
+/// What an alarm is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Timer {
+    /// The deadline of an exchange.
+    Exchange(u64),
+    /// The idle end of a session out of a dialog; in a dialog, when its record is touched.
+    Session(SessionKey),
+    /// The backend's stream did not open in time, or is asked for again.
+    Stream(SessionKey),
+    /// The caller owes an answer for too long.
+    Asked(SessionKey),
+    /// A backend call of our own, or one that is answered but not over.
+    Call(BackendId),
+    /// A delivery that waits for the store.
+    Delivery(DeliveryId),
+}
+
+impl Timer {
+    fn reason(&self) -> &'static str {
+        match self {
+            Timer::Exchange(_) => "mcp exchange deadline",
+            Timer::Session(_) => "mcp session idle",
+            Timer::Stream(_) => "mcp server stream",
+            Timer::Asked(_) => "mcp server request deadline",
+            Timer::Call(_) => "mcp backend call",
+            Timer::Delivery(_) => "mcp delivery retry",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    queue: BTreeSet<(Mono, Timer)>,
+    at: HashMap<Timer, Mono>,
+}
+
+impl Timers {
+    /// Sets or moves an alarm.
+    pub(super) fn set(&mut self, timer: Timer, at: Mono) {
+        self.clear(timer);
+        self.queue.insert((at, timer));
+        self.at.insert(timer, at);
+    }
+
+    pub(super) fn clear(&mut self, timer: Timer) {
+        if let Some(at) = self.at.remove(&timer) {
+            self.queue.remove(&(at, timer));
+        }
+    }
+
+    /// The next alarm that is due.
+    pub(super) fn pop(&mut self, now: Mono) -> Option<Timer> {
+        let &(at, timer) = self.queue.first().filter(|(at, _)| *at <= now)?;
+        self.queue.remove(&(at, timer));
+        self.at.remove(&timer);
+        Some(timer)
+    }
+
+    pub(super) fn next(&self) -> Option<(Mono, &'static str)> {
+        self.queue.first().map(|(at, timer)| (*at, timer.reason()))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}

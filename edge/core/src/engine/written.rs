@@ -1,0 +1,248 @@
+//! The write was answered: now the SIP answer may leave, and what follows from the message may begin.
+
+use bytes::Bytes;
+use mcp_sip::era::Era;
+use mcp_sip::errors::{Executed, RpcError};
+use mcp_sip::exchange::McpExchange;
+use mcp_sip::jsonrpc::{Kind, META_PROTOCOL_VERSION, error_response};
+use session_store::op::{OpenOutcome, StoreError, StoreOp};
+use std::sync::Arc;
+
+use super::Engine;
+use super::exchange::Exchange;
+use super::judge::{missing_meta, reread, serves_legacy};
+use super::pending::{Fate, Judged, Op, Purpose, Refused, What};
+use super::session::{MAX_QUEUE, Session, Waiting};
+use super::timers::Timer;
+use super::types::{Ctx, Leg, SipAnswer, Ticket, Written};
+use crate::audit::Outcome;
+use crate::effect::LogLevel;
+
+const OK: SipAnswer = SipAnswer { status: 200, phrase: "OK", retry_after: None };
+const UNAVAILABLE: SipAnswer = SipAnswer { status: 503, phrase: "Service Unavailable", retry_after: Some(2) };
+const GONE: SipAnswer = SipAnswer { status: 481, phrase: "Call/Transaction Does Not Exist", retry_after: None };
+const BROKEN: SipAnswer = SipAnswer { status: 500, phrase: "Server Internal Error", retry_after: None };
+
+impl Engine {
+    /// Says which SIP answer leaves now: 200, 481 for an unknown legacy session, 503 when the store did not take it.
+    pub fn written(&mut self, ctx: &mut Ctx<'_>, ticket: Ticket, outcome: Result<Written, StoreError>) -> SipAnswer {
+        let Some(judged) = self.redeem(&ticket) else { return BROKEN };
+        let session = judged.leg.session;
+        let answer = match (judged.what, outcome) {
+            (_, Err(_)) => UNAVAILABLE,
+            (What::Request(exchange), Ok(Written::Exchange(outcome))) => {
+                self.opened(ctx, *exchange, judged.fate, outcome)
+            }
+            (_, Ok(Written::First(false))) => OK,
+            (What::Refused(refused), Ok(Written::Claimed | Written::First(true))) => {
+                self.refuse(ctx, &judged.leg, judged.header, &refused);
+                OK
+            }
+            (What::Other(body), Ok(Written::Claimed | Written::First(true))) => {
+                if judged.fate == Fate::Live {
+                    self.other(ctx, &judged.leg, judged.header, body);
+                }
+                OK
+            }
+            (What::Nothing, Ok(Written::Claimed | Written::First(true))) => OK,
+            (_, Ok(_)) => {
+                self.log(LogLevel::Error, "a message was answered by the store with what it did not ask".into());
+                BROKEN
+            }
+        };
+        self.settle(session);
+        answer
+    }
+
+    /// The message will not be written: the dialog is gone, its CSeq is old, or it is a replay.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        if let Some(judged) = self.redeem(&ticket) {
+            self.settle(judged.leg.session);
+        }
+    }
+
+    fn redeem(&mut self, ticket: &Ticket) -> Option<Judged> {
+        let judged = self.tickets.remove(&ticket.0)?;
+        if let (What::Request(_), Some(session)) = (&judged.what, self.sessions.get_mut(&judged.leg.session)) {
+            session.tickets = session.tickets.saturating_sub(1);
+        }
+        Some(judged)
+    }
+
+    fn opened(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, fate: Fate, outcome: OpenOutcome) -> SipAnswer {
+        let key = exchange.session;
+        let error = match outcome {
+            OpenOutcome::Opened { session } => {
+                let no = ctx.ids.number();
+                if fate == Fate::LegClosed {
+                    self.close_entry(ctx, &exchange);
+                    return GONE;
+                }
+                let entry =
+                    self.sessions.entry(key).or_insert_with(|| Session::new(exchange.leg.clone(), ctx.now.mono));
+                entry.open.insert(exchange.id.canonical(), no);
+                entry.last_used = ctx.now.mono;
+                entry.touched = ctx.now.mono;
+                let is_legacy = exchange.era == Era::Legacy;
+                self.timers.set(Timer::Exchange(no), exchange.deadline);
+                self.exchanges.insert(no, exchange);
+                if fate == Fate::Cancelled {
+                    self.conclude(ctx, no, None, Outcome::Cancelled);
+                    return OK;
+                }
+                self.adopt(ctx, key, session);
+                if is_legacy {
+                    return self.legacy_request(ctx, no);
+                }
+                self.forward(ctx, no);
+                return OK;
+            }
+            OpenOutcome::RepeatInFlight { .. } => {
+                // The answer goes where the caller was heard last.
+                let open = self.sessions.get(&key).and_then(|s| s.open.get(&exchange.id.canonical())).copied();
+                if let Some(known) = open.and_then(|no| self.exchanges.get_mut(&no))
+                    && known.key == exchange.key
+                {
+                    known.leg = exchange.leg;
+                }
+                return OK;
+            }
+            OpenOutcome::RepeatAnswered { answer } => {
+                if let Some(body) = answer {
+                    let Exchange { leg, header, id, .. } = exchange;
+                    self.deliver(ctx, leg, header, body, None, Purpose::Final(id));
+                }
+                return OK;
+            }
+            OpenOutcome::Taken if exchange.header.is_some() => {
+                RpcError::header_mismatch(exchange.era, "the exchange is that of another open request")
+            }
+            OpenOutcome::Taken => RpcError::invalid_request("The id is that of another open request"),
+            OpenOutcome::Full => RpcError::limited("inFlightPerSession", 1_000),
+        };
+        let Exchange { leg, header, id, about, .. } = exchange;
+        self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });
+        OK
+    }
+
+    /// A legacy request needs its session; `initialize` makes it.
+    fn legacy_request(&mut self, ctx: &mut Ctx<'_>, no: u64) -> SipAnswer {
+        let Some(exchange) = self.exchanges.get(&no) else { return OK };
+        let key = exchange.session;
+        let envelope_stands = exchange.leg.mcp.as_ref().is_some_and(|mcp| mcp.envelope);
+        let in_dialog = exchange.leg.key.in_dialog();
+        let is_initialize = exchange.is_initialize();
+        let Some(session) = self.sessions.get(&key) else { return OK };
+        if is_initialize || session.legacy.is_some() {
+            self.forward(ctx, no);
+        } else if session.lost {
+            self.fail(ctx, no, RpcError::interrupted(true, Executed::No));
+        } else if envelope_stands {
+            self.initialize_for(ctx, no);
+        } else if in_dialog {
+            self.fail(ctx, no, missing_meta(META_PROTOCOL_VERSION));
+        } else {
+            let Some(exchange) = self.take(ctx, no) else { return OK };
+            self.tell(ctx, &exchange.about, None, Outcome::Denied(i64::from(GONE.status)));
+            self.close_entry(ctx, &exchange);
+            self.settle(key);
+            return GONE;
+        }
+        OK
+    }
+
+    fn close_entry(&mut self, ctx: &mut Ctx<'_>, exchange: &Exchange) {
+        let close = session_store::op::CloseExchange { key: exchange.key, owner: ctx.owner, answer: None };
+        self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
+    }
+
+    /// Answers a request that was refused before it had an exchange.
+    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<McpExchange>, refused: &Refused) {
+        if let Some(about) = &refused.about {
+            self.tell(ctx, about, None, refused.outcome());
+        }
+        let body = error_response(Some(&refused.id), &refused.error);
+        self.deliver(ctx, leg.clone(), header, body, None, Purpose::Final(refused.id.clone()));
+    }
+
+    /// A notification or response of the caller.
+    pub(super) fn other(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<McpExchange>, body: Bytes) {
+        let Some(envelope) = reread(&body) else { return };
+        if envelope.method() == Some("notifications/cancelled") {
+            return self.cancelled(ctx, leg, header.as_ref(), &envelope);
+        }
+        let key = leg.session;
+        match self.sessions.get_mut(&key) {
+            Some(session) if session.legacy.is_some() => {
+                session.last_used = ctx.now.mono;
+                self.touch(ctx, key);
+                match envelope.kind() {
+                    Kind::Notification => self.notification(ctx, key, &envelope),
+                    Kind::Response | Kind::Error => self.response(ctx, key, header.as_ref(), &envelope),
+                    Kind::Request => {}
+                }
+            }
+            // A modern leg sends nothing else; and what belonged to a lost session belongs to nothing.
+            Some(session) if session.lost => self.stats.unmatched += 1,
+            _ if !serves_legacy(leg) => self.stats.unmatched += 1,
+            _ => self.load(ctx, leg, Waiting { header, body }),
+        }
+    }
+
+    /// This core does not know the session: perhaps the store does.
+    fn load(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, waiting: Waiting) {
+        let key = leg.session;
+        let limit = ctx.config.edge.limits.sessions_per_pod.saturating_mul(2);
+        if !self.sessions.contains_key(&key) && self.sessions.len() >= limit {
+            self.stats.dropped += 1;
+            return;
+        }
+        let session = self.sessions.entry(key).or_insert_with(|| Session::new(leg.clone(), ctx.now.mono));
+        session.header |= waiting.header.is_some();
+        if let Some(queue) = &mut session.loading {
+            if queue.len() < MAX_QUEUE {
+                queue.push_back(waiting);
+            } else {
+                self.stats.dropped += 1;
+            }
+            return;
+        }
+        session.loading = Some([waiting].into());
+        let ttl_ms = session.ttl_ms();
+        self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Load(key));
+    }
+
+    /// The caller takes a request back (mcp.md 5.6). It gets no answer.
+    fn cancelled(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        leg: &Arc<Leg>,
+        header: Option<&McpExchange>,
+        envelope: &mcp_sip::jsonrpc::Envelope,
+    ) {
+        let Some(id) = envelope.request_id().map(|id| id.canonical()) else {
+            self.stats.unmatched += 1;
+            return;
+        };
+        let fits = |known: &Exchange| {
+            known.id.same(&id) && header.is_none_or(|h| known.header.as_ref().is_some_and(|k| k.exchange == h.exchange))
+        };
+        // Its write may not be answered yet.
+        let judged = self.tickets.values_mut().find(|judged| {
+            judged.leg.session == leg.session && matches!(&judged.what, What::Request(exchange) if fits(exchange))
+        });
+        if let Some(judged) = judged {
+            judged.fate = Fate::Cancelled;
+            return;
+        }
+        let open = self.sessions.get(&leg.session).and_then(|session| session.open.get(&id)).copied();
+        match open.and_then(|no| self.exchanges.get(&no).map(|exchange| (no, exchange))) {
+            // A client must not cancel `initialize`.
+            Some((no, exchange)) if fits(exchange) && !exchange.is_initialize() => {
+                self.stop(ctx, no, Some(envelope.bytes().clone()));
+                self.conclude(ctx, no, None, Outcome::Cancelled);
+            }
+            _ => self.stats.unmatched += 1,
+        }
+    }
+}
