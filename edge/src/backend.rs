@@ -89,6 +89,7 @@ impl Backends {
         // The task removes itself at its end; it cannot get there before it is in the map, whose lock is held here.
         let mut calls = self.0.calls();
         let task = self.0.runtime.spawn(async move {
+            let _entry = Entry { shared, id };
             match backend {
                 Some(backend) => backend.run(id, call, events).await,
                 None => {
@@ -97,7 +98,6 @@ impl Backends {
                     let _ = events.send((id, BackendEvent::Failed(BackendFailure::Unreachable))).await;
                 }
             }
-            shared.calls().remove(&id);
         });
         calls.insert(id, task.abort_handle());
     }
@@ -119,6 +119,18 @@ impl Backends {
     /// What is under way at each backend, by agent.
     pub fn stats(&self) -> BTreeMap<String, Stats> {
         self.0.agents.load().iter().map(|(agent, backend)| (agent.clone(), backend.stats())).collect()
+    }
+}
+
+/// The place of a call in the map, left however its task ends.
+struct Entry {
+    shared: Arc<Shared>,
+    id: BackendId,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.calls().remove(&self.id);
     }
 }
 

@@ -150,11 +150,9 @@ impl Parser {
                     self.last_id = Some(id).filter(|id| !id.is_empty());
                 }
             }
-            b"retry" => {
-                if !value.is_empty() && value.iter().all(u8::is_ascii_digit) {
-                    let text = String::from_utf8_lossy(value);
-                    self.retry = Some(text.parse().map_or(Duration::MAX, Duration::from_millis));
-                }
+            b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+                let text = String::from_utf8_lossy(value);
+                self.retry = Some(text.parse().map_or(Duration::MAX, Duration::from_millis));
             }
             _ => {}
         }

@@ -110,7 +110,7 @@ impl Running {
     }
 
     /// Whether the queue ends without a last event: what a cancelled call does.
-    pub async fn is_dropped(mut self) -> bool {
+    pub async fn ends_unanswered(mut self) -> bool {
         while let Some((_, event)) = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("the end in time")
         {
             if event.is_final() {

@@ -70,7 +70,7 @@ async fn what_belongs_to_no_request_comes_on_the_server_stream() {
     assert!(message.contains("notifications/message") && message.contains("to the log"), "{message}");
     assert_eq!(client.backends.stats()["acme/agent"].streams, 1);
     client.backends.cancel(stream.id);
-    assert!(stream.is_dropped().await);
+    assert!(stream.ends_unanswered().await);
     until("the stream's place is free", || client.backends.stats()["acme/agent"].streams == 0).await;
 }
 
@@ -105,7 +105,7 @@ async fn a_dropped_call_is_no_cancellation_but_the_notification_is() {
     let dropped = client.start(legacy_tool(&session, 1, "sleep", r#"{"seconds":0.3,"steps":1}"#));
     until("the tool runs", || agent.runs("sleep") == 1).await;
     client.backends.cancel(dropped.id);
-    assert!(dropped.is_dropped().await);
+    assert!(dropped.ends_unanswered().await);
 
     let running = client.start(legacy_tool(&session, 2, "sleep", r#"{"seconds":60,"steps":1}"#));
     until("the second runs", || agent.runs("sleep") == 2).await;
