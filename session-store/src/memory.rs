@@ -150,6 +150,9 @@ impl MemoryStore {
             StoreOp::NextCseq { dialog, terminating, close } => {
                 Ok(self.next_cseq(now_ms, dialog, terminating, close.map(|c| *c)))
             }
+            StoreOp::UpdateDialog { dialog, version, record, ttl_ms } => {
+                Ok(self.update_dialog(now_ms, dialog, version, *record, ttl_ms))
+            }
             StoreOp::Bury { dialog } => Ok(self.bury(now_ms, dialog)),
             StoreOp::OpenExchange { open, nonce } => {
                 self.with_nonce(now_ms, nonce, |store| store.open_exchange(now_ms, *open).map(StoreReply::Exchange))

@@ -69,7 +69,8 @@ pub enum StoreOp {
     /// Read the live bindings.
     ReadBindings { aor: AorKey },
 
-    /// INVITE received: the guard, set if absent. An entry whose owner let its lease end is taken over by the caller.
+    /// INVITE received: the guard, set if absent. An entry whose owner let its lease end, or of an earlier life of the caller's own
+    /// pod (a higher epoch proves that one dead), is taken over by the caller.
     OpenCall { guard: GuardKey, dialog: DialogKey, invite: Bytes, owner: Owner, lease_ms: u64, nonce: Option<NonceUse> },
     /// 2xx: dialog record and guard in one operation; refused when cancelled meanwhile, or when somebody else owns the guard.
     AnswerCall { guard: GuardKey, owner: Owner, dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64 },
@@ -97,6 +98,8 @@ pub enum StoreOp {
     Terminate { dialog: DialogKey, by: Actor, cseq: u32, response: Bytes, nonce: Option<NonceUse> },
     /// A request of ours in the dialog: the next CSeq. `terminating` before a BYE. May close an exchange in the same step.
     NextCseq { dialog: DialogKey, terminating: bool, close: Option<Box<CloseExchange>> },
+    /// A change of ours (a session timer that was refreshed): compare-and-set on `version`.
+    UpdateDialog { dialog: DialogKey, version: u64, record: Box<DialogRecord>, ttl_ms: u64 },
     /// BYE sent and answered, or the session expired: the tombstone.
     Bury { dialog: DialogKey },
 

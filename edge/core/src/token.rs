@@ -68,7 +68,9 @@ pub struct BranchToken {
 const COOKIE: &str = "z9hG4bK";
 
 fn seal(keys: &[TokenKey], kind: Kind, content: &[u8]) -> Vec<u8> {
-    let Some(key) = keys.first() else { unreachable!("a configuration without token keys is refused before it gets here") };
+    let Some(key) = keys.first() else {
+        unreachable!("a configuration without token keys is refused before it gets here")
+    };
     let mut siv = Aes128Siv::new((&*key.siv).into());
     let Ok(sealed) = siv.encrypt([kind.name(), &[key.kid]], content) else {
         unreachable!("AES-SIV encrypts every content below 2^39 bytes with fewer than 127 headers (RFC 5297 §2.6)")

@@ -7,6 +7,11 @@ use crate::key::{DialogKey, GuardKey};
 use crate::op::{CallState, GUARD_MS, StoreError, StoreReply, TOMBSTONE_MS};
 use crate::record::{DialogRecord, Owner};
 
+/// Whether `before` is the same pod in an epoch that ended.
+fn is_earlier_life(before: &Owner, now: &Owner) -> bool {
+    before.pod == now.pod && before.epoch < now.epoch
+}
+
 impl MemoryStore {
     fn live_guard(&mut self, now_ms: u64, key: GuardKey) -> Option<&mut Guard> {
         self.guards.get_mut(&key).filter(|g| g.expires_at > now_ms)
@@ -26,7 +31,10 @@ impl MemoryStore {
         if let Some(guard) = self.live_guard(now_ms, key) {
             let dialog = guard.dialog;
             let state = match &guard.state {
-                GuardState::Pending if guard.lease_until <= now_ms && guard.owner != owner => {
+                GuardState::Pending
+                    if guard.owner != owner
+                        && (guard.lease_until <= now_ms || is_earlier_life(&guard.owner, &owner)) =>
+                {
                     guard.owner = owner;
                     guard.lease_until = now_ms.saturating_add(lease_ms);
                     return Ok(StoreReply::CallAdopted { dialog, invite: guard.invite.clone() });

@@ -15,6 +15,21 @@ fn may_act(record: &DialogRecord, by: &Actor) -> bool {
     record.principal == by.principal && by.source.as_ref().is_none_or(|source| *source == record.source)
 }
 
+impl StoredDialog {
+    /// A writer's new record. CSeq only rises, and a dialog that is being ended stays so, whatever the writer read before.
+    fn replace(&mut self, now_ms: u64, mut record: DialogRecord, ttl_ms: u64) {
+        record.cseq_in = record.cseq_in.max(self.record.cseq_in);
+        record.cseq_out = record.cseq_out.max(self.record.cseq_out);
+        if self.record.phase == DialogPhase::Terminating {
+            record.phase = DialogPhase::Terminating;
+        }
+        self.record = record;
+        self.version += 1;
+        self.ttl_ms = ttl_ms;
+        self.expires_at = now_ms.saturating_add(ttl_ms);
+    }
+}
+
 impl MemoryStore {
     fn live_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<&mut StoredDialog> {
         self.dialogs.get_mut(&key).filter(|d| d.expires_at > now_ms)
@@ -98,17 +113,11 @@ impl MemoryStore {
             return StoreReply::Gone;
         }
         let mut moved = None;
-        if let Some((version, mut record, ttl_ms)) = record {
+        if let Some((version, record, ttl_ms)) = record {
             if version != dialog.version {
                 return StoreReply::Conflict { version: dialog.version, record: Box::new(dialog.record.clone()) };
             }
-            // CSeq only rises, whatever the writer read before.
-            record.cseq_in = record.cseq_in.max(dialog.record.cseq_in);
-            record.cseq_out = record.cseq_out.max(dialog.record.cseq_out);
-            dialog.record = *record;
-            dialog.version += 1;
-            dialog.ttl_ms = ttl_ms;
-            dialog.expires_at = now_ms.saturating_add(ttl_ms);
+            dialog.replace(now_ms, *record, ttl_ms);
             moved = Some(dialog.expires_at);
         }
         dialog.requests.insert(cseq, (Some(response), now_ms.saturating_add(TOMBSTONE_MS)));
@@ -116,6 +125,27 @@ impl MemoryStore {
         if let Some(end) = moved {
             self.expiry.add(end, Name::Dialog(key));
         }
+        StoreReply::Version(version)
+    }
+
+    pub(super) fn update_dialog(
+        &mut self,
+        now_ms: u64,
+        key: DialogKey,
+        version: u64,
+        record: DialogRecord,
+        ttl_ms: u64,
+    ) -> StoreReply {
+        let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
+        if dialog.record.phase == DialogPhase::Terminated {
+            return StoreReply::Gone;
+        }
+        if version != dialog.version {
+            return StoreReply::Conflict { version: dialog.version, record: Box::new(dialog.record.clone()) };
+        }
+        dialog.replace(now_ms, record, ttl_ms);
+        let (version, end) = (dialog.version, dialog.expires_at);
+        self.expiry.add(end, Name::Dialog(key));
         StoreReply::Version(version)
     }
 

@@ -1,0 +1,420 @@
+//! Calls that come in: INVITE, ACK, CANCEL (RFC 3261 §9.2, §13.3; sip.md, section 7).
+//!
+//! Order: the guard with the INVITE is written before anything with an effect, and before a 100; the dialog record with the bytes of the
+//! 2xx before the 200. The 2xx is repeated until its ACK, for 64·T1; then BYE.
+
+pub(crate) mod body;
+pub(crate) mod plan;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use session_store::key::{DialogKey, GuardKey};
+use session_store::op::{CallState, StoreError, StoreOp, StoreReply};
+use session_store::record::DialogRecord;
+use sip_proto::message::{HeaderId, Message, Transportation};
+use sip_proto::time::Now;
+
+use crate::answer::Answer;
+use crate::audit::AuditKind;
+use crate::config::AgentConfig;
+use crate::dialogs::{Accept, LocalDialog, RunningTimer, record_ttl_ms};
+use crate::effect::Effect;
+use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Ticket, Verdict};
+use crate::gate::Caller;
+use crate::input::Transport;
+use crate::random::keyed_hash;
+use crate::request::Request;
+use crate::state::EdgeState;
+use crate::token::DialogToken;
+use crate::transactions::{InviteProgress, ReplyTo};
+use crate::waiting::Waiting;
+use plan::Plan;
+
+/// So long an INVITE may be with one edge before another one takes it over.
+const LEASE_MS: u64 = 10_000;
+
+/// An INVITE that is being accepted.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub request: Request,
+    pub caller: Caller,
+    pub agent: Arc<AgentConfig>,
+    pub guard: GuardKey,
+    pub dialog: DialogKey,
+    pub plan: Plan,
+    /// Set once the record is written: what leaves then.
+    pub accepted: Option<Accepted>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    bytes: Bytes,
+    leg: Arc<Leg>,
+    native: Option<(Ticket, StoreOp)>,
+}
+
+/// A CANCEL whose write is under way.
+#[derive(Debug)]
+pub(crate) struct Cancel {
+    request: Request,
+    invite: Option<u64>,
+}
+
+impl EdgeState {
+    /// An INVITE to a declared agent, from a caller who may see it.
+    pub(crate) fn on_invite(
+        &mut self,
+        request: &Request,
+        caller: Caller,
+        agent: &Arc<AgentConfig>,
+        merged: [u8; 16],
+    ) -> Result<(), Answer> {
+        if self.is_full() {
+            self.stats.limit("sessionsPerPod");
+            return Err(self.unavailable("Full"));
+        }
+        let quota = caller.domain.max_sessions.unwrap_or(usize::MAX);
+        if self.sessions_of(&caller.domain.domain) >= quota {
+            self.stats.limit("sessions");
+            // A tenant's quota is no statement about the server: never 503 (sip.md, section 14).
+            let seconds = (1 + self.random.below(5)).to_string();
+            return Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds));
+        }
+        self.check_require(request, &caller, agent, &["timer"])?;
+        let plan = self.plan(request, &caller, agent)?;
+        let tenant = caller.domain.tenant;
+        let from_tag = request.message.from_tag().unwrap_or_default().to_ascii_lowercase();
+        let slot = self.slot(tenant, request.message.call_id(), &from_tag);
+        let guard = self.guard_key(request, tenant, slot);
+        let dialog = DialogKey { slot, tenant, id: self.random.bytes() };
+        let mut request = request.clone();
+        let Some(id) = self.open_server(&request.flow, &request.message, merged) else {
+            self.stats.limit("serverTransactions");
+            return Err(self.unavailable("Too Many Transactions"));
+        };
+        request.server = Some(id);
+        if let Some(entry) = self.servers.get_mut(id) {
+            entry.invite = Some(InviteProgress { guard, opened: false, trying_due: false });
+        }
+        let operation = StoreOp::OpenCall {
+            guard,
+            dialog,
+            invite: request.message.bytes().clone(),
+            owner: self.owner,
+            lease_ms: LEASE_MS,
+            nonce: caller.nonce.clone(),
+        };
+        self.opening += 1;
+        let call = Call { request, caller, agent: agent.clone(), guard, dialog, plan, accepted: None };
+        self.store(operation, Waiting::OpenCall(Box::new(call)));
+        Ok(())
+    }
+
+    fn guard_key(&self, request: &Request, tenant: u16, slot: u16) -> GuardKey {
+        GuardKey { slot, tenant, hash: keyed_hash(self.mac_key(), "guard", &[&request.transaction]) }
+    }
+
+    /// Whether the INVITE still waits for its final answer (a CANCEL may have come meanwhile).
+    fn is_pending(&self, call: &Call) -> bool {
+        call.request.server.and_then(|id| self.servers.get(id)).is_some_and(|entry| entry.is_proceeding_invite())
+    }
+
+    pub(crate) fn call_opened(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
+        self.opening -= 1;
+        match reply {
+            Ok(StoreReply::CallOpened) => self.accept_call(call),
+            Ok(StoreReply::CallAdopted { dialog, .. }) => {
+                // The same INVITE was begun by an edge that is gone: the same dialog id gives the same tag.
+                call.dialog = dialog;
+                self.accept_call(call);
+            }
+            Ok(StoreReply::CallKnown { state, .. }) => self.call_known(&call, state),
+            Ok(StoreReply::NonceReplayed) => {
+                self.stats.failed_authentications += 1;
+                let answer = self.challenge(&call.caller.domain, true);
+                self.answer_if_pending(&call, &answer);
+            }
+            Ok(_) | Err(_) => {
+                let answer = self.unavailable("Store Unavailable");
+                self.answer_if_pending(&call, &answer);
+            }
+        }
+    }
+
+    fn answer_if_pending(&mut self, call: &Call, answer: &Answer) {
+        if self.is_pending(call) {
+            self.answer(&call.request, answer);
+        }
+    }
+
+    /// The guard was there already: the same INVITE by another way (482), or a copy whose transaction this edge does not have.
+    fn call_known(&mut self, call: &Call, state: CallState) {
+        let branch = |bytes: &Bytes| {
+            let message = Message::parse(bytes.clone(), Transportation::Stream).ok()?;
+            message.top_via().branch().map(str::to_owned)
+        };
+        let ours = call.request.message.top_via().branch().map(str::to_owned);
+        let replay = |bytes: &Bytes| ours.is_some() && branch(bytes) == ours;
+        match state {
+            CallState::Cancelled => self.answer_if_pending(call, &Answer::new(487)),
+            CallState::Rejected { response } if replay(&response) => {
+                let status = Message::parse(response.clone(), Transportation::Stream).ok().and_then(|m| m.status());
+                self.answer_bytes(&call.request, status.unwrap_or(500), response);
+            }
+            CallState::Accepted { accept_bytes: Some(bytes) } if replay(&bytes) => {
+                self.answer_bytes(&call.request, 200, bytes);
+            }
+            // Another edge serves it. A copy over UDP asks again; on a stream nobody else could answer.
+            CallState::Pending { owner } if owner != self.owner => {
+                if call.request.flow.transport == Transport::Udp {
+                    self.forget_server(call.request.server);
+                    self.stats.drop_one("served by another edge");
+                } else {
+                    let answer = Answer::new(500).phrase("Served By Another Edge").header(HeaderId::RetryAfter, "1");
+                    self.answer_if_pending(call, &answer);
+                }
+            }
+            _ => self.answer_if_pending(call, &Answer::new(482).phrase("Merged Request")),
+        }
+    }
+
+    /// Everything is decided: write the record with the 2xx.
+    fn accept_call(&mut self, mut call: Call) {
+        if let Some(id) = call.request.server {
+            self.invite_opened(id);
+        }
+        if !self.is_pending(&call) {
+            // A CANCEL was faster. The guard learns it, so that nobody accepts this INVITE later.
+            let response = Answer::new(487).build(&call.request.message, &call.request.flow, &call.request.tag);
+            let operation = StoreOp::RejectCall { guard: call.guard, owner: self.owner, response };
+            return self.store(operation, Waiting::Nobody);
+        }
+        let leg = self.call_leg(&call);
+        let native = match self.judge_native(&call, &leg) {
+            Ok(native) => native,
+            Err(answer) => return self.reject_call(&call, &answer),
+        };
+        let anonymous = call.caller.principal == crate::engine::Principal::Anonymous;
+        let token = DialogToken { key: call.dialog, anonymous };
+        let tag = token.tag(&self.config.token_keys);
+        let answer = self.accept_answer(&call, &token);
+        let bytes = answer.tag(&tag).build(&call.request.message, &call.request.flow, &tag);
+        let record = match self.dialog_record(&call, &tag, &bytes) {
+            Ok(record) => record,
+            Err(answer) => {
+                self.abandon(native);
+                return self.reject_call(&call, &answer);
+            }
+        };
+        let ttl_ms = record_ttl_ms(record.session_timer.as_ref());
+        let (guard, dialog) = (call.guard, call.dialog);
+        call.accepted = Some(Accepted { bytes, leg, native });
+        self.opening += 1;
+        let operation = StoreOp::AnswerCall { guard, owner: self.owner, dialog, record: Box::new(record), ttl_ms };
+        self.store(operation, Waiting::AnswerCall(Box::new(call)));
+    }
+
+    fn abandon(&mut self, native: Option<(Ticket, StoreOp)>) {
+        if let Some((ticket, _)) = native {
+            self.engine.abandon(ticket);
+        }
+    }
+
+    fn reject_call(&mut self, call: &Call, answer: &Answer) {
+        let response = answer.build(&call.request.message, &call.request.flow, &call.request.tag);
+        let operation = StoreOp::RejectCall { guard: call.guard, owner: self.owner, response: response.clone() };
+        self.store(operation, Waiting::Nobody);
+        self.answer_bytes(&call.request, answer.status, response);
+    }
+
+    pub(crate) fn call_answered(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
+        self.opening -= 1;
+        let Some(Accepted { bytes, leg, native }) = call.accepted.take() else { return };
+        match reply {
+            Ok(StoreReply::Answered { version }) if self.is_pending(&call) => {
+                self.establish(&call, leg, version, &bytes);
+                self.answer_bytes(&call.request, 200, bytes);
+                if let Some((ticket, operation)) = native {
+                    self.store(operation, Waiting::Native(ticket));
+                }
+            }
+            Ok(StoreReply::Answered { .. }) => {
+                // The CANCEL did not reach the store, but its 487 has left: nobody will acknowledge this dialog.
+                self.abandon(native);
+                self.bury(call.dialog);
+            }
+            Ok(StoreReply::CallCancelled) => {
+                self.abandon(native);
+                self.answer_if_pending(&call, &Answer::new(487));
+            }
+            // Somebody else serves this call now, and answers it.
+            Ok(StoreReply::Fenced) => {
+                self.abandon(native);
+                self.forget_server(call.request.server);
+                self.stats.drop_one("fenced");
+            }
+            Ok(_) | Err(_) => {
+                self.abandon(native);
+                // Whether it was written is not known; if it was, it is no dialog, because the peer hears 503.
+                self.bury(call.dialog);
+                let answer = self.unavailable("Store Unavailable");
+                self.answer_if_pending(&call, &answer);
+            }
+        }
+    }
+
+    /// The session begins: what is continuous of it.
+    fn establish(&mut self, call: &Call, leg: Arc<Leg>, version: u64, bytes: &Bytes) {
+        let reply_to = ReplyTo::new(&call.request.flow, &call.request.message.top_via());
+        let local = LocalDialog {
+            leg: leg.clone(),
+            version,
+            flow: call.request.flow.clone(),
+            accept: Some(Accept::new(bytes.clone(), reply_to, self.now.mono)),
+            timer: call.plan.timer.map(|timer| RunningTimer::start(timer, self.now)),
+            changing: false,
+            refreshing: false,
+            peer_updates: call.request.message.list_has(HeaderId::Allow, "UPDATE"),
+            ending: false,
+            late_offer: call.plan.late_offer.clone(),
+            started: self.now,
+        };
+        self.dialogs.insert(call.dialog, local);
+        self.arm_dialog(call.dialog);
+        self.stats.sessions += 1;
+        let record = self.session_audit(&leg, AuditKind::SessionStart, Some(self.since(call.request.received)));
+        self.emit(Effect::Audit(record));
+    }
+
+    pub(crate) fn since(&self, then: Now) -> u64 {
+        self.now.mono.0.saturating_sub(then.mono.0)
+    }
+
+    fn call_leg(&self, call: &Call) -> Arc<Leg> {
+        let key = LegKey::Dialog(call.dialog);
+        Arc::new(Leg {
+            key,
+            session: key.session(),
+            domain: call.caller.domain.clone(),
+            agent: call.agent.clone(),
+            principal: call.caller.principal.clone(),
+            call_id: call.request.message.call_id().to_owned(),
+            mcp: Some(call.plan.mcp.clone()),
+            carrier: if call.plan.mcp.info_package { Carrier::Info } else { Carrier::Message },
+            plain_datagram: call.request.flow.transport == Transport::Udp,
+        })
+    }
+
+    /// A JSON-RPC message in the INVITE itself: judged before the 200, written and forwarded after it.
+    fn judge_native(&mut self, call: &Call, leg: &Arc<Leg>) -> Result<Option<(Ticket, StoreOp)>, Answer> {
+        let Some(body) = call.plan.native.clone() else { return Ok(None) };
+        let exchange = self.exchange_header(&call.request)?;
+        let inbound = Inbound {
+            leg: leg.clone(),
+            exchange,
+            body,
+            transaction: call.request.transaction,
+            received: call.request.received,
+        };
+        match self.with_engine(|engine, ctx| Engine::judge(engine, ctx, inbound)) {
+            Verdict::Refuse { status, phrase } => Err(Answer::new(status).phrase(phrase)),
+            Verdict::Write { ticket, open: Some(open), .. } => {
+                Ok(Some((ticket, StoreOp::OpenExchange { open, nonce: None })))
+            }
+            Verdict::Write { ticket, open: None, once: Some(key) } => {
+                Ok(Some((ticket, StoreOp::Once { key, ttl_ms: session_store::op::ANSWER_MS, nonce: None })))
+            }
+            Verdict::Write { ticket, open: None, once: None } => {
+                Ok(Some((ticket, StoreOp::ReadDialog { dialog: call.dialog })))
+            }
+        }
+    }
+
+    /// ACK: of a 2xx, by its dialog's tag. It cannot be challenged, and nobody else was told this tag.
+    pub(crate) fn on_ack(&mut self, request: &Request) {
+        let Some(tag) = request.message.to_tag() else { return self.stats.drop_one("stray ACK") };
+        let Some(token) = DialogToken::from_tag(&self.config.token_keys, tag) else {
+            return self.stats.drop_one("stray ACK");
+        };
+        let known = self.dialogs.get(&token.key).is_some_and(|local| local.accept.is_some());
+        self.acknowledged(token.key);
+        self.late_answer(token.key, request);
+        if known {
+            self.store(StoreOp::Confirm { dialog: token.key }, Waiting::Nobody);
+        }
+    }
+
+    /// CANCEL: of an INVITE here, else of one that another edge has begun (its guard is in the store).
+    pub(crate) fn on_cancel(&mut self, mut request: Request) {
+        let key = crate::transactions::server_key(&request.message).cancelled();
+        let invite = self.servers.find(&key);
+        let merged = keyed_hash(self.mac_key(), "merged", &[&request.transaction, b"CANCEL"]);
+        let guard = match invite.and_then(|id| self.servers.get(id)) {
+            // From the hop of the INVITE (RFC 3261 §9.2 cannot ask for credentials).
+            Some(entry) if entry.flow.remote.ip() != request.flow.remote.ip() => None,
+            Some(entry) => match &entry.invite {
+                Some(progress) => Some(progress.guard),
+                None => {
+                    // It has its final response; CANCEL has no effect (§9.2).
+                    return self.answer(&request, &Answer::new(200));
+                }
+            },
+            None => self.guard_of_cancel(&request),
+        };
+        let Some(guard) = guard else { return self.answer(&request, &Answer::new(481)) };
+        if !self.has_room() {
+            let answer = self.unavailable("Too Much Work");
+            return self.answer(&request, &answer);
+        }
+        request.server = self.open_server(&request.flow, &request.message, merged);
+        self.store(StoreOp::CancelCall { guard }, Waiting::Cancel(Box::new(Cancel { request, invite })));
+    }
+
+    fn guard_of_cancel(&self, request: &Request) -> Option<GuardKey> {
+        let uri = sip_proto::uri::Uri::parse(request.message.request_uri()?).ok()?.sip()?;
+        let tenant = self.config.domains.get(&uri.host_str().to_ascii_lowercase())?.tenant;
+        let from_tag = request.message.from_tag().unwrap_or_default().to_ascii_lowercase();
+        let slot = self.slot(tenant, request.message.call_id(), &from_tag);
+        Some(self.guard_key(request, tenant, slot))
+    }
+
+    pub(crate) fn cancel_written(&mut self, cancel: &Cancel, reply: Result<StoreReply, StoreError>) {
+        let Cancel { request, invite } = cancel;
+        match (reply, invite) {
+            (Ok(StoreReply::Cancelled { .. } | StoreReply::Unknown) | Err(_), Some(id)) => {
+                self.answer(request, &Answer::new(200));
+                self.refuse_cancelled(*id);
+            }
+            (Ok(StoreReply::Cancelled { invite, .. }), None) => {
+                self.answer(request, &Answer::new(200));
+                // The edge that had the INVITE is gone or elsewhere: its peer hears 487 here, on the way that the CANCEL came.
+                if let Ok(invite) = Message::parse(invite, Transportation::Datagram) {
+                    let bytes = Answer::new(487).build(&invite, &request.flow, &request.tag);
+                    let to = ReplyTo::new(&request.flow, &invite.top_via());
+                    self.send_reply(&to, bytes);
+                }
+            }
+            (Ok(StoreReply::CancelTooLate), _) => self.answer(request, &Answer::new(200)),
+            (Ok(_), None) => self.answer(request, &Answer::new(481)),
+            (Ok(_), Some(_)) => self.answer(request, &Answer::new(200)),
+            (Err(_), None) => {
+                let answer = self.unavailable("Store Unavailable");
+                self.answer(request, &answer);
+            }
+        }
+    }
+
+    /// 487 to the INVITE.
+    fn refuse_cancelled(&mut self, id: u64) {
+        let Some(entry) = self.servers.get(id).filter(|entry| entry.is_proceeding_invite()) else { return };
+        let (Some(message), flow) = (entry.message.clone(), entry.flow.clone()) else { return };
+        let request = self.request(flow, message);
+        self.answer(&Request { server: Some(id), ..request }, &Answer::new(487));
+    }
+
+    /// The record of the dialog that this INVITE makes.
+    fn dialog_record(&self, call: &Call, tag: &str, bytes: &Bytes) -> Result<DialogRecord, Answer> {
+        plan::record(self, call, tag, bytes)
+    }
+}

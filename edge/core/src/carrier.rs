@@ -1,0 +1,281 @@
+//! Carries what the engine delivers to the peer: MESSAGE out of a dialog, INFO or MESSAGE in one. Each delivery ends in one outcome.
+
+use bytes::Bytes;
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::record::{Binding, DialogRecord};
+use sip_proto::message::{HeaderId, Request};
+use sip_proto::uri::{Host, Uri};
+
+use crate::engine::{Carrier, Delivery, DeliveryOutcome, LegKey, Principal};
+use crate::input::{FlowKey, Transport};
+use crate::outgoing::MAX_FORWARDS;
+use crate::page::MCP_JSON;
+use crate::purpose::{Outcome, Purpose};
+use crate::routes::Route;
+use crate::state::EdgeState;
+use crate::token::FlowToken;
+use crate::transactions::{Target, default_port};
+use crate::waiting::Waiting;
+
+/// Longest request over UDP (RFC 3261 §18.1.1); above it the same goes by TCP.
+pub(crate) const DATAGRAM_BYTES: usize = 1300;
+
+/// A delivery on the wire.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub delivery: Delivery,
+    /// It is too large for the datagram that the leg uses, so it went by TCP.
+    pub by_tcp: bool,
+}
+
+impl EdgeState {
+    /// The engine wants this sent.
+    pub(crate) fn deliver(&mut self, mut delivery: Delivery) {
+        let limit = self.body_limit(&delivery.leg.domain);
+        if delivery.body.len() > limit {
+            return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit });
+        }
+        let close = delivery.close.take();
+        match (delivery.leg.key, close) {
+            (LegKey::Dialog(dialog), close) => {
+                let operation = StoreOp::NextCseq { dialog, terminating: false, close };
+                self.store(operation, Waiting::DeliveryCseq(Box::new(delivery)));
+            }
+            (LegKey::OutOfDialog(_), Some(close)) => {
+                self.store(StoreOp::CloseExchange(*close), Waiting::DeliveryClose(Box::new(delivery)));
+            }
+            (LegKey::OutOfDialog(_), None) => self.page_out(delivery),
+        }
+    }
+
+    /// Tells the engine how a delivery ended.
+    pub(crate) fn delivered(&mut self, delivery: &Delivery, outcome: DeliveryOutcome) {
+        let id = delivery.id;
+        self.with_engine(|engine, ctx| engine.delivered(ctx, id, outcome));
+    }
+
+    pub(crate) fn delivery_closed(&mut self, delivery: Delivery, reply: Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Fenced) => self.delivered(&delivery, DeliveryOutcome::Fenced),
+            // Unknown: its time was over; whether the caller still wants it is the caller's to say.
+            Ok(_) => self.page_out(delivery),
+            Err(_) => self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
+        }
+    }
+
+    /// To a caller out of a dialog: on the flow of its last request, else to its registered Contact.
+    fn page_out(&mut self, delivery: Delivery) {
+        let Some(route) = self.routes.get(&delivery.leg.key).cloned() else {
+            return self.page_to_contact(delivery);
+        };
+        let alive = match &route.flow.key {
+            FlowKey::Stream(conn) => self.flows.contains(*conn),
+            FlowKey::Datagram { .. } => route.proven,
+        };
+        if alive {
+            let target = Target::of_flow(&route.flow);
+            let remote = route.remote.clone();
+            self.send_page(delivery, &route, &remote, target);
+        } else {
+            self.page_to_contact(delivery);
+        }
+    }
+
+    fn page_to_contact(&mut self, delivery: Delivery) {
+        let Principal::User(user) = &delivery.leg.principal else {
+            return self.delivered(&delivery, DeliveryOutcome::Unreachable);
+        };
+        let domain = Uri::parse(user).ok().and_then(|uri| uri.sip()).map(|uri| uri.host_str().to_ascii_lowercase());
+        match domain.and_then(|d| self.config.domains.get(&d).cloned()) {
+            Some(domain) => {
+                let aor = self.aor_key(domain.tenant, user);
+                self.store(StoreOp::ReadBindings { aor }, Waiting::DeliveryBindings(Box::new(delivery)));
+            }
+            None => self.delivered(&delivery, DeliveryOutcome::Unreachable),
+        }
+    }
+
+    pub(crate) fn delivery_bindings(&mut self, delivery: Delivery, reply: Result<StoreReply, StoreError>) {
+        let bindings = match reply {
+            Ok(StoreReply::Bindings(bindings)) => bindings,
+            Ok(_) => Vec::new(),
+            Err(_) => return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
+        };
+        let route = self.routes.get(&delivery.leg.key).cloned();
+        let found = bindings.iter().find_map(|b| self.binding_target(b).map(|target| (b.uri.clone(), target)));
+        match (route, found) {
+            (Some(route), Some((uri, target))) => self.send_page(delivery, &route, &uri, target),
+            _ => self.delivered(&delivery, DeliveryOutcome::Unreachable),
+        }
+    }
+
+    /// Where a registered contact is reached: on its own connection, or at its address.
+    fn binding_target(&self, binding: &Binding) -> Option<Target> {
+        let token = binding.flow.as_deref().and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
+        if let Some(token) = token.filter(|t| t.owner == self.owner)
+            && let Some(target) = self.token_target(&token)
+        {
+            return Some(target);
+        }
+        self.uri_target(&binding.uri, 0)
+    }
+
+    /// A flow of ours that still lives.
+    pub(crate) fn token_target(&self, token: &FlowToken) -> Option<Target> {
+        match &token.flow {
+            FlowKey::Stream(conn) => self.flows.get(*conn).map(|flow| Target::of_flow(flow)),
+            FlowKey::Datagram { remote, .. } => Some(Target::Flow {
+                key: token.flow.clone(),
+                transport: token.transport,
+                listener: token.listener,
+                remote: *remote,
+            }),
+        }
+    }
+
+    /// The target that a URI with an IP address names.
+    pub(crate) fn uri_target(&self, uri: &str, listener: u16) -> Option<Target> {
+        let uri = Uri::parse(uri).ok()?.sip()?;
+        let transport = match uri.transport() {
+            _ if uri.is_secure() => Transport::Tls,
+            Some(t) if t.eq_ignore_ascii_case("tcp") => Transport::Tcp,
+            Some(t) if t.eq_ignore_ascii_case("tls") => Transport::Tls,
+            // A WebSocket client is reached on its own connection only.
+            Some(t) if t.eq_ignore_ascii_case("ws") || t.eq_ignore_ascii_case("wss") => return None,
+            _ => Transport::Udp,
+        };
+        let ip = uri.host().address()?;
+        let port = uri.port().unwrap_or(default_port(transport));
+        let listener = self.listener_for(transport, listener)?;
+        let server_name = match uri.host() {
+            Host::Name(name) => Some(name.to_owned()),
+            Host::V4(_) | Host::V6(_) => None,
+        };
+        Some(Target::Address { transport, listener, remote: (ip, port).into(), server_name })
+    }
+
+    /// A listener of that transport: `preferred` if it is one.
+    pub(crate) fn listener_for(&self, transport: Transport, preferred: u16) -> Option<u16> {
+        let listeners = &self.config.listeners;
+        if listeners.get(usize::from(preferred)).is_some_and(|l| l.transport == transport) {
+            return Some(preferred);
+        }
+        listeners.iter().position(|l| l.transport == transport).and_then(|i| u16::try_from(i).ok())
+    }
+
+    /// The same target by TCP, for what is too large for a datagram.
+    pub(crate) fn by_tcp(&self, target: &Target) -> Option<Target> {
+        let listener = self.listener_for(Transport::Tcp, target.listener())?;
+        Some(Target::Address { transport: Transport::Tcp, listener, remote: target.remote(), server_name: None })
+    }
+
+    fn send_page(&mut self, delivery: Delivery, route: &Route, uri: &str, target: Target) {
+        let (call_id, tag) = (self.new_call_id(), self.new_tag());
+        let session_id = self.session_id(&delivery.leg.call_id, route.session_id.as_deref());
+        let exchange = delivery.exchange.as_ref().map(ToString::to_string);
+        let in_reply_to = delivery.leg.call_id.clone();
+        let body = delivery.body.clone();
+        let (from, to) = (format!("<{}>;tag={tag}", route.local), format!("<{}>", route.remote));
+        let build = |via: String| {
+            Request::new("MESSAGE", uri)
+                .via(via)
+                .header(HeaderId::MaxForwards, MAX_FORWARDS)
+                .header(HeaderId::From, &from)
+                .header(HeaderId::To, &to)
+                .header(HeaderId::CallId, &call_id)
+                .header(HeaderId::CSeq, "1 MESSAGE")
+                .header(HeaderId::InReplyTo, &in_reply_to)
+                .header(HeaderId::SessionId, &session_id)
+                .header_if(HeaderId::McpExchange, exchange.as_ref())
+                .body(MCP_JSON, body.clone())
+                .build()
+        };
+        self.carry("MESSAGE", delivery, target, build);
+    }
+
+    /// In the dialog: the CSeq is written, now it may leave.
+    pub(crate) fn delivery_cseq(&mut self, delivery: Delivery, reply: Result<StoreReply, StoreError>) {
+        let (cseq, record) = match reply {
+            Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
+            Ok(StoreReply::Fenced) => return self.delivered(&delivery, DeliveryOutcome::Fenced),
+            Ok(_) => return self.delivered(&delivery, DeliveryOutcome::Unreachable),
+            Err(_) => return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
+        };
+        let crate::engine::LegKey::Dialog(dialog) = delivery.leg.key else {
+            return self.delivered(&delivery, DeliveryOutcome::Unreachable);
+        };
+        let Some(target) = self.dialog_target(&record, dialog) else {
+            return self.delivered(&delivery, DeliveryOutcome::Unreachable);
+        };
+        let method = match delivery.carrier {
+            Carrier::Info => "INFO",
+            Carrier::Message => "MESSAGE",
+        };
+        self.send_in_dialog(delivery, method, cseq, &record, target);
+    }
+
+    fn send_in_dialog(
+        &mut self,
+        delivery: Delivery,
+        method: &'static str,
+        cseq: u32,
+        record: &DialogRecord,
+        target: Target,
+    ) {
+        let exchange = delivery.exchange.as_ref().map(ToString::to_string);
+        let body = delivery.body.clone();
+        let info = delivery.carrier == Carrier::Info;
+        // The package only towards a peer that listed it (RFC 6086 §4.2.2); without it INFO is the legacy use.
+        let package = info && record.mcp.as_ref().is_some_and(|mcp| mcp.info_package);
+        let session_id = self.session_id(&record.call_id, record.session_id.as_deref());
+        let state = crate::dialogs::dialog_state(record);
+        let build = |via: String| {
+            let mut request = state.request_with_cseq(method, cseq, &via).header(HeaderId::SessionId, &session_id);
+            if package {
+                request =
+                    request.header(HeaderId::InfoPackage, "mcp").header(HeaderId::ContentDisposition, "Info-Package");
+            }
+            request.header_if(HeaderId::McpExchange, exchange.as_ref()).body(MCP_JSON, body.clone()).build()
+        };
+        self.carry(method, delivery, target, build);
+    }
+
+    /// Chooses the transport by size, and sends.
+    fn carry(&mut self, method: &'static str, delivery: Delivery, target: Target, build: impl Fn(String) -> Bytes) {
+        let branch = self.new_branch();
+        let bytes = build(self.via(target.transport(), target.listener(), &branch));
+        let too_large = target.transport() == Transport::Udp && bytes.len() > DATAGRAM_BYTES;
+        let (target, bytes) = match (too_large, self.by_tcp(&target)) {
+            (false, _) => (target, bytes),
+            (true, Some(tcp)) => {
+                let bytes = build(self.via(tcp.transport(), tcp.listener(), &branch));
+                (tcp, bytes)
+            }
+            (true, None) => return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }),
+        };
+        let purpose = Purpose::Delivery(Box::new(Carried { delivery, by_tcp: too_large }));
+        if let Err(Purpose::Delivery(carried)) = self.send_request(method, &branch, bytes, target, purpose) {
+            self.delivered(&carried.delivery, DeliveryOutcome::Unreachable);
+        }
+    }
+
+    /// A delivery's request has its final outcome.
+    pub(crate) fn delivery_concluded(&mut self, carried: &Carried, outcome: Outcome<'_>) {
+        let status = match &outcome {
+            Outcome::Response(message) => message.status().unwrap_or(500),
+            Outcome::Timeout | Outcome::TransportError => 408,
+        };
+        let told = match (&outcome, status) {
+            (Outcome::Response(_), 200..=299) => DeliveryOutcome::Delivered,
+            (Outcome::Response(_), status) => DeliveryOutcome::Refused { status },
+            (Outcome::TransportError | Outcome::Timeout, _) if carried.by_tcp => {
+                DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }
+            }
+            _ => DeliveryOutcome::Unreachable,
+        };
+        self.delivered(&carried.delivery, told);
+        if let LegKey::Dialog(dialog) = carried.delivery.leg.key {
+            self.after_dialog_response(dialog, &outcome);
+        }
+    }
+}

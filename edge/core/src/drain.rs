@@ -1,0 +1,85 @@
+//! Drain (sip.md, section 15): no new work, then what is in flight ends, then the dialogs that are left are hung up.
+
+use crate::dialogs::HangUp;
+use crate::effect::{Effect, LogLevel};
+use crate::engine::Closing;
+use crate::state::EdgeState;
+use crate::timers::TimerKey;
+
+/// How far the drain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Drain {
+    #[default]
+    Off,
+    /// Exchanges and transactions may end by themselves.
+    InFlight,
+    /// Dialogs may end by themselves.
+    Dialogs,
+    /// What is left was hung up.
+    HungUp,
+    Done,
+}
+
+impl Drain {
+    pub fn is_on(self) -> bool {
+        self != Drain::Off
+    }
+}
+
+impl EdgeState {
+    pub(crate) fn start_drain(&mut self) {
+        if self.drain.is_on() {
+            return;
+        }
+        self.drain = Drain::InFlight;
+        self.log(
+            LogLevel::Info,
+            format!("draining: {} sessions, {} exchanges", self.dialogs.len(), self.engine.in_flight()),
+        );
+        let wait = self.config.edge.drain.in_flight_seconds * 1000;
+        self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(wait)));
+    }
+
+    pub(crate) fn drain_timeout(&mut self) {
+        match self.drain {
+            Drain::InFlight => {
+                self.drain = Drain::Dialogs;
+                let wait = self.config.edge.drain.dialog_seconds * 1000;
+                self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(wait)));
+            }
+            Drain::Dialogs => self.hang_up_all(),
+            // The BYEs had their time (Timer F); whoever did not answer is told by nobody any more.
+            Drain::HungUp => self.drained(),
+            Drain::Off | Drain::Done => {}
+        }
+    }
+
+    fn hang_up_all(&mut self) {
+        self.drain = Drain::HungUp;
+        let left: Vec<_> = self.dialogs.keys().copied().collect();
+        for dialog in left {
+            self.hang_up(HangUp { dialog, reason: "SIP;cause=503;text=\"Draining\"", closing: Closing::Local });
+        }
+        self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(32_000)));
+    }
+
+    /// After every input: is the next step of the drain reached already?
+    pub(crate) fn check_drained(&mut self) {
+        let quiet = self.engine.in_flight() == 0 && self.waiting_len() == 0 && self.clients.len() == 0;
+        match self.drain {
+            Drain::InFlight | Drain::Dialogs | Drain::HungUp
+                if quiet && self.dialogs.is_empty() && self.opening == 0 =>
+            {
+                self.drained();
+            }
+            Drain::InFlight if quiet => self.drain_timeout(),
+            _ => {}
+        }
+    }
+
+    fn drained(&mut self) {
+        self.drain = Drain::Done;
+        self.timers.arm(TimerKey::Drain, None);
+        self.emit(Effect::Drained);
+    }
+}

@@ -1,0 +1,38 @@
+//! What a request of ours was for, and how it ended.
+
+use session_store::key::DialogKey;
+use sip_proto::message::Message;
+
+use crate::carrier::Carried;
+use crate::refresh::Refresh;
+use crate::state::EdgeState;
+
+/// What for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    Delivery(Box<Carried>),
+    Bye(DialogKey),
+    Refresh(Box<Refresh>),
+}
+
+/// The end of a client transaction.
+#[derive(Debug)]
+pub(crate) enum Outcome<'a> {
+    /// A final response.
+    Response(&'a Message),
+    /// None came.
+    Timeout,
+    /// It could not be sent.
+    TransportError,
+}
+
+impl EdgeState {
+    /// A request of ours is over. `transaction` is its number.
+    pub(crate) fn concluded(&mut self, purpose: Purpose, transaction: u64, outcome: Outcome<'_>) {
+        match purpose {
+            Purpose::Delivery(carried) => self.delivery_concluded(&carried, outcome),
+            Purpose::Bye(dialog) => self.bury(dialog),
+            Purpose::Refresh(refresh) => self.refresh_concluded(*refresh, transaction, outcome),
+        }
+    }
+}

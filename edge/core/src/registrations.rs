@@ -1,0 +1,199 @@
+//! REGISTER (RFC 3261 §10.3; REG-1, REG-4 … REG-6): one compare-and-set in the store before the 200. Answered without a transaction
+//! (RFC 3261 §8.2.7): the same REGISTER again is the same change again.
+
+use session_store::key::AorKey;
+use session_store::op::{BindingChange, NonceUse, StoreError, StoreOp, StoreReply};
+use session_store::record::Binding;
+use sip_proto::message::HeaderId;
+use sip_proto::registrar::{self, Change, ExpiresBounds, Profile, RegisterRefusal};
+use sip_proto::time::UnixMillis;
+
+use crate::answer::Answer;
+use crate::audit::{AuditKind, AuditRecord, Outcome};
+use crate::config::{AgentBackend, RegistrationProfile};
+use crate::effect::Effect;
+use crate::engine::Principal;
+use crate::gate::{Caller, canonical};
+use crate::negotiate::option_tags;
+use crate::random::keyed_hash;
+use crate::request::Request;
+use crate::state::EdgeState;
+use crate::text::shown;
+use crate::token::FlowToken;
+use crate::waiting::Waiting;
+
+/// Spread of granted times where a profile asks for one, in percent (REG-5).
+const JITTER_PERCENT: u8 = 20;
+
+/// A REGISTER whose change is being written.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    request: Request,
+    caller: Caller,
+    aor: String,
+}
+
+fn bounds(profile: &RegistrationProfile) -> ExpiresBounds {
+    let RegistrationProfile { min, max, default, jitter } = *profile;
+    ExpiresBounds { min, max, default, raise: false, jitter_percent: if jitter { JITTER_PERCENT } else { 0 } }
+}
+
+impl EdgeState {
+    /// The name of an address of record in the store.
+    pub(crate) fn aor_key(&self, tenant: u16, aor: &str) -> AorKey {
+        AorKey { tenant, hash: keyed_hash(self.mac_key(), "aor", &[aor.as_bytes()]) }
+    }
+
+    /// A REGISTER of an authenticated user.
+    pub(crate) fn on_register(&mut self, request: &Request, caller: Caller) -> Result<(), Answer> {
+        let message = &request.message;
+        let tags = option_tags(&caller.domain);
+        let known = |tag: &str| tags.is_mcp(tag) || ["path", "outbound"].iter().any(|t| t.eq_ignore_ascii_case(tag));
+        let unknown: Vec<&str> = message.list_values(HeaderId::Require).filter(|tag| !known(tag)).collect();
+        if !unknown.is_empty() {
+            return Err(Answer::new(420).header(HeaderId::Unsupported, unknown.join(", ")));
+        }
+        let to = message.to();
+        let Some(to) = to.typed_uri().sip() else {
+            return Err(Answer::new(400).phrase("To Must Be A SIP Or SIPS URI"));
+        };
+        if !to.host_str().eq_ignore_ascii_case(&caller.domain.domain) {
+            return Err(Answer::new(404));
+        }
+        let aor = canonical(&to.aor());
+        if caller.principal != Principal::User(aor.clone()) {
+            self.audit_refusal(request, &caller.domain.domain.clone(), caller.principal.as_str(), "default", 403);
+            return Err(Answer::new(403).phrase("Not Your Address"));
+        }
+        let user = to.user_unescaped().unwrap_or_default().into_owned();
+        let bounds = match self.config.agents.get(&(caller.domain.domain.clone(), user)) {
+            Some(agent) if agent.backend == AgentBackend::SipContact => bounds(&agent.registration),
+            // A declared agent answers without a registration; nobody may put himself in its place.
+            Some(_) => return Err(Answer::new(403).phrase("A Declared Agent Does Not Register")),
+            None => Profile::Production.bounds().raising(),
+        };
+        if !self.has_room() {
+            self.stats.limit("storeOperations");
+            return Err(self.unavailable("Too Much Work"));
+        }
+        let random = u32::try_from(self.random.u64() >> 32).unwrap_or(0);
+        let change = match registrar::read(message, &bounds, self.now.wall, random) {
+            Ok(change) => self.stored_change(request, change),
+            Err(refusal) => return Err(self.refused_registration(refusal)),
+        };
+        let key = self.aor_key(caller.domain.tenant, &aor);
+        let nonce: Option<NonceUse> = caller.nonce.clone();
+        let registration = Registration { request: request.clone(), caller, aor };
+        self.store(StoreOp::Register { aor: key, change, nonce }, Waiting::Register(Box::new(registration)));
+        Ok(())
+    }
+
+    fn stored_change(&self, request: &Request, change: Change) -> BindingChange {
+        let flow = FlowToken {
+            owner: self.owner,
+            transport: request.flow.transport,
+            listener: request.flow.listener,
+            flow: request.flow.key.clone(),
+        };
+        let flow = flow.text(&self.config.token_keys);
+        match change {
+            Change::Query => BindingChange::Query,
+            Change::RemoveAll { call_id, cseq } => BindingChange::RemoveAll { call_id, cseq },
+            Change::Update(bindings) => BindingChange::Update(
+                bindings
+                    .into_iter()
+                    .map(|b| Binding {
+                        key: b.key,
+                        uri: b.uri,
+                        contact: b.contact,
+                        expires_at: b.expires_at.0,
+                        call_id: b.call_id,
+                        cseq: b.cseq,
+                        flow: Some(flow.clone()),
+                        path: b.path,
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn refused_registration(&mut self, refusal: RegisterRefusal) -> Answer {
+        let answer = Answer::new(refusal.status());
+        match refusal {
+            RegisterRefusal::BadRequest(phrase) => answer.phrase(phrase),
+            RegisterRefusal::TooBrief { min_expires } => answer.header(HeaderId::MinExpires, min_expires.to_string()),
+            RegisterRefusal::TooMany => {
+                self.stats.limit("bindings");
+                answer.phrase("Too Many Contacts")
+            }
+            RegisterRefusal::OutOfOrder => answer.phrase("CSeq Out Of Order"),
+        }
+    }
+
+    pub(crate) fn registered(&mut self, registration: Registration, reply: Result<StoreReply, StoreError>) {
+        let Registration { request, caller, aor } = registration;
+        let answer = match reply {
+            Ok(StoreReply::Bindings(bindings)) => {
+                self.stats.registrations += 1;
+                let record = self.registration_audit(&request, &caller, &aor);
+                self.emit(Effect::Audit(record));
+                self.registered_answer(&request, &bindings)
+            }
+            Ok(StoreReply::NonceReplayed) => {
+                self.stats.failed_authentications += 1;
+                self.challenge(&caller.domain, true)
+            }
+            Ok(StoreReply::StaleRegister) => self.refused_registration(RegisterRefusal::OutOfOrder),
+            Ok(StoreReply::TooManyBindings) => self.refused_registration(RegisterRefusal::TooMany),
+            Ok(_) | Err(_) => self.unavailable("Store Unavailable"),
+        };
+        self.answer(&request, &answer);
+    }
+
+    /// 200 with every live binding; the bytes of a Contact are those that it came with (REG-1).
+    fn registered_answer(&self, request: &Request, bindings: &[Binding]) -> Answer {
+        let message = &request.message;
+        let mut answer = Answer::new(200);
+        for binding in bindings {
+            let bound = registrar::Binding {
+                key: String::new(),
+                uri: String::new(),
+                contact: binding.contact.clone(),
+                expires_at: UnixMillis(binding.expires_at),
+                q: 1000,
+                call_id: String::new(),
+                cseq: 0,
+                path: Vec::new(),
+            };
+            answer = answer.header_bytes(HeaderId::Contact, registrar::answer_contact(&bound, self.now.wall));
+        }
+        for path in message.paths() {
+            answer = answer.header_bytes(HeaderId::Path, path.raw());
+        }
+        if registrar::uses_outbound(message) {
+            answer = answer.header(HeaderId::Require, "outbound");
+        }
+        let remote = crate::session_id::remote(message);
+        answer
+            .header(HeaderId::Supported, "path, outbound")
+            .header(HeaderId::SessionId, self.session_id(message.call_id(), remote.as_deref()))
+    }
+
+    fn registration_audit(&self, request: &Request, caller: &Caller, aor: &str) -> AuditRecord {
+        AuditRecord {
+            at: self.now.wall,
+            kind: AuditKind::Registration,
+            domain: caller.domain.domain.clone(),
+            principal: shown(caller.principal.as_str()),
+            agent: shown(aor),
+            method: Some("REGISTER".to_owned()),
+            tool: None,
+            rule: "default".to_owned(),
+            outcome: Outcome::Ok,
+            call_id: shown(request.message.call_id()),
+            exchange: None,
+            conversation: None,
+            duration_us: Some(self.now.mono.0.saturating_sub(request.received.mono.0)),
+        }
+    }
+}

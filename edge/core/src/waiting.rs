@@ -1,0 +1,112 @@
+//! What goes on when a store operation is answered.
+
+use std::sync::Arc;
+
+use session_store::key::DialogKey;
+use session_store::op::{StoreError, StoreReply};
+use session_store::record::McpRecord;
+
+use crate::answer::Answer;
+use crate::call::{Call, Cancel};
+use crate::config::DomainConfig;
+use crate::dialogs::HangUp;
+use crate::engine::{Delivery, Ticket, Written};
+use crate::in_dialog::InDialog;
+use crate::page::Page;
+use crate::refresh::Refresh;
+use crate::registrations::Registration;
+use crate::request::Request;
+use crate::state::EdgeState;
+
+/// One continuation.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    /// Nobody waits: what was written is for others to read.
+    Nobody,
+    /// An answer that only waits for its nonce count.
+    Nonce {
+        request: Box<Request>,
+        domain: Arc<DomainConfig>,
+        answer: Box<Answer>,
+    },
+    Page(Box<Page>),
+    Register(Box<Registration>),
+    /// INVITE: the guard.
+    OpenCall(Box<Call>),
+    /// INVITE: the record and the 2xx.
+    AnswerCall(Box<Call>),
+    Cancel(Box<Cancel>),
+    /// A JSON-RPC message that came in the body of an INVITE.
+    Native(Ticket),
+    /// In a dialog: the record, because this edge does not have it.
+    ReadDialog(Box<InDialog>),
+    Begin(Box<InDialog>),
+    Commit(Box<InDialog>),
+    Terminate(Box<InDialog>),
+    DeliveryClose(Box<Delivery>),
+    DeliveryBindings(Box<Delivery>),
+    DeliveryCseq(Box<Delivery>),
+    /// A BYE of ours.
+    HangUp(HangUp),
+    Refresh(Box<Refresh>),
+    /// A record that we changed by a refresh of ours.
+    Refreshed(Box<Refresh>),
+    /// What an ACK agreed on.
+    LateAnswer {
+        dialog: DialogKey,
+        mcp: Option<McpRecord>,
+        tries: u8,
+    },
+}
+
+impl EdgeState {
+    pub(crate) fn resume(&mut self, waiting: Waiting, reply: Result<StoreReply, StoreError>) {
+        match waiting {
+            Waiting::Nobody => {}
+            Waiting::Nonce { request, domain, answer } => self.nonce_counted(&request, &domain, &answer, &reply),
+            Waiting::Page(page) => self.page_written(*page, reply),
+            Waiting::Register(registration) => self.registered(*registration, reply),
+            Waiting::OpenCall(call) => self.call_opened(*call, reply),
+            Waiting::AnswerCall(call) => self.call_answered(*call, reply),
+            Waiting::Cancel(cancel) => self.cancel_written(&cancel, reply),
+            Waiting::Native(ticket) => {
+                let outcome = reply.map(|reply| match reply {
+                    StoreReply::Exchange(outcome) => Written::Exchange(outcome),
+                    StoreReply::First(first) => Written::First(first),
+                    _ => Written::Claimed,
+                });
+                // The INVITE is answered; what the engine has to say comes as a delivery.
+                self.redeem(ticket, outcome);
+            }
+            Waiting::ReadDialog(request) => self.dialog_read(*request, reply),
+            Waiting::Begin(request) => self.begun(*request, reply),
+            Waiting::Commit(request) => self.committed(*request, reply),
+            Waiting::Terminate(request) => self.terminated(&request, reply),
+            Waiting::DeliveryClose(delivery) => self.delivery_closed(*delivery, reply),
+            Waiting::DeliveryBindings(delivery) => self.delivery_bindings(*delivery, reply),
+            Waiting::DeliveryCseq(delivery) => self.delivery_cseq(*delivery, reply),
+            Waiting::HangUp(hang_up) => self.hang_up_written(hang_up, reply),
+            Waiting::Refresh(refresh) => self.refresh_cseq(*refresh, reply),
+            Waiting::Refreshed(refresh) => self.refresh_written(*refresh, reply),
+            Waiting::LateAnswer { dialog, mcp, tries } => self.late_answer_read(dialog, mcp, tries, reply),
+        }
+    }
+
+    fn nonce_counted(
+        &mut self,
+        request: &Request,
+        domain: &DomainConfig,
+        answer: &Answer,
+        reply: &Result<StoreReply, StoreError>,
+    ) {
+        let answer = match reply {
+            Ok(StoreReply::NonceReplayed) => {
+                self.stats.failed_authentications += 1;
+                self.challenge(domain, true)
+            }
+            Ok(_) => answer.clone(),
+            Err(_) => self.unavailable("Store Unavailable"),
+        };
+        self.answer(request, &answer);
+    }
+}
