@@ -1,5 +1,7 @@
 //! From bytes to [`Envelope`]: one pass over the text, no allocation for a message without surprises.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::id::{self, RawId};
@@ -104,13 +106,13 @@ impl<'a> Reader<'a> {
         let mut variants = 0u8;
         let mut others: Vec<Value> = Vec::new();
         while let Some(key) = self.scanner.key(&mut first)? {
-            let Some(name) = unescape(key.span.of(self.bytes)) else {
+            let Some(name) = name(self.bytes, key) else {
                 self.scanner.value(1)?;
-                self.note(Fault::NotAnObject);
+                self.note(Fault::MemberName);
                 continue;
             };
             match &*name {
-                "jsonrpc" => {
+                b"jsonrpc" => {
                     let value = self.scanner.value(1)?;
                     if self.version.is_some() {
                         self.note(Fault::Duplicate("jsonrpc"));
@@ -118,35 +120,35 @@ impl<'a> Reader<'a> {
                     let text = value.span.of(self.bytes);
                     self.version = Some(value.kind == Type::String && unescape(text).as_deref() == Some("2.0"));
                 }
-                "id" => {
+                b"id" => {
                     let span = self.scanner.value(1)?.span;
                     self.set("id", |m| &mut m.id, span);
                 }
-                "method" => {
+                b"method" => {
                     let value = self.scanner.value(1)?;
                     if value.kind != Type::String {
                         self.note(Fault::Method);
                     }
                     self.set("method", |m| &mut m.method, value.span);
                 }
-                "params" => {
+                b"params" => {
                     let span = self.object(2, &PARAMS, Fault::Params)?;
                     self.set("params", |m| &mut m.params, span);
                 }
-                "result" => {
+                b"result" => {
                     let span = self.result()?;
                     self.set("result", |m| &mut m.result, span);
                 }
-                "error" => {
+                b"error" => {
                     let span = self.error()?;
                     self.set("error", |m| &mut m.error, span);
                 }
                 _ => {
                     self.scanner.value(1)?;
-                    self.negotiation |= name == "mcp_version";
+                    self.negotiation |= *name == *b"mcp_version";
                     const NAMES: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
                     for (bit, known) in NAMES.iter().enumerate() {
-                        if known.eq_ignore_ascii_case(&name) {
+                        if known.as_bytes().eq_ignore_ascii_case(&name) {
                             variants |= 1 << bit;
                         }
                     }
@@ -176,8 +178,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn other(&mut self, others: &mut Vec<Value>, key: Value, name: &str) {
-        let seen = others.iter().any(|other| unescape(other.span.of(self.bytes)).as_deref() == Some(name));
+    fn other(&mut self, others: &mut Vec<Value>, key: Value, found: &[u8]) {
+        let seen = others.iter().any(|other| name(self.bytes, *other).as_deref() == Some(found));
         if seen {
             self.note(Fault::DuplicateOther);
         } else if others.len() == MAX_OTHER_MEMBERS {
@@ -205,10 +207,9 @@ impl<'a> Reader<'a> {
         let mut first = true;
         let mut variants = 0u32;
         while let Some(key) = self.scanner.key(&mut first)? {
-            let literal = key.span.of(self.bytes);
-            let name = if key.escaped { unescape(literal) } else { None };
-            let name = name.as_deref().map_or_else(|| inside(literal), str::as_bytes);
-            match known.iter().position(|k| k.name.as_bytes() == name) {
+            // A name that is no text is none of ours.
+            let found = name(self.bytes, key).unwrap_or_default();
+            match known.iter().position(|k| k.name.as_bytes() == &*found) {
                 Some(index) => {
                     let Known { name, slot } = known[index];
                     let span = if name == "_meta" {
@@ -221,7 +222,7 @@ impl<'a> Reader<'a> {
                 None => {
                     self.scanner.value(level)?;
                     for (bit, k) in known.iter().enumerate() {
-                        if k.name.len() == name.len() && k.name.as_bytes().eq_ignore_ascii_case(name) {
+                        if k.name.as_bytes().eq_ignore_ascii_case(&found) {
                             variants |= 1 << bit;
                         }
                     }
@@ -356,6 +357,11 @@ impl<'a> Reader<'a> {
         {
             self.note(Fault::MetaTooLarge { bytes: meta.len(), limit: self.bounds.meta_bytes });
         }
+        let at = &self.at;
+        let none = at.meta_progress_token.is_none() && at.meta_subscription.is_none();
+        if none && at.request_id.is_none() && at.progress_token.is_none() {
+            return;
+        }
         let method = self.at.method.and_then(|span| unescape(span.of(self.bytes))).unwrap_or_default();
         let tokens = [
             ("params._meta.progressToken", self.at.meta_progress_token),
@@ -371,6 +377,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn inside(literal: &[u8]) -> &[u8] {
-    literal.get(1..literal.len().saturating_sub(1)).unwrap_or(&[])
+/// A member's name as its text. `None` for an escape that names no character.
+fn name(bytes: &[u8], key: Value) -> Option<Cow<'_, [u8]>> {
+    let literal = key.span.of(bytes);
+    if key.escaped {
+        unescape(literal).map(|text| Cow::Owned(text.into_owned().into_bytes()))
+    } else {
+        literal.get(1..literal.len().checked_sub(1)?).map(Cow::Borrowed)
+    }
 }

@@ -29,6 +29,9 @@ pub enum Fault {
     /// JSON, but no object.
     #[error("not an object")]
     NotAnObject,
+    /// A member's name is an escape that names no character.
+    #[error("a member without a readable name")]
+    MemberName,
     /// A member that decides something is there twice, or once more in another letter case.
     #[error("duplicate member {0}")]
     Duplicate(&'static str),
@@ -132,6 +135,7 @@ impl Refused {
             Fault::Params | Fault::Meta | Fault::MetaTooLarge { .. } | Fault::Token { .. } => Some(Code::InvalidParams),
             Fault::Batch
             | Fault::NotAnObject
+            | Fault::MemberName
             | Fault::Duplicate(_)
             | Fault::DuplicateOther
             | Fault::TooManyMembers

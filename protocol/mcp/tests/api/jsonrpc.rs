@@ -92,6 +92,7 @@ fn neg_11_escapes_are_seen_through() {
     assert_eq!(fault(&with(r#""id":1,"method":"a","m\u0065thod":"b""#)), Fault::Duplicate("method"));
     assert_eq!(fault(&with(r#""id":1,"method":"a","params":{"name":"a","n\u0061me":"b"}"#)), Fault::Duplicate("name"));
     assert_eq!(fault(&with(r#""id":1,"method":"\ud800""#)), Fault::Method);
+    assert_eq!(fault(&with(r#""id":1,"method":"a","\udc00":1"#)), Fault::MemberName);
 }
 
 #[test]
