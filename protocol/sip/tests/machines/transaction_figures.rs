@@ -29,6 +29,7 @@ macro_rules! run {
     ($machine:expr) => {{
         let mut log = Vec::new();
         while let Some(at) = $machine.poll_timeout() {
+            assert!(at < ms(100_000), "no end: {log:?}");
             let mut out = Vec::new();
             $machine.handle_timeout(at, &mut out);
             log.extend(out.into_iter().map(|action| (at.0 / 1000, action)));
