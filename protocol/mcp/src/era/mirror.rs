@@ -80,11 +80,21 @@ impl Annotations {
         Ok(())
     }
 
-    fn apply(&self, arguments: &[u8], headers: &mut Vec<(String, String)>) {
+    /// Whether nothing of this tool is mirrored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The `Mcp-Param-*` fields of one call, from its raw `params.arguments`. What is absent, null or no primitive has
+    /// none.
+    #[must_use]
+    pub fn fields(&self, arguments: &[u8]) -> Vec<(String, String)> {
+        let mut headers = Vec::new();
         if self.fields.is_empty() {
-            return;
+            return headers;
         }
-        let Ok(arguments) = serde_json::from_slice::<Value>(arguments) else { return };
+        let Ok(arguments) = serde_json::from_slice::<Value>(arguments) else { return headers };
         for (path, header) in &self.fields {
             let value = path.iter().try_fold(&arguments, |value, key| value.get(key));
             let text = match value {
@@ -95,6 +105,7 @@ impl Annotations {
             };
             headers.push((format!("Mcp-Param-{header}"), encoded(&text)));
         }
+        headers
     }
 }
 
@@ -157,7 +168,7 @@ pub fn mirrors(
         headers.push(("Mcp-Name".to_owned(), encoded(&subject)));
     }
     if let (Some(annotations), Some(arguments), "tools/call") = (annotations, message.arguments(), method) {
-        annotations.apply(&arguments, &mut headers);
+        headers.extend(annotations.fields(&arguments));
     }
     Ok(headers)
 }

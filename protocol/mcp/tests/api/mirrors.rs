@@ -39,6 +39,7 @@ fn sec_12_mirrors_come_from_the_body() {
             ("Mcp-Param-Region", "eu"),
         ]
     );
+    assert!(!annotations.is_empty() && Annotations::from_schema(b"{}").unwrap().is_empty());
     let absent = headers(&call(r#"{"region":null,"count":[1]}"#), Era::Modern, None, Some(&annotations));
     assert_eq!(absent.len(), 3, "what is absent or no primitive is not mirrored");
 }
