@@ -18,8 +18,8 @@ mod exchange;
 mod forward;
 mod judge;
 mod legacy;
-mod mirrors;
 mod pending;
+mod schemas;
 mod session;
 mod stats;
 mod stream;
@@ -28,7 +28,7 @@ mod trace;
 mod types;
 mod written;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use session_store::key::SessionKey;
 use session_store::op::StoreOp;
@@ -37,8 +37,8 @@ use sip_proto::time::Mono;
 use crate::effect::LogLevel;
 use crate::input::{BackendId, OpId};
 use exchange::Exchange;
-use mirrors::Mirrors;
 use pending::{Call, Farewell, Judged, Op, Outgoing};
+use schemas::Schemas;
 use session::Session;
 use timers::{Timer, Timers};
 
@@ -51,14 +51,16 @@ pub use types::{
 /// The MCP half of one `EdgeState`.
 #[derive(Debug, Default)]
 pub struct Engine {
-    sessions: HashMap<SessionKey, Session>,
-    exchanges: HashMap<u64, Exchange>,
-    tickets: HashMap<u64, Judged>,
+    sessions: BTreeMap<SessionKey, Session>,
+    exchanges: BTreeMap<u64, Exchange>,
+    tickets: BTreeMap<u64, Judged>,
     calls: HashMap<BackendId, Call>,
     ops: HashMap<OpId, Op>,
     deliveries: HashMap<DeliveryId, Outgoing>,
+    /// The deliveries of each leg.
+    leg_deliveries: BTreeSet<(SessionKey, DeliveryId)>,
     farewells: HashMap<u64, Farewell>,
-    mirrors: Mirrors,
+    schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,
     out: VecDeque<EngineOut>,

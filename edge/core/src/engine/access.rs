@@ -23,6 +23,18 @@ pub(super) struct Access {
 pub(super) struct Refusal {
     pub error: RpcError,
     pub rule: String,
+    /// Policy said no; else the request was wrong.
+    pub denied: bool,
+}
+
+impl Refusal {
+    pub(super) fn wrong(error: RpcError) -> Refusal {
+        Refusal { error, rule: "default".into(), denied: false }
+    }
+
+    pub(super) fn denied(what: &str) -> Refusal {
+        Refusal { error: RpcError::denied(what), rule: "default".into(), denied: true }
+    }
 }
 
 impl Access {
@@ -51,7 +63,7 @@ impl Access {
         if method == "tools/call" {
             let name = subject.unwrap_or_default();
             if !self.has_tool(name) {
-                return Err(Refusal { error: RpcError::unknown_tool(name), rule: "default".into() });
+                return Err(Refusal { denied: true, ..Refusal::wrong(RpcError::unknown_tool(name)) });
             }
         }
         let decision = self.policies().evaluate(&Request::method(self.principal(), method, subject));
@@ -69,7 +81,7 @@ impl Access {
             },
             (_, subject) => RpcError::denied(subject.unwrap_or(method)),
         };
-        Err(Refusal { error, rule })
+        Err(Refusal { error, rule, denied: true })
     }
 
     /// Whether an entry of a list is shown to this caller.

@@ -64,7 +64,10 @@ impl Engine {
         let exchange = self.exchanges.remove(&no)?;
         self.timers.clear(Timer::Exchange(no));
         if let Some(session) = self.sessions.get_mut(&exchange.session) {
-            session.open.remove(&exchange.id.canonical());
+            if let Some(slot) = exchange.slot {
+                session.open.remove(&slot);
+                session.table.close(slot);
+            }
             session.asked.retain(|_, asked| asked.exchange != Some(no));
             session.last_used = ctx.now.mono;
         }

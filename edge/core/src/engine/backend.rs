@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Code, RpcError};
+use mcp_sip::exchange::{Belongs, DropReason, Exchange as Named, ExchangeId, Rejected, Side};
 use mcp_sip::jsonrpc::{Bounds, Envelope, Kind, ListOf, error_response};
 
 use super::Engine;
@@ -12,6 +13,7 @@ use super::answer::failure;
 use super::exchange::{MAX_NOTES, Stage};
 use super::pending::{Call, Purpose};
 use super::types::{Ctx, EngineOut};
+use crate::audit::Outcome;
 use crate::effect::BackendAction;
 use crate::input::{BackendEvent, BackendFailure, BackendId};
 use session_store::key::SessionKey;
@@ -99,27 +101,50 @@ impl Engine {
             self.cancel_call(call);
             return self.failed(ctx, no, failure);
         };
-        match envelope.kind() {
-            Kind::Response | Kind::Error if envelope.id().is_none_or(|id| id.same(&exchange.id)) => {
-                self.answered(ctx, no, envelope);
+        // HTTP says which request an error without an id answers.
+        let is_anonymous_error = envelope.kind() == Kind::Error && envelope.id().is_none();
+        if is_anonymous_error || self.has_wrong_mirrors(no, &envelope) {
+            return self.answered(ctx, no, envelope);
+        }
+        let exchange_named = exchange.slot.map(Named::Id);
+        let (key, era) = (exchange.session, exchange.era);
+        match self.admit_server(ctx, key, exchange_named, &envelope) {
+            Ok(Belongs::Answered(_)) => self.answered(ctx, no, envelope),
+            Ok(Belongs::Within(_)) if envelope.kind() == Kind::Request => self.ask(ctx, key, Some(no), &envelope),
+            Ok(Belongs::Within(_)) => self.note(ctx, no, &envelope),
+            Ok(Belongs::CancelledNested(_)) => self.withdrawn(ctx, key, &envelope),
+            // The server ends a listen stream.
+            Ok(Belongs::Cancelled(_)) => {
+                self.note(ctx, no, &envelope);
+                self.conclude(ctx, no, None, Outcome::Cancelled);
             }
-            Kind::Request if exchange.era == Era::Legacy => {
-                let key = exchange.session;
-                self.ask(ctx, key, Some(no), &envelope);
-            }
-            Kind::Notification => self.note(ctx, no, &envelope),
-            // An answer to somebody else's request; a request of a modern server, which must not send any.
-            Kind::Response | Kind::Error | Kind::Request => self.stats.unmatched += 1,
+            Err(Rejected::Refuse(error)) if era == Era::Legacy => self.refuse_server(ctx, key, &envelope, &error),
+            // An answer to somebody else's request; progress that nobody asked for; a request of a modern server.
+            Ok(Belongs::Opened(_) | Belongs::Repeated(_)) | Err(_) => self.stats.unmatched += 1,
         }
     }
 
+    /// Places a message of the server in the session's table.
+    pub(super) fn admit_server(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        key: SessionKey,
+        exchange: Option<Named>,
+        envelope: &Envelope,
+    ) -> Result<Belongs, Rejected> {
+        let fresh = ExchangeId::from_random(&ctx.random.bytes());
+        let session = self.sessions.get_mut(&key).ok_or(Rejected::Drop(DropReason::Unknown))?;
+        session.table.admit(Side::Server, exchange, envelope, fresh)
+    }
+
+    fn has_wrong_mirrors(&self, no: u64, envelope: &Envelope) -> bool {
+        envelope.error_code() == Some(Code::HeaderMismatch.number())
+            && self.exchanges.get(&no).is_some_and(|exchange| exchange.envelope.is_some() && !exchange.retried)
+    }
+
     /// Progress and log messages go to the caller in the exchange that they came in.
-    fn note(&mut self, ctx: &mut Ctx<'_>, no: u64, envelope: &Envelope) {
+    pub(super) fn note(&mut self, ctx: &mut Ctx<'_>, no: u64, envelope: &Envelope) {
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
-        if envelope.method() == Some("notifications/cancelled") {
-            let key = exchange.session;
-            return self.withdrawn(ctx, key, envelope);
-        }
         if exchange.notes >= MAX_NOTES {
             self.stats.dropped += 1;
             return;
@@ -131,10 +156,10 @@ impl Engine {
     }
 
     /// The final answer.
-    fn answered(&mut self, ctx: &mut Ctx<'_>, no: u64, envelope: Envelope) {
+    pub(super) fn answered(&mut self, ctx: &mut Ctx<'_>, no: u64, envelope: Envelope) {
+        let is_wrong = self.has_wrong_mirrors(no, &envelope);
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
-        let wrong_mirrors = envelope.error_code() == Some(Code::HeaderMismatch.number());
-        if wrong_mirrors && exchange.envelope.is_some() && !exchange.retried {
+        if is_wrong {
             // The tool's schema changed behind our cache. The server refused before it ran anything.
             exchange.retried = true;
             let agent = exchange.about.agent_key.clone();
@@ -142,7 +167,7 @@ impl Engine {
                 exchange.stage = Stage::Waiting;
                 self.spend(ctx, call);
             }
-            self.mirrors.forget(&agent);
+            self.schemas.forget(&agent);
             return self.forward(ctx, no);
         }
         if exchange.is_initialize() && envelope.kind() == Kind::Response {
@@ -204,6 +229,14 @@ impl Engine {
             // A server answers a notification with nothing; what it sends all the same belongs to the session.
             BackendEvent::Message { body, .. } => self.session_message(ctx, key, body),
             BackendEvent::Head { .. } | BackendEvent::Done => {}
+        }
+    }
+
+    /// A request of the server that has no place: it hears so.
+    pub(super) fn refuse_server(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, envelope: &Envelope, error: &RpcError) {
+        self.stats.dropped += 1;
+        if let Some(id) = envelope.id().filter(|_| envelope.kind() == Kind::Request) {
+            self.answer_for_caller(ctx, key, &id, error);
         }
     }
 

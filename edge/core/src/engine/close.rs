@@ -12,16 +12,13 @@ use super::Engine;
 use super::access::Access;
 use super::answer::cancellation;
 use super::forward::OWN_MS;
-use super::pending::{Call, Farewell, Fate, Op, Outgoing};
-use super::session::DIALOG_TOUCH_MS;
+use super::pending::{Call, Farewell, Fate, Op};
+use super::session::{DIALOG_TOUCH_MS, IDLE_MS};
 use super::timers::Timer;
-use super::types::{Closing, Ctx, DeliveryId, Leg, LegKey};
+use super::types::{Closing, Ctx, DeliveryId, EngineOut, Leg, LegKey};
 use crate::audit::{AuditKind, AuditRecord, Outcome};
 use crate::effect::{BackendAction, BackendCall};
 use crate::text;
-
-use super::session::IDLE_MS;
-use super::types::EngineOut;
 
 impl Engine {
     /// A leg is gone: its plain exchanges are cancelled, its legacy session ends at the backend, its records go.
@@ -30,15 +27,10 @@ impl Engine {
         for judged in self.tickets.values_mut().filter(|judged| judged.leg.session == key) {
             judged.fate = Fate::LegClosed;
         }
-        let gone: Vec<DeliveryId> = self
-            .deliveries
-            .iter()
-            .filter(|(_, outgoing): &(_, &Outgoing)| outgoing.leg.session == key)
-            .map(|(id, _)| *id)
-            .collect();
+        let all = (key, DeliveryId(0))..=(key, DeliveryId(u64::MAX));
+        let gone: Vec<DeliveryId> = self.leg_deliveries.range(all).map(|(_, id)| *id).collect();
         for id in gone {
-            self.deliveries.remove(&id);
-            self.timers.clear(Timer::Delivery(id));
+            self.remove(id);
         }
         if self.sessions.contains_key(&key) {
             self.end(ctx, key);
@@ -58,8 +50,7 @@ impl Engine {
     /// Ends everything of a leg. Nobody hears an answer any more.
     fn end(&mut self, ctx: &mut Ctx<'_>, key: SessionKey) {
         let Some(session) = self.sessions.get(&key) else { return };
-        let mut open: Vec<u64> = session.open.values().copied().collect();
-        open.sort_unstable();
+        let open: Vec<u64> = session.open.values().copied().collect();
         let leg = session.leg.clone();
         let mut is_stored = session.version > 0;
         let mut cancellations = Vec::new();
@@ -180,11 +171,11 @@ impl Engine {
     /// New configuration: what is no longer allowed ends now, in the middle of a call too (SEC-16).
     pub fn configure(&mut self, ctx: &mut Ctx<'_>) {
         self.stats.configure(ctx.config);
-        let calls = self.mirrors.configure(|key| ctx.config.agents.values().any(|agent| agent.key == key));
+        let calls = self.schemas.configure(|key| ctx.config.agents.values().any(|agent| agent.key == key));
         for call in calls {
             self.cancel_call(call);
         }
-        let mut revoked: Vec<u64> = Vec::new();
+        let mut revoked = Vec::new();
         for (no, exchange) in &self.exchanges {
             let about = &exchange.about;
             let still = Access::of(ctx.config, &exchange.leg)
@@ -193,21 +184,19 @@ impl Engine {
                 revoked.push(*no);
             }
         }
-        revoked.sort_unstable();
         for no in revoked {
             let Some(exchange) = self.exchanges.get(&no) else { continue };
             let what = exchange.about.subject.clone().unwrap_or_else(|| exchange.about.method.clone());
             self.stop(ctx, no, None);
             self.fail(ctx, no, RpcError::denied(&what));
         }
-        let mut hidden: Vec<SessionKey> = Vec::new();
+        let mut hidden = Vec::new();
         for (key, session) in &self.sessions {
             let sees = Access::of(ctx.config, &session.leg).is_some_and(|access| access.is_visible());
             if session.legacy.is_some() && !sees {
                 hidden.push(*key);
             }
         }
-        hidden.sort_unstable();
         for key in hidden {
             let record = self.sessions.get(&key).and_then(|s| s.legacy.as_ref()).map(|legacy| legacy.record.clone());
             self.lose(ctx, key);

@@ -36,6 +36,7 @@ impl Engine {
         let header = header.map(|header| McpExchange::new(header.exchange, header.relation));
         let carrier = if leg.key.in_dialog() { leg.carrier } else { Carrier::Message };
         let bytes = body.len();
+        self.leg_deliveries.insert((leg.session, id));
         self.deliveries
             .insert(id, Outgoing { leg, header, body, close, carrier, is_second: false, attempts: 0, purpose });
         if bytes > limit {
@@ -133,8 +134,9 @@ impl Engine {
         }
     }
 
-    fn remove(&mut self, id: DeliveryId) -> Option<Outgoing> {
+    pub(super) fn remove(&mut self, id: DeliveryId) -> Option<Outgoing> {
         let outgoing = self.deliveries.remove(&id)?;
+        self.leg_deliveries.remove(&(outgoing.leg.session, id));
         self.timers.clear(Timer::Delivery(id));
         if let Purpose::Note { session, exchange } = &outgoing.purpose {
             let notes = match exchange {

@@ -1,7 +1,8 @@
 //! One request of the caller, from its journal entry to its final answer.
 
+use bytes::Bytes;
 use mcp_sip::era::Era;
-use mcp_sip::exchange::McpExchange;
+use mcp_sip::exchange::{ExchangeId, McpExchange};
 use mcp_sip::jsonrpc::{Envelope, RawId};
 use session_store::key::{ExchangeKey, SessionKey};
 use sip_proto::time::{Mono, Now};
@@ -25,6 +26,8 @@ pub(super) struct Exchange {
     pub session: SessionKey,
     pub leg: Arc<Leg>,
     pub header: Option<McpExchange>,
+    /// Its place in the session's table. `None`: the same request was open there when this one came.
+    pub slot: Option<ExchangeId>,
     pub key: ExchangeKey,
     pub digest: [u8; 32],
     pub id: RawId,
@@ -62,7 +65,7 @@ pub(super) enum Stage {
     },
     /// `initialize` was answered; the session record is being written.
     Holding {
-        answer: Envelope,
+        answer: Bytes,
         at: Now,
     },
 }

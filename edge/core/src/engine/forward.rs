@@ -1,7 +1,8 @@
 //! From an exchange to a call of its agent's backend.
 
 use bytes::Bytes;
-use mcp_sip::era::Era;
+use mcp_sip::era::{Era, mirrors};
+use mcp_sip::errors::RpcError;
 use mcp_sip::jsonrpc::{RawId, request};
 use serde_json::{Map, Value, json};
 use session_store::key::SessionKey;
@@ -9,8 +10,8 @@ use session_store::key::SessionKey;
 use super::Engine;
 use super::exchange::Stage;
 use super::judge::reread;
-use super::mirrors::{Known, Next};
 use super::pending::Call;
+use super::schemas::{Known, Next};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut};
 use crate::effect::{BackendAction, BackendCall};
@@ -28,18 +29,28 @@ impl Engine {
         let Some(envelope) = exchange.envelope.clone() else { return };
         let agent = exchange.about.agent_key.clone();
         match exchange.era {
-            Era::Modern => {
-                let version = exchange.version.clone();
-                match self.mirrors.of(ctx.now.mono, &agent, &envelope, no) {
-                    Known::Yes(headers) => self.post(ctx, no, None, version, headers),
-                    Known::Ask => {
-                        let traceparent = exchange.about.trace.header();
-                        let id = self.ask_for_tools(ctx, &agent, &version.unwrap_or_default(), &traceparent, None);
-                        self.mirrors.asking(&agent, id, no);
+            Era::Modern => match self.schemas.of(ctx.now.mono, &agent, &envelope, no) {
+                Known::Yes(annotations) => match mirrors(&envelope, Era::Modern, None, annotations) {
+                    Ok(mut headers) => {
+                        // It has a place of its own in a call.
+                        headers.retain(|(name, _)| !name.eq_ignore_ascii_case("MCP-Protocol-Version"));
+                        let version = exchange.version.clone();
+                        self.post(ctx, no, None, version, headers);
                     }
-                    Known::Wait => {}
+                    // Such a method no HTTP server has.
+                    Err(_) => {
+                        let error = RpcError::method_not_found(&exchange.about.method);
+                        self.fail(ctx, no, error);
+                    }
+                },
+                Known::Ask => {
+                    let traceparent = exchange.about.trace.header();
+                    let version = exchange.version.clone().unwrap_or_default();
+                    let id = self.ask_for_tools(ctx, &agent, &version, &traceparent, None);
+                    self.schemas.asking(&agent, id, no);
                 }
-            }
+                Known::Wait => {}
+            },
             Era::Legacy if exchange.is_initialize() => self.post(ctx, no, None, None, Vec::new()),
             Era::Legacy => {
                 let Some(legacy) = self.sessions.get_mut(&exchange.session).and_then(|s| s.legacy.as_mut()) else {
@@ -159,16 +170,16 @@ impl Engine {
             BackendEvent::Message { body, .. } => match reread(body) {
                 // Whatever else a server sends on that stream is not for the edge.
                 Some(envelope) if envelope.method().is_some() => return,
-                Some(envelope) => self.mirrors.page(ctx.now.mono, agent, &envelope),
-                None => self.mirrors.failed(ctx.now.mono, agent),
+                Some(envelope) => self.schemas.page(ctx.now.mono, agent, &envelope),
+                None => self.schemas.failed(ctx.now.mono, agent),
             },
-            BackendEvent::Done | BackendEvent::Failed(_) => self.mirrors.failed(ctx.now.mono, agent),
+            BackendEvent::Done | BackendEvent::Failed(_) => self.schemas.failed(ctx.now.mono, agent),
         };
         self.spend(ctx, id);
         match next {
             Next::Page(cursor) => {
                 let call = self.ask_for_tools(ctx, agent, version, traceparent, Some(cursor));
-                self.mirrors.moved(agent, call);
+                self.schemas.moved(agent, call);
             }
             Next::Ready(waiting) => {
                 for no in waiting {

@@ -1,18 +1,20 @@
 //! Before anything is written: size → JSON bounds → envelope → exchange and relation → era → policy → limits.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use mcp_sip::era::Era;
+use mcp_sip::era::{Era, RelationEra};
 use mcp_sip::errors::{RpcError, SipRefusal};
-use mcp_sip::exchange::Exchange as Belongs;
-use mcp_sip::jsonrpc::{Answer, Body, Bounds, Envelope, Kind, META_CLIENT_CAPABILITIES, META_PROTOCOL_VERSION, RawId};
-use session_store::key::ExchangeKey;
+use mcp_sip::exchange::{Belongs, Exchange as Named, ExchangeId, Rejected, Side};
+use mcp_sip::jsonrpc::{Answer, Body, Bounds, Envelope, Kind, RawId};
+use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::OpenExchange;
 use session_store::record::JournalEntry;
 use sha2::{Digest, Sha256};
 
 use super::Engine;
 use super::about::About;
-use super::access::Access;
+use super::access::{Access, Refusal};
 use super::exchange::{ASK_MS, Exchange, GRACE_MS, LISTEN_MS, Stage};
 use super::pending::{Fate, Judged, Refused, What};
 use super::session::{self, Session, client_of};
@@ -40,20 +42,20 @@ impl From<SipRefusal> for No {
 }
 
 /// What the backend of an agent speaks, in order of preference.
-fn revisions(agent: &AgentConfig) -> Vec<&str> {
+fn revisions(agent: &AgentConfig) -> &[String] {
     match &agent.backend {
-        AgentBackend::McpHttp { revisions } => revisions.iter().map(String::as_str).collect(),
-        AgentBackend::SipContact => Vec::new(),
+        AgentBackend::McpHttp { revisions } => revisions,
+        AgentBackend::SipContact => &[],
     }
 }
 
-fn speaks(revisions: &[&str], era: Era) -> bool {
+fn speaks(revisions: &[String], era: Era) -> bool {
     revisions.iter().any(|version| Era::of_version(version) == Some(era))
 }
 
 /// Whether a legacy session can be at the backend of this leg's agent at all.
 pub(super) fn serves_legacy(leg: &Leg) -> bool {
-    speaks(&revisions(&leg.agent), Era::Legacy)
+    speaks(revisions(&leg.agent), Era::Legacy)
 }
 
 /// The most bytes of one body on this leg, either way, while SIP carries it.
@@ -74,9 +76,7 @@ impl Engine {
         let key = inbound.leg.session;
         let open = match &what {
             What::Request(exchange) => {
-                let session =
-                    self.sessions.entry(key).or_insert_with(|| Session::new(inbound.leg.clone(), ctx.now.mono));
-                session.tickets += 1;
+                self.session(ctx, &inbound.leg).tickets += 1;
                 Some(Box::new(self.journal(ctx, exchange)))
             }
             What::Refused(_) | What::Other(_) | What::Nothing => None,
@@ -113,7 +113,7 @@ impl Engine {
         Ok(match envelope.kind() {
             Kind::Request => match self.consider_request(ctx, inbound, envelope) {
                 Ok(exchange) => What::Request(Box::new(exchange)),
-                Err(refused) => What::Refused(Box::new(refused)),
+                Err(refused) => What::Refused(refused),
             },
             Kind::Notification | Kind::Response | Kind::Error => self.consider_other(ctx, inbound, &envelope),
         })
@@ -139,75 +139,135 @@ impl Engine {
         ctx: &mut Ctx<'_>,
         inbound: &Inbound,
         envelope: Envelope,
-    ) -> Result<Exchange, Refused> {
+    ) -> Result<Exchange, Box<Refused>> {
         let leg = &inbound.leg;
         let header = inbound.exchange.as_ref();
         let id = envelope.id().unwrap_or_else(|| unreachable!("the parser gives a request its id"));
-        let method = envelope.method().unwrap_or_default().to_owned();
         let trace = Trace::new(ctx, envelope.traceparent().as_deref());
         let about = About::new(leg, &envelope, header, "default".into(), inbound.received, trace);
-        let era = if envelope.meta_protocol_version().is_some() || method == "server/discover" {
-            Era::Modern
-        } else {
-            Era::Legacy
-        };
         let key = exchange_key(ctx.config, inbound, &id);
         let digest: [u8; 32] = Sha256::digest(&inbound.body).into();
-        let wrong = |error: RpcError| Refused { id: id.clone(), error, denied: false, about: Some(about.clone()) };
+        let wrong =
+            |error: RpcError| Box::new(Refused { id: id.clone(), error, denied: false, about: Some(about.clone()) });
 
-        if let Some(header) = header {
-            if header.relation != client_of(leg) {
-                // The agent's side is a server; as a client it has no capability that anybody could ask for (mcp.md 5.2).
-                return Err(wrong(RpcError::method_not_found(&method)));
-            }
-            if header.exchange == Belongs::Session {
-                return Err(wrong(RpcError::header_mismatch(era, "a request opens an exchange of its own")));
-            }
+        if header.is_some_and(|header| header.relation != client_of(leg)) {
+            // The agent's side is a server; as a client it has no capability that anybody could ask for (mcp.md 5.2).
+            return Err(wrong(RpcError::method_not_found(&about.method)));
         }
-        self.check_names(inbound, &id, &key, &digest, era).map_err(&wrong)?;
-        if method.len() > MAX_METHOD {
-            return Err(wrong(RpcError::method_not_found(&method)));
+        self.check_sessions(ctx, leg).map_err(&wrong)?;
+        let slot = self.admit(ctx, inbound, &envelope, &key, &digest).map_err(&wrong)?;
+        let exchange = self.admitted(ctx, inbound, envelope, &about, key, digest, slot);
+        if exchange.is_err() {
+            self.give_back(leg.session, slot);
         }
-        let Some(access) = Access::of(ctx.config, leg) else {
-            return Err(Refused { denied: true, ..wrong(RpcError::denied(&method)) });
-        };
-        check_era(access.agent(), leg, &envelope, era).map_err(&wrong)?;
-        check_members(&envelope, &method).map_err(&wrong)?;
-        let subject = envelope.subject();
-        let rule = match access.judge(&method, subject.as_deref()) {
-            Ok(rule) => rule,
-            Err(refusal) => {
-                let mut refused = Refused { denied: true, ..wrong(refusal.error) };
-                if let Some(about) = &mut refused.about {
-                    about.rule = refusal.rule;
+        exchange.map_err(|refusal| {
+            let mut refused = wrong(refusal.error);
+            refused.denied = refusal.denied;
+            if let Some(about) = &mut refused.about {
+                about.rule = refusal.rule;
+            }
+            refused
+        })
+    }
+
+    /// Places a request in its session's table: an id and an exchange name one open request each, and so many are open at most.
+    /// `None`: the same request is open there already; the journal knows what becomes of the repetition.
+    fn admit(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        inbound: &Inbound,
+        envelope: &Envelope,
+        key: &ExchangeKey,
+        digest: &[u8; 32],
+    ) -> Result<Option<ExchangeId>, RpcError> {
+        let fresh = ExchangeId::from_random(&ctx.random.bytes());
+        let session_key = inbound.leg.session;
+        let session = self.session(ctx, &inbound.leg);
+        let header = inbound.exchange.as_ref().map(|header| header.exchange);
+        match session.table.admit(Side::Client, header, envelope, fresh) {
+            Ok(Belongs::Opened(slot)) => Ok(Some(slot)),
+            Ok(Belongs::Repeated(slot)) => {
+                let open = session.open.get(&slot).copied().and_then(|no| self.exchanges.get(&no));
+                let judged = || {
+                    self.tickets.values().find_map(|judged| match &judged.what {
+                        What::Request(known) if known.session == session_key && known.slot == Some(slot) => {
+                            Some(&**known)
+                        }
+                        _ => None,
+                    })
+                };
+                let is_same = open.or_else(judged).is_some_and(|known| known.key == *key && known.digest == *digest);
+                if is_same {
+                    Ok(None)
+                } else {
+                    Err(RpcError::invalid_request("The id is that of another open request"))
                 }
-                return Err(refused);
             }
-        };
-        self.check_limits(ctx, leg).map_err(&wrong)?;
+            Ok(_) | Err(Rejected::Drop(_)) => Err(RpcError::invalid_request("The request has no place here")),
+            Err(Rejected::Refuse(error)) => Err(error),
+        }
+        .inspect_err(|_| self.settle(session_key))
+    }
 
-        let repeatable = match method.as_str() {
+    /// A place that was taken and is not needed.
+    pub(super) fn give_back(&mut self, key: SessionKey, slot: Option<ExchangeId>) {
+        if let (Some(slot), Some(session)) = (slot, self.sessions.get_mut(&key)) {
+            session.table.close(slot);
+        }
+        self.settle(key);
+    }
+
+    /// The session of a leg, made where there is none.
+    pub(super) fn session(&mut self, ctx: &Ctx<'_>, leg: &Arc<Leg>) -> &mut Session {
+        let limit = ctx.config.edge.limits.in_flight_per_session;
+        self.sessions.entry(leg.session).or_insert_with(|| Session::new(leg.clone(), limit, ctx.now.mono))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, each from another check")]
+    fn admitted(
+        &mut self,
+        ctx: &Ctx<'_>,
+        inbound: &Inbound,
+        envelope: Envelope,
+        about: &About,
+        key: ExchangeKey,
+        digest: [u8; 32],
+        slot: Option<ExchangeId>,
+    ) -> Result<Exchange, Refusal> {
+        let leg = &inbound.leg;
+        let method = about.method.as_str();
+        if method.len() > MAX_METHOD {
+            return Err(Refusal::wrong(RpcError::method_not_found(method)));
+        }
+        let access = Access::of(ctx.config, leg).ok_or_else(|| Refusal::denied(method))?;
+        let has_legacy = self.sessions.get(&leg.session).is_some_and(|session| session.legacy.is_some());
+        let era = check_era(access.agent(), leg, &envelope, has_legacy).map_err(Refusal::wrong)?;
+        check_members(&envelope, method).map_err(Refusal::wrong)?;
+        let subject = envelope.subject();
+        let rule = access.judge(method, subject.as_deref())?;
+        let repeatable = match method {
             "tools/call" => access.effect(subject.as_deref().unwrap_or_default()) != ToolEffect::Destructive,
             // It makes a session: once only.
             "initialize" => false,
             // Reading; and what changes a setting sets it to the same value again.
             _ => true,
         };
-        let in_listen = era == Era::Modern && method == "subscriptions/listen" && leg.key.in_dialog();
-        let timeout_ms = if in_listen { LISTEN_MS } else { access.agent().timeout_ms };
+        let is_listen = era == Era::Modern && method == "subscriptions/listen" && leg.key.in_dialog();
+        let timeout_ms = if is_listen { LISTEN_MS } else { access.agent().timeout_ms };
         let deadline = inbound.received.mono.plus_millis(timeout_ms);
         let latest = if era == Era::Legacy { deadline.plus_millis(ASK_MS) } else { deadline };
         Ok(Exchange {
             session: leg.session,
             leg: leg.clone(),
             header: inbound.exchange.clone(),
+            slot,
             key,
             digest,
-            id,
+            id: envelope.id().unwrap_or_else(|| unreachable!("the parser gives a request its id")),
             era,
             version: envelope.meta_protocol_version().map(|version| version.into_owned()),
             repeatable,
-            about: About { rule, ..about },
+            about: About { rule, ..about.clone() },
             envelope: Some(envelope),
             stage: Stage::Waiting,
             deadline,
@@ -220,47 +280,11 @@ impl Engine {
         })
     }
 
-    /// An id and an exchange name one open request each. The same request again is a repetition, which the journal knows.
-    fn check_names(
-        &self,
-        inbound: &Inbound,
-        id: &RawId,
-        key: &ExchangeKey,
-        digest: &[u8; 32],
-        era: Era,
-    ) -> Result<(), RpcError> {
-        let Some(session) = self.sessions.get(&inbound.leg.session) else { return Ok(()) };
-        if let Some(known) = session.open.get(&id.canonical()).and_then(|no| self.exchanges.get(no)) {
-            if known.key == *key && known.digest == *digest {
-                return Ok(());
-            }
-            return Err(RpcError::invalid_request("The id is that of another open request"));
-        }
-        let Some(header) = &inbound.exchange else { return Ok(()) };
-        let is_taken = session
-            .open
-            .values()
-            .filter_map(|no| self.exchanges.get(no))
-            .any(|open| open.header.as_ref().is_some_and(|known| known.exchange == header.exchange));
-        if is_taken {
-            Err(RpcError::header_mismatch(era, "the exchange is that of another open request"))
-        } else {
-            Ok(())
-        }
-    }
-
-    fn check_limits(&self, ctx: &Ctx<'_>, leg: &Leg) -> Result<(), RpcError> {
-        let limits = &ctx.config.edge.limits;
-        match self.sessions.get(&leg.session) {
-            Some(session) if session.open.len() + session.tickets >= limits.in_flight_per_session => {
-                Err(RpcError::limited("inFlightPerSession", 1_000))
-            }
-            // Dialogs are counted by the SIP half; sessions out of a dialog have as many places again.
-            None if !leg.key.in_dialog() && self.sessions.len() >= limits.sessions_per_pod.saturating_mul(2) => {
-                Err(RpcError::limited("sessionsPerPod", 1_000))
-            }
-            Some(_) | None => Ok(()),
-        }
+    /// Dialogs are counted by the SIP half; sessions out of a dialog have as many places again.
+    fn check_sessions(&self, ctx: &Ctx<'_>, leg: &Leg) -> Result<(), RpcError> {
+        let limit = ctx.config.edge.limits.sessions_per_pod.saturating_mul(2);
+        let is_new = !leg.key.in_dialog() && !self.sessions.contains_key(&leg.session);
+        if is_new && self.sessions.len() >= limit { Err(RpcError::limited("sessionsPerPod", 1_000)) } else { Ok(()) }
     }
 
     fn journal(&self, ctx: &Ctx<'_>, exchange: &Exchange) -> OpenExchange {
@@ -288,47 +312,37 @@ impl Engine {
 /// The journal's name of a request: principal, exchange and id; or the SIP transaction, for a peer without the header.
 fn exchange_key(config: &Config, inbound: &Inbound, id: &RawId) -> ExchangeKey {
     let hash = match inbound.exchange.as_ref().map(|header| header.exchange) {
-        Some(Belongs::Id(exchange)) => {
+        Some(Named::Id(exchange)) => {
             let mac: &[u8] = config.token_keys.first().map_or(&[], |key| &key.mac[..]);
             let id = id.canonical();
             let parts: [&[u8]; 3] = [inbound.leg.principal.as_str().as_bytes(), exchange.as_str().as_bytes(), id.raw()];
             keyed_hash(mac, "exchange", &parts)
         }
-        Some(Belongs::Session) | None => inbound.transaction,
+        Some(Named::Session) | None => inbound.transaction,
     };
     ExchangeKey { session: inbound.leg.session, hash }
 }
 
-/// The leg speaks what the backend speaks; translation is another feature.
-fn check_era(agent: &AgentConfig, leg: &Leg, envelope: &Envelope, era: Era) -> Result<(), RpcError> {
-    let revisions = revisions(agent);
-    match era {
-        Era::Modern => {
-            let Some(version) = envelope.meta_protocol_version() else {
-                return Err(missing_meta(META_PROTOCOL_VERSION));
-            };
-            if Era::of_version(&version) != Some(Era::Modern) || !revisions.contains(&&*version) {
-                return Err(RpcError::unsupported_version(Era::Modern, Some(&version), &revisions));
-            }
-            if envelope.meta_client_capabilities().is_none() {
-                return Err(missing_meta(META_CLIENT_CAPABILITIES));
-            }
-            Ok(())
-        }
-        Era::Legacy if envelope.is_initialize() => {
-            if speaks(&revisions, Era::Legacy) {
-                return Ok(());
-            }
-            let requested = envelope.initialize_version();
-            Err(RpcError::unsupported_version(Era::Legacy, requested.as_deref(), &revisions))
-        }
-        Era::Legacy if speaks(&revisions, Era::Legacy) => Ok(()),
-        // A draft peer whose envelope stands for `initialize` is a legacy peer; any other forgot something.
-        Era::Legacy if leg.mcp.as_ref().is_some_and(|mcp| mcp.envelope && mcp.versions.is_empty()) => {
-            Err(RpcError::unsupported_version(Era::Legacy, None, &revisions))
-        }
-        Era::Legacy => Err(missing_meta(META_PROTOCOL_VERSION)),
-    }
+/// The leg speaks what the backend speaks; translation is another feature. Gives the era of the request.
+fn check_era(agent: &AgentConfig, leg: &Leg, request: &Envelope, has_legacy: bool) -> Result<Era, RpcError> {
+    let served = revisions(agent);
+    let negotiated = match leg.mcp.as_ref().map(|mcp| mcp.versions.as_slice()) {
+        Some([version]) => Era::of_version(version),
+        _ => None,
+    };
+    let is_plain = !request.is_initialize()
+        && request.method() != Some("server/discover")
+        && request.meta_protocol_version().is_none();
+    let decided = match (has_legacy, negotiated) {
+        (true, _) => Some(Era::Legacy),
+        (false, Some(era)) => Some(era),
+        // Whether it belongs to a session only the store can say.
+        (false, None) if is_plain && speaks(served, Era::Legacy) => Some(Era::Legacy),
+        (false, None) => None,
+    };
+    let envelope = leg.mcp.as_ref().is_some_and(|mcp| mcp.envelope);
+    let era = RelationEra::restored(served, envelope, decided, None).admit(request)?;
+    Ok(era.unwrap_or(Era::Legacy))
 }
 
 pub(super) fn missing_meta(member: &str) -> RpcError {

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Executed, RpcError};
-use mcp_sip::exchange::{Exchange as Belongs, McpExchange};
-use mcp_sip::jsonrpc::{Envelope, Kind, RawId, notification, request};
+use mcp_sip::exchange::{ExchangeId, Side};
+use mcp_sip::jsonrpc::{Envelope, Kind, RawId, error_response, notification, request};
 use serde_json::json;
 use session_store::key::SessionKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
@@ -17,7 +17,7 @@ use super::exchange::{ASK_MS, Stage};
 use super::forward::OWN_MS;
 use super::judge::reread;
 use super::pending::{Call, Op, Purpose};
-use super::session::{Asked, DIALOG_TOUCH_MS, IDLE_MS, Legacy, MAX_ASKED, MAX_QUEUE, Phase, TOUCH_MS};
+use super::session::{Asked, DIALOG_TOUCH_MS, IDLE_MS, Legacy, MAX_QUEUE, Phase, Session, TOUCH_MS};
 use super::timers::Timer;
 use super::types::Ctx;
 use crate::audit::{AuditKind, Outcome};
@@ -55,6 +55,7 @@ impl Engine {
                 let old = known.take();
                 if !session.lost {
                     session.legacy = Some(Legacy::new(*record, phase));
+                    session.table.set_era(Era::Legacy);
                 }
                 if let Some(call) = old.and_then(|old| old.stream_call()) {
                     self.cancel_call(call);
@@ -138,7 +139,7 @@ impl Engine {
             call_id: exchange.leg.call_id.clone(),
             extra: Default::default(),
         };
-        exchange.stage = Stage::Holding { answer: envelope, at };
+        exchange.stage = Stage::Holding { answer: envelope.bytes().clone(), at };
         self.spend(ctx, call);
         let waiting = Op::Create { exchange: no, record: Box::new(record.clone()), again: false };
         self.write_record(ctx, key, record, waiting);
@@ -170,12 +171,13 @@ impl Engine {
         };
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
         let Stage::Holding { answer, .. } = &exchange.stage else { return };
-        let (body, leg) = (answer.bytes().clone(), exchange.leg.clone());
+        let (body, leg) = (answer.clone(), exchange.leg.clone());
         if let Some(session) = self.sessions.get_mut(&key) {
             session.version = version;
             session.lost = false;
             let old = session.legacy.replace(Legacy::new(*record, Phase::Answered));
-            session.asked.clear();
+            close_all_nested(session);
+            session.table.set_era(Era::Legacy);
             if let Some(old) = old {
                 if let Some(call) = old.stream_call() {
                     self.cancel_call(call);
@@ -227,6 +229,7 @@ impl Engine {
         let mut legacy = Legacy::new(record, Phase::Initializing);
         legacy.queue.push_back(no);
         session.legacy = Some(legacy);
+        session.table.set_era(Era::Legacy);
         let id = RawId::from_random(&ctx.random.bytes());
         let params = json!({
             "protocolVersion": version,
@@ -367,35 +370,18 @@ impl Engine {
         }
     }
 
-    /// The caller answers a question of the server: relation, exchange and id must be those of the question (XCH-5, SEC-12).
-    pub(super) fn response(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        key: SessionKey,
-        header: Option<&McpExchange>,
-        envelope: &Envelope,
-    ) {
-        let Some(id) = envelope.id().map(|id| id.canonical()) else { return };
-        let asked = self.sessions.get(&key).and_then(|session| session.asked.get(&id));
-        let fits = asked.is_some_and(|asked| match (header.map(|header| header.exchange), asked.exchange) {
-            (None, _) | (Some(Belongs::Session), None) => true,
-            (Some(given), Some(no)) => {
-                let known = self.exchanges.get(&no).and_then(|exchange| exchange.header.as_ref());
-                known.is_some_and(|known| known.exchange == given)
-            }
-            (Some(Belongs::Id(_)), None) => false,
-        });
-        if !fits {
-            self.stats.unmatched += 1;
-            return;
-        }
+    /// The caller answers a question of the server; the table has found which.
+    pub(super) fn response(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, envelope: &Envelope) {
+        let Some(id) = envelope.id() else { return };
         self.settled(ctx, key, &id);
         self.post_or_queue(ctx, key, envelope.bytes().clone());
     }
 
     /// A question is no longer open.
     pub(super) fn settled(&mut self, ctx: &Ctx<'_>, key: SessionKey, id: &RawId) -> Option<Asked> {
-        let asked = self.sessions.get_mut(&key)?.asked.remove(&id.canonical())?;
+        let session = self.sessions.get_mut(&key)?;
+        let asked = session.asked.remove(&id.canonical())?;
+        close_nested(session, id);
         if let Some(no) = asked.exchange
             && let Some(exchange) = self.exchanges.get_mut(&no)
         {
@@ -449,7 +435,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let Some(legacy) = session.legacy.take() else { return };
         session.lost = true;
-        session.asked.clear();
+        close_all_nested(session);
         let mut record = legacy.record.clone();
         record.backend_session = None;
         record.initialized = false;
@@ -473,13 +459,10 @@ impl Engine {
     /// session it is (security.md 9).
     pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, exchange: Option<u64>, envelope: &Envelope) {
         let (Some(id), Some(session)) = (envelope.id(), self.sessions.get_mut(&key)) else { return };
+        // The same question again, after the stream was resumed.
         if session.asked.contains_key(&id.canonical()) {
             self.stats.unmatched += 1;
             return;
-        }
-        if session.asked.len() >= MAX_ASKED {
-            self.stats.dropped += 1;
-            return self.answer_for_caller(ctx, key, &id, &RpcError::limited("openServerRequests", 1_000));
         }
         let deadline = ctx.now.mono.plus_millis(ASK_MS);
         session.asked.insert(id.canonical(), Asked { id: id.clone(), exchange, deadline });
@@ -530,6 +513,21 @@ impl Engine {
         if let Some(at) = next {
             self.timers.set(Timer::Asked(key), at);
         }
+    }
+}
+
+/// Takes a question out of the table, whoever answered it.
+fn close_nested(session: &mut Session, id: &RawId) {
+    let answer = error_response(Some(id), &RpcError::internal("closed"));
+    if let Some(answer) = reread(&answer) {
+        // Where it was answered already, the table says so, which is as good.
+        let _ = session.table.admit(Side::Client, None, &answer, ExchangeId::from_random(&[0; 16]));
+    }
+}
+
+fn close_all_nested(session: &mut Session) {
+    for (_, asked) in std::mem::take(&mut session.asked) {
+        close_nested(session, &asked.id);
     }
 }
 

@@ -1,10 +1,10 @@
 //! What is remembered of one leg: its open requests and, in the legacy era, the session at the backend.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mcp_sip::exchange::{Exchange, McpExchange, Relation};
+use mcp_sip::exchange::{Exchange, ExchangeId, McpExchange, Relation, RelationTable};
 use mcp_sip::jsonrpc::RawId;
 use session_store::record::SessionRecord;
 use sip_proto::time::Mono;
@@ -21,8 +21,6 @@ pub(super) const DIALOG_TTL_MS: u64 = 2 * 60 * 60_000;
 pub(super) const DIALOG_TOUCH_MS: u64 = 30 * 60_000;
 /// Out of a dialog, messages that write nothing else touch the record so often.
 pub(super) const TOUCH_MS: u64 = 60_000;
-/// Questions of the server that the caller has not answered.
-pub(super) const MAX_ASKED: usize = 64;
 /// Messages of the session's own stream that are on their way at once.
 pub(super) const MAX_NOTES: usize = 64;
 /// Notifications and responses that wait for the session.
@@ -32,12 +30,12 @@ pub(super) const MAX_QUEUE: usize = 32;
 #[derive(Debug)]
 pub(super) struct Session {
     pub leg: Arc<Leg>,
-    /// The relation in which the peer is the client.
-    pub client: Relation,
+    /// The relation in which the peer is the client: what is open in it. The agent's side is never a client (mcp.md 5.2).
+    pub table: RelationTable,
     /// The peer knows `MCP-Exchange`.
     pub header: bool,
-    /// Its open requests, by canonical id.
-    pub open: HashMap<RawId, u64>,
+    /// Its open requests, by their exchange in the table.
+    pub open: BTreeMap<ExchangeId, u64>,
     /// Judged messages whose write was not answered yet.
     pub tickets: usize,
     pub legacy: Option<Legacy>,
@@ -136,12 +134,13 @@ impl Legacy {
 }
 
 impl Session {
-    pub(super) fn new(leg: Arc<Leg>, now: Mono) -> Session {
+    /// `limit`: requests in flight, each way.
+    pub(super) fn new(leg: Arc<Leg>, limit: usize, now: Mono) -> Session {
         Session {
-            client: client_of(&leg),
+            table: RelationTable::new(client_of(&leg), None, limit),
             leg,
             header: false,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             tickets: 0,
             legacy: None,
             lost: false,
@@ -161,7 +160,7 @@ impl Session {
 
     /// The header of what belongs to no request.
     pub(super) fn session_header(&self) -> Option<McpExchange> {
-        self.header.then(|| McpExchange::new(Exchange::Session, self.client))
+        self.header.then(|| McpExchange::new(Exchange::Session, self.table.relation()))
     }
 
     pub(super) fn ttl_ms(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The legacy server's own stream (HTTP GET): what comes on it belongs to the session, not to a request.
 
 use bytes::Bytes;
+use mcp_sip::exchange::{Belongs, Exchange as Named, Rejected};
 use mcp_sip::jsonrpc::{Bounds, Envelope, Kind};
 use session_store::key::SessionKey;
 
@@ -90,23 +91,46 @@ impl Engine {
     /// A message of the server that belongs to no request of the caller.
     pub(super) fn session_message(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, body: &Bytes) {
         let bounds = Bounds { bytes: ctx.config.edge.limits.message_bytes, ..Bounds::default() };
-        let (Ok(envelope), Some(session)) = (Envelope::parse(body, &bounds), self.sessions.get_mut(&key)) else {
+        let Ok(envelope) = Envelope::parse(body, &bounds) else {
             self.stats.dropped += 1;
             return;
         };
-        match envelope.kind() {
-            Kind::Request => self.ask(ctx, key, None, &envelope),
-            Kind::Notification if envelope.method() == Some("notifications/cancelled") => {
-                self.withdrawn(ctx, key, &envelope);
+        // Some servers send progress of a request here: its token says which.
+        match self.admit_server(ctx, key, None, &envelope) {
+            Ok(Belongs::Within(Named::Id(slot))) => {
+                let no = self.sessions.get(&key).and_then(|session| session.open.get(&slot)).copied();
+                if let Some(no) = no {
+                    self.note(ctx, no, &envelope);
+                }
             }
-            Kind::Notification if session.notes < MAX_NOTES => {
-                session.notes += 1;
-                let (leg, header) = (session.leg.clone(), session.session_header());
-                let purpose = Purpose::Note { session: key, exchange: None };
-                self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
+            Ok(Belongs::Within(Named::Session)) if envelope.kind() == Kind::Request => {
+                self.ask(ctx, key, None, &envelope);
             }
-            Kind::Notification => self.stats.dropped += 1,
-            Kind::Response | Kind::Error => self.stats.unmatched += 1,
+            Ok(Belongs::Within(Named::Session)) => self.session_note(ctx, key, &envelope),
+            Ok(Belongs::CancelledNested(_)) => self.withdrawn(ctx, key, &envelope),
+            // The answer to an open request: its own stream broke, and this is where the server sends it.
+            Ok(Belongs::Answered(slot)) => {
+                let no = self.sessions.get(&key).and_then(|session| session.open.get(&slot)).copied();
+                if let Some(no) = no {
+                    self.answered(ctx, no, envelope);
+                }
+            }
+            Err(Rejected::Refuse(error)) => self.refuse_server(ctx, key, &envelope, &error),
+            Ok(Belongs::Opened(_) | Belongs::Repeated(_) | Belongs::Cancelled(_)) | Err(Rejected::Drop(_)) => {
+                self.stats.unmatched += 1;
+            }
         }
+    }
+
+    fn session_note(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, envelope: &Envelope) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.notes >= MAX_NOTES {
+            self.stats.dropped += 1;
+            return;
+        }
+        session.notes += 1;
+        let (leg, header) = (session.leg.clone(), session.session_header());
+        let purpose = Purpose::Note { session: key, exchange: None };
+        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
     }
 }

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Executed, RpcError};
-use mcp_sip::exchange::McpExchange;
-use mcp_sip::jsonrpc::{Kind, META_PROTOCOL_VERSION, error_response};
+use mcp_sip::exchange::{Belongs, ExchangeId, McpExchange, Rejected, Side};
+use mcp_sip::jsonrpc::{Envelope, Kind, META_PROTOCOL_VERSION, error_response};
+use session_store::key::SessionKey;
 use session_store::op::{OpenOutcome, StoreError, StoreOp};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ impl Engine {
     pub fn written(&mut self, ctx: &mut Ctx<'_>, ticket: Ticket, outcome: Result<Written, StoreError>) -> SipAnswer {
         let Some(judged) = self.redeem(&ticket) else { return BROKEN };
         let session = judged.leg.session;
+        let slot = slot_of(&judged.what);
         let answer = match (judged.what, outcome) {
             (_, Err(_)) => UNAVAILABLE,
             (What::Request(exchange), Ok(Written::Exchange(outcome))) => {
@@ -50,14 +52,16 @@ impl Engine {
                 BROKEN
             }
         };
-        self.settle(session);
+        // A request that opened nothing leaves its place.
+        let is_open = slot.is_some_and(|slot| self.sessions.get(&session).is_some_and(|s| s.open.contains_key(&slot)));
+        self.give_back(session, slot.filter(|_| !is_open));
         answer
     }
 
     /// The message will not be written: the dialog is gone, its CSeq is old, or it is a replay.
     pub fn abandon(&mut self, ticket: Ticket) {
         if let Some(judged) = self.redeem(&ticket) {
-            self.settle(judged.leg.session);
+            self.give_back(judged.leg.session, slot_of(&judged.what));
         }
     }
 
@@ -69,20 +73,24 @@ impl Engine {
         Some(judged)
     }
 
-    fn opened(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, fate: Fate, outcome: OpenOutcome) -> SipAnswer {
+    fn opened(&mut self, ctx: &mut Ctx<'_>, mut exchange: Exchange, fate: Fate, outcome: OpenOutcome) -> SipAnswer {
         let key = exchange.session;
         let error = match outcome {
             OpenOutcome::Opened { session } => {
-                let no = ctx.ids.number();
                 if fate == Fate::LegClosed {
                     self.close_entry(ctx, &exchange);
                     return GONE;
                 }
-                let entry =
-                    self.sessions.entry(key).or_insert_with(|| Session::new(exchange.leg.clone(), ctx.now.mono));
-                entry.open.insert(exchange.id.canonical(), no);
-                entry.last_used = ctx.now.mono;
-                entry.touched = ctx.now.mono;
+                if !self.has_place(ctx, &mut exchange) {
+                    self.close_entry(ctx, &exchange);
+                    return OK;
+                }
+                let no = ctx.ids.number();
+                let now = ctx.now.mono;
+                let entry = self.session(ctx, &exchange.leg);
+                entry.open.extend(exchange.slot.map(|slot| (slot, no)));
+                entry.last_used = now;
+                entry.touched = now;
                 let is_legacy = exchange.era == Era::Legacy;
                 self.timers.set(Timer::Exchange(no), exchange.deadline);
                 self.exchanges.insert(no, exchange);
@@ -99,7 +107,9 @@ impl Engine {
             }
             OpenOutcome::RepeatInFlight { .. } => {
                 // The answer goes where the caller was heard last.
-                let open = self.sessions.get(&key).and_then(|s| s.open.get(&exchange.id.canonical())).copied();
+                let session = self.sessions.get(&key);
+                let slot = session.and_then(|session| session.table.exchange_of(&exchange.id));
+                let open = slot.and_then(|slot| session.and_then(|session| session.open.get(&slot))).copied();
                 if let Some(known) = open.and_then(|no| self.exchanges.get_mut(&no))
                     && known.key == exchange.key
                 {
@@ -123,6 +133,18 @@ impl Engine {
         let Exchange { leg, header, id, about, .. } = exchange;
         self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });
         OK
+    }
+
+    /// A repetition that the journal takes for a new request (the first one is over meanwhile) needs a place of its own.
+    fn has_place(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> bool {
+        let (None, Some(envelope)) = (exchange.slot, &exchange.envelope) else { return true };
+        let fresh = ExchangeId::from_random(&ctx.random.bytes());
+        let header = exchange.header.as_ref().map(|header| header.exchange);
+        let session = self.session(ctx, &exchange.leg);
+        if let Ok(Belongs::Opened(slot)) = session.table.admit(Side::Client, header, envelope, fresh) {
+            exchange.slot = Some(slot);
+        }
+        exchange.slot.is_some()
     }
 
     /// A legacy request needs its session; `initialize` makes it.
@@ -168,18 +190,19 @@ impl Engine {
     /// A notification or response of the caller.
     pub(super) fn other(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<McpExchange>, body: Bytes) {
         let Some(envelope) = reread(&body) else { return };
-        if envelope.method() == Some("notifications/cancelled") {
-            return self.cancelled(ctx, leg, header.as_ref(), &envelope);
-        }
         let key = leg.session;
+        if envelope.method() == Some("notifications/cancelled") {
+            return self.cancelled(ctx, key, header.as_ref(), &envelope);
+        }
         match self.sessions.get_mut(&key) {
             Some(session) if session.legacy.is_some() => {
                 session.last_used = ctx.now.mono;
+                let belongs = admit_client(ctx, session, header.as_ref(), &envelope);
                 self.touch(ctx, key);
-                match envelope.kind() {
-                    Kind::Notification => self.notification(ctx, key, &envelope),
-                    Kind::Response | Kind::Error => self.response(ctx, key, header.as_ref(), &envelope),
-                    Kind::Request => {}
+                match (belongs, envelope.kind()) {
+                    (Ok(_), Kind::Notification) => self.notification(ctx, key, &envelope),
+                    (Ok(_), Kind::Response | Kind::Error) => self.response(ctx, key, &envelope),
+                    (Ok(_), Kind::Request) | (Err(_), _) => self.stats.unmatched += 1,
                 }
             }
             // A modern leg sends nothing else; and what belonged to a lost session belongs to nothing.
@@ -197,7 +220,7 @@ impl Engine {
             self.stats.dropped += 1;
             return;
         }
-        let session = self.sessions.entry(key).or_insert_with(|| Session::new(leg.clone(), ctx.now.mono));
+        let session = self.session(ctx, leg);
         session.header |= waiting.header.is_some();
         if let Some(queue) = &mut session.loading {
             if queue.len() < MAX_QUEUE {
@@ -213,36 +236,45 @@ impl Engine {
     }
 
     /// The caller takes a request back (mcp.md 5.6). It gets no answer.
-    fn cancelled(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        leg: &Arc<Leg>,
-        header: Option<&McpExchange>,
-        envelope: &mcp_sip::jsonrpc::Envelope,
-    ) {
-        let Some(id) = envelope.request_id().map(|id| id.canonical()) else {
+    fn cancelled(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, header: Option<&McpExchange>, envelope: &Envelope) {
+        let session = self.sessions.get_mut(&key);
+        let known = |session: &Session| envelope.request_id().and_then(|id| session.table.exchange_of(&id));
+        let Some((session, slot)) = session.and_then(|session| known(session).map(|slot| (session, slot))) else {
             self.stats.unmatched += 1;
             return;
         };
-        let fits = |known: &Exchange| {
-            known.id.same(&id) && header.is_none_or(|h| known.header.as_ref().is_some_and(|k| k.exchange == h.exchange))
-        };
-        // Its write may not be answered yet.
-        let judged = self.tickets.values_mut().find(|judged| {
-            judged.leg.session == leg.session && matches!(&judged.what, What::Request(exchange) if fits(exchange))
-        });
-        if let Some(judged) = judged {
-            judged.fate = Fate::Cancelled;
-            return;
-        }
-        let open = self.sessions.get(&leg.session).and_then(|session| session.open.get(&id)).copied();
-        match open.and_then(|no| self.exchanges.get(&no).map(|exchange| (no, exchange))) {
-            // A client must not cancel `initialize`.
-            Some((no, exchange)) if fits(exchange) && !exchange.is_initialize() => {
-                self.stop(ctx, no, Some(envelope.bytes().clone()));
-                self.conclude(ctx, no, None, Outcome::Cancelled);
+        let open = session.open.get(&slot).copied();
+        // A client must not cancel `initialize`.
+        let is_initialize = open.and_then(|no| self.exchanges.get(&no)).is_some_and(Exchange::is_initialize);
+        if is_initialize || admit_client(ctx, session, header, envelope).is_err() {
+            self.stats.unmatched += 1;
+        } else if let Some(no) = open {
+            self.stop(ctx, no, Some(envelope.bytes().clone()));
+            self.conclude(ctx, no, None, Outcome::Cancelled);
+        } else {
+            // Its write is not answered yet.
+            let is_it = |judged: &&mut Judged| judged.leg.session == key && slot_of(&judged.what) == Some(slot);
+            if let Some(judged) = self.tickets.values_mut().find(is_it) {
+                judged.fate = Fate::Cancelled;
             }
-            _ => self.stats.unmatched += 1,
         }
+    }
+}
+
+/// Whether a notification or response of the client belongs to something that is open: relation, exchange and id (XCH-5, SEC-12).
+fn admit_client(
+    ctx: &mut Ctx<'_>,
+    session: &mut Session,
+    header: Option<&McpExchange>,
+    envelope: &Envelope,
+) -> Result<Belongs, Rejected> {
+    let fresh = ExchangeId::from_random(&ctx.random.bytes());
+    session.table.admit(Side::Client, header.map(|header| header.exchange), envelope, fresh)
+}
+
+fn slot_of(what: &What) -> Option<ExchangeId> {
+    match what {
+        What::Request(exchange) => exchange.slot,
+        What::Refused(_) | What::Other(_) | What::Nothing => None,
     }
 }
