@@ -4,5 +4,9 @@
 #[path = "api/driver.rs"]
 mod driver;
 
+#[path = "api/calls.rs"]
+mod calls;
+#[path = "api/in_dialog.rs"]
+mod in_dialog;
 #[path = "api/page.rs"]
 mod page;

@@ -9,13 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use edge_core::audit::AuditRecord;
 use edge_core::config::{
-    Advertise, AgentBackend, AgentConfig, Capabilities, CapabilitySource, Config, DeclaredTool, DigestConfig, DomainConfig, DrainConfig,
-    EdgeConfig, Limits, ListenerConfig, RegistrationProfile, TokenKey, ToolEffect,
+    Advertise, AgentBackend, AgentConfig, Capabilities, CapabilitySource, Config, DeclaredTool, DigestConfig,
+    DomainConfig, DrainConfig, EdgeConfig, Limits, ListenerConfig, RegistrationProfile, TokenKey, ToolEffect,
 };
 use edge_core::effect::{BackendAction, BackendCall, Effect};
-use edge_core::input::{
-    BackendEvent, BackendId, ConnId, Flow, FlowKey, Input, OpId, PeerCertificate, Transport,
-};
+use edge_core::input::{BackendEvent, BackendId, ConnId, Flow, FlowKey, Input, OpId, PeerCertificate, Transport};
 use edge_core::{EdgeState, Shard};
 use mcp_sip::policy::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleSpec};
 use session_store::memory::{Capacity, MemoryStore};
@@ -245,6 +243,13 @@ impl World {
         self.input(Input::Backend { id, event: BackendEvent::Done });
     }
 
+    /// What the store holds after what has expired is gone (it sweeps when it is used).
+    pub fn counts(&mut self) -> session_store::memory::Counts {
+        let dialog = session_store::key::DialogKey { slot: 0, tenant: 0, id: [0; 16] };
+        self.store.execute(self.now.wall.0, StoreOp::ReadDialog { dialog }).unwrap();
+        self.store.counts()
+    }
+
     /// Bytes arrive on a flow.
     pub fn arrive(&mut self, flow: &Arc<Flow>, bytes: impl Into<Bytes>) {
         let mode = if flow.transport == Transport::Udp { Transportation::Datagram } else { Transportation::Stream };
@@ -296,7 +301,10 @@ pub fn config() -> Config {
             .map(|(i, transport)| ListenerConfig {
                 name: format!("{transport:?}"),
                 transport,
-                address: SocketAddr::from(([192, 0, 2, 1], if i < 2 { 5060 } else { 5059 + u16::try_from(i).unwrap() })),
+                address: SocketAddr::from((
+                    [192, 0, 2, 1],
+                    if i < 2 { 5060 } else { 5059 + u16::try_from(i).unwrap() },
+                )),
             })
             .collect(),
         domains: BTreeMap::from([(DOMAIN.to_owned(), Arc::new(domain))]),
@@ -312,9 +320,8 @@ pub fn token_key(kid: u8) -> TokenKey {
 /// A domain with the users alice and bob, which allows plain transports.
 pub fn domain(name: &str, tenant: u16) -> DomainConfig {
     let user = |user: &str| {
-        let secret = |algorithm: Algorithm| {
-            (algorithm.as_str().to_owned(), Zeroizing::new(a1(algorithm, user, name, PASSWORD)))
-        };
+        let secret =
+            |algorithm: Algorithm| (algorithm.as_str().to_owned(), Zeroizing::new(a1(algorithm, user, name, PASSWORD)));
         (user.to_owned(), BTreeMap::from([secret(Algorithm::Sha256), secret(Algorithm::Sha512_256)]))
     };
     DomainConfig {
@@ -474,7 +481,11 @@ impl Ua {
             self.cseq += 1;
             self.branch = format!("z9hG4bKua{}", world.number());
         }
-        let branch = if method == "ACK" && self.to_tag.is_some() { format!("z9hG4bKack{}", world.number()) } else { self.branch.clone() };
+        let branch = if method == "ACK" && self.to_tag.is_some() {
+            format!("z9hG4bKack{}", world.number())
+        } else {
+            self.branch.clone()
+        };
         let (via, scheme) = match self.flow.transport {
             Transport::Udp => ("UDP", "udp"),
             Transport::Tcp => ("TCP", "tcp"),
@@ -593,7 +604,9 @@ pub fn tool_call(id: u64, tool: &str) -> String {
 
 /// A modern result.
 pub fn tool_result(id: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","content":[{{"type":"text","text":"hi"}}]}}}}"#)
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","content":[{{"type":"text","text":"hi"}}]}}}}"#
+    )
 }
 
 /// The id of a JSON-RPC message, raw.
