@@ -69,13 +69,16 @@ pub(crate) fn transport_allowed(domain: &DomainConfig, transport: Transport) -> 
     matches!(transport, Transport::Tls | Transport::Wss) || domain.allow_plain.contains(&transport)
 }
 
-/// The users that a verified certificate names, as canonical `sip:` URIs, of domains whose CA vouches for it.
-fn certified(certificate: &PeerCertificate, accepts: impl Fn(&str) -> bool) -> Vec<String> {
+/// The users that a verified certificate names: canonical `sip:` URIs of domains whose CA vouches for it, and URIs of other schemes (`tel:`)
+/// where the CA of the domain that is asked, `asked`, does.
+fn certified(certificate: &PeerCertificate, asked: &str, accepts: impl Fn(&str) -> bool) -> Vec<String> {
     let accepted: Vec<&str> = certificate.domains.iter().map(String::as_str).filter(|d| accepts(d)).collect();
-    let user = |text: &String| {
-        let uri = Uri::parse(text).ok()?.sip()?;
-        uri.user()?;
-        accepted.iter().any(|d| uri.host_str().eq_ignore_ascii_case(d)).then(|| canonical(&uri.aor()))
+    let user = |text: &String| match Uri::parse(text).ok()? {
+        Uri::Sip(uri) => {
+            uri.user()?;
+            accepted.iter().any(|d| uri.host_str().eq_ignore_ascii_case(d)).then(|| canonical(&uri.aor()))
+        }
+        Uri::Tel(_) | Uri::Other { .. } => accepted.contains(&asked).then(|| text.clone()),
     };
     certificate.uris.iter().filter_map(user).collect()
 }
@@ -116,7 +119,7 @@ impl EdgeState {
             let method_is_register = request.method() == "REGISTER";
             let claimed = if method_is_register { request.message.to() } else { request.message.from() };
             let claimed = claimed.typed_uri().sip().map(|uri| canonical(&uri.aor()));
-            let users = certified(&certificate, accepts);
+            let users = certified(&certificate, &domain.domain, accepts);
             let user = users.iter().find(|user| Some(*user) == claimed.as_ref()).or(users.first());
             if let Some(user) = user {
                 return Ok(Some(caller(Principal::User(user.clone()), None, true)));

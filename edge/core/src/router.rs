@@ -131,6 +131,12 @@ impl EdgeState {
         message.vias().any(|via| via.branch().is_some_and(|b| BranchToken::from_branch(keys, b).is_some()))
     }
 
+    /// The domain of ours that the Request-URI names.
+    pub(crate) fn addressed_domain(&self, message: &Message) -> Option<Arc<DomainConfig>> {
+        let uri = Uri::parse(message.request_uri()?).ok()?.sip()?;
+        self.config.domains.get(&uri.host_str().to_ascii_lowercase()).cloned()
+    }
+
     fn address(&self, message: &Message) -> Address {
         let domain = |host: &str| self.config.domains.get(&host.to_ascii_lowercase()).cloned();
         let uri = message.request_uri().and_then(|text| Uri::parse(text).ok()).and_then(|uri| uri.sip());

@@ -6,7 +6,13 @@ mod driver;
 
 #[path = "api/calls.rs"]
 mod calls;
+#[path = "api/gate.rs"]
+mod gate;
 #[path = "api/in_dialog.rs"]
 mod in_dialog;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/registrations.rs"]
+mod registrations;
+#[path = "api/rfc4475.rs"]
+mod rfc4475;

@@ -73,6 +73,9 @@ pub struct World {
     pub audit: Vec<AuditRecord>,
     pub operations: Vec<StoreOp>,
     pub drained: bool,
+    /// Answers to faults that cannot be read themselves are kept in `broken` instead of ending the test.
+    pub echoes: bool,
+    pub broken: Vec<String>,
     next: u64,
 }
 
@@ -103,6 +106,8 @@ impl World {
             audit: Vec::new(),
             operations: Vec::new(),
             drained: false,
+            echoes: false,
+            broken: Vec::new(),
             next: 0,
         }
     }
@@ -163,9 +168,12 @@ impl World {
     }
 
     fn record(&mut self, to: To, bytes: Bytes, tag: Option<u64>) {
-        let message = Message::parse(bytes.clone(), Transportation::Stream)
-            .unwrap_or_else(|e| panic!("we sent what we would not read: {e:?}\n{}", String::from_utf8_lossy(&bytes)));
-        self.sent.push_back(Sent { to, message, tag });
+        match Message::parse(bytes.clone(), Transportation::Stream) {
+            Ok(message) => self.sent.push_back(Sent { to, message, tag }),
+            // The answer to what is broken says back what was broken.
+            Err(_) if self.echoes => self.broken.push(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(e) => panic!("we sent what we would not read: {e:?}\n{}", String::from_utf8_lossy(&bytes)),
+        }
     }
 
     /// Lets time pass; every deadline on the way is met.
