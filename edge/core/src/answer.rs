@@ -14,10 +14,15 @@ pub(crate) const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, MESSAGE, INFO
 /// The bodies that we read, as `Accept` lists them.
 pub(crate) const ACCEPT: &str = "application/sdp, application/mcp+json, multipart/mixed";
 
-/// What to answer.
+/// What to answer. One pointer beside the status: it is the `Err` of many functions.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub status: u16,
+    parts: Box<Parts>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Parts {
     phrase: Option<String>,
     lines: Vec<(HeaderId, Vec<u8>)>,
     body: Option<(String, Bytes)>,
@@ -26,11 +31,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub fn new(status: u16) -> Answer {
-        Answer { status, phrase: None, lines: Vec::new(), body: None, tag: None }
+        Answer { status, parts: Box::default() }
     }
 
     pub fn phrase(mut self, phrase: &str) -> Answer {
-        self.phrase = Some(phrase.to_owned());
+        self.parts.phrase = Some(phrase.to_owned());
         self
     }
 
@@ -40,18 +45,18 @@ impl Answer {
 
     /// A value that may be in no known encoding, such as a Contact with a display name.
     pub fn header_bytes(mut self, id: HeaderId, value: impl Into<Vec<u8>>) -> Answer {
-        self.lines.push((id, value.into()));
+        self.parts.lines.push((id, value.into()));
         self
     }
 
     pub fn body(mut self, content_type: impl Into<String>, body: Bytes) -> Answer {
-        self.body = Some((content_type.into(), body));
+        self.parts.body = Some((content_type.into(), body));
         self
     }
 
     /// The To tag, where it is not the one that the request stands for.
     pub fn tag(mut self, tag: impl Into<String>) -> Answer {
-        self.tag = Some(tag.into());
+        self.parts.tag = Some(tag.into());
         self
     }
 
@@ -72,14 +77,15 @@ impl Answer {
 
     /// The bytes. A 100 has no To tag.
     pub fn build(&self, message: &Message, flow: &Flow, tag: &str) -> Bytes {
-        let mut response = Response::to_request(message, self.status, self.phrase.as_deref()).received(flow.remote);
+        let mut response =
+            Response::to_request(message, self.status, self.parts.phrase.as_deref()).received(flow.remote);
         if self.status > 100 && message.to_tag().is_none() {
-            response = response.to_tag(self.tag.as_deref().unwrap_or(tag));
+            response = response.to_tag(self.parts.tag.as_deref().unwrap_or(tag));
         }
-        for (id, value) in &self.lines {
+        for (id, value) in &self.parts.lines {
             response = response.header(*id, value);
         }
-        if let Some((content_type, body)) = &self.body {
+        if let Some((content_type, body)) = &self.parts.body {
             response = response.body(content_type, body.clone());
         }
         response.build()

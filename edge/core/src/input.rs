@@ -70,6 +70,7 @@ pub struct PeerCertificate {
 
 /// Everything that reaches a core.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "an input is handed over once; a box would be an allocation per message")]
 pub enum Input {
     /// A whole message, framed by the shell with `sip_proto::framing`.
     Message { flow: Arc<Flow>, message: Message },

@@ -10,6 +10,10 @@ mod calls;
 mod gate;
 #[path = "api/in_dialog.rs"]
 mod in_dialog;
+#[path = "api/matrix.rs"]
+mod matrix;
+#[path = "api/options.rs"]
+mod options;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/registrations.rs"]

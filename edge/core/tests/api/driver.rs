@@ -485,7 +485,7 @@ impl Ua {
 
     /// The request as text. `extra` are whole header lines with their ends.
     pub fn build(&mut self, world: &mut World, method: &str, extra: &str, body: &str) -> String {
-        if method != "ACK" && method != "CANCEL" {
+        if (method != "ACK" && method != "CANCEL") || self.branch.is_empty() {
             self.cseq += 1;
             self.branch = format!("z9hG4bKua{}", world.number());
         }

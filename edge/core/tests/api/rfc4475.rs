@@ -123,6 +123,7 @@ fn flow(bytes: &[u8], certified: bool) -> Arc<Flow> {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the vectors are files; only the test reads them")]
 fn rfc4475_answers() {
     let mut messages = Vec::new();
     for kind in ["valid", "invalid", "other"] {
