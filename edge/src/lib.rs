@@ -1,3 +1,19 @@
 //! The shell of the edge: sockets, TLS, HTTP backends, admin. One core per shard.
 
+pub mod admin;
+pub mod args;
+pub mod audit;
 pub mod backend;
+mod clock;
+pub mod config_build;
+pub mod counters;
+pub mod dns;
+pub mod drain;
+pub mod driver;
+pub mod manifests;
+pub mod metrics;
+pub mod net;
+pub mod run;
+pub mod status;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,104 @@
+//! Command line and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Exit code for a listener, certificate or file that cannot be used.
+pub const EXIT_FAILURE: u8 = 1;
+/// Exit code for wrong arguments, and for manifests with nothing usable in them at the start.
+pub const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Manifests are the YAML of the Kubernetes kinds SipEdge, SipDomain, McpAgent and McpCapabilityPolicy, with v1 Secrets and ConfigMaps
+beside them. They are read again when a file changes; a broken file is reported and the last good state stays.
+
+Signals: SIGTERM or SIGINT drains (new work is refused, what is in flight ends), a second one ends at once.
+
+Exit codes: 0 after a drain; 1 a port, certificate or file cannot be used; 2 wrong arguments, or nothing usable in the manifests.
+
+Example:
+  sipmcp-edge --manifests crds/examples --admin 127.0.0.1:9090";
+
+/// The SIP edge that gives MCP agents an address.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sipmcp-edge", version, after_help = AFTER_HELP, max_term_width = 120)]
+pub struct Args {
+    /// Directory or file with manifests; may be repeated, or given as a comma-separated list.
+    #[arg(long, value_name = "DIR", required = true, value_delimiter = ',', env = "SIPMCP_MANIFESTS")]
+    pub manifests: Vec<PathBuf>,
+
+    /// Which SipEdge this process is, `name` or `namespace/name`; needed when the manifests hold several.
+    #[arg(long, value_name = "NAME", env = "SIPMCP_EDGE")]
+    pub edge: Option<String>,
+
+    /// Address of /healthz, /readyz, /metrics and /status; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", env = "SIPMCP_ADMIN")]
+    pub admin: SocketAddr,
+
+    /// Shards, each with a thread of its own; without it one per processor core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "SIPMCP_SHARDS")]
+    pub shards: Option<u16>,
+
+    /// Where audit records go, one JSON object per line; without it to standard output.
+    #[arg(long, value_name = "FILE", env = "SIPMCP_AUDIT")]
+    pub audit: Option<PathBuf>,
+
+    /// Sends traces to this OTLP/gRPC endpoint, for example http://127.0.0.1:4317.
+    #[arg(long, value_name = "URL", env = "SIPMCP_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Form of the log on standard error.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, env = "SIPMCP_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// Log level, or a filter such as `info,edge=debug`. Payloads, arguments and credentials are never logged.
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIPMCP_LOG")]
+    pub log_level: String,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Args {
+    /// How many shards to run.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.shards.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            u16::try_from(cores).unwrap_or(256).min(256)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn manifests_may_be_repeated_and_listed() {
+        let args = Args::try_parse_from(["sipmcp-edge", "--manifests", "a,b", "--manifests", "c"]).unwrap();
+        assert_eq!(args.manifests, [PathBuf::from("a"), PathBuf::from("b"), PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn shards_stay_in_range() {
+        assert!(Args::try_parse_from(["sipmcp-edge", "--manifests", "a", "--shards", "0"]).is_err());
+        assert!(Args::try_parse_from(["sipmcp-edge", "--manifests", "a", "--shards", "257"]).is_err());
+        assert_eq!(
+            Args::try_parse_from(["sipmcp-edge", "--manifests", "a", "--shards", "4"]).unwrap().shard_count(),
+            4
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! From manifests to what the core and the sockets work with. Built as a whole, each object by itself: what cannot be used is a problem
+//! with file, line and field, and what was last good of it stays.
+
+mod agents;
+mod domains;
+mod keys;
+mod listeners;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
+use crds::v1alpha1::{Audit, SipEdge};
+use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, TokenKey};
+use tokio_rustls::rustls::sign::CertifiedKey;
+
+use crate::backend::BackendConfig;
+use crate::net::listener::Wanted;
+use crate::net::verify::{DomainTrust, Trust};
+
+/// Everything that one set of manifests says.
+#[derive(Debug)]
+pub struct Built {
+    /// Without listeners: those are known when they are bound.
+    pub config: Config,
+    pub listeners: Vec<Wanted>,
+    pub backends: BTreeMap<String, BackendConfig>,
+    pub trust: Arc<Trust>,
+    /// Rules whose decisions leave no audit record: `namespace/policy/rule`.
+    pub unaudited: BTreeSet<String>,
+    /// Seconds between the signal and the first thing that ends.
+    pub settle_seconds: u64,
+    /// What cannot be used, beyond what the reader of the manifests found.
+    pub problems: Vec<Problem>,
+    /// Those of them that leave a listener without a certificate.
+    pub listener_problems: Vec<Problem>,
+}
+
+/// Builds configurations for the life of one process and keeps what must not change between them.
+#[derive(Debug)]
+pub struct Builder {
+    edge: ObjectKey,
+    epoch: u64,
+    /// By domain; given once, never given twice.
+    tenants: BTreeMap<String, u16>,
+    /// For an edge without a Secret `<edge>-keys`: made once, kept as long as the embedded store lives.
+    made: TokenKey,
+    /// The last good ones.
+    token_keys: Vec<TokenKey>,
+    /// By listener.
+    certificates: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
+    /// By domain.
+    anchors: BTreeMap<String, DomainTrust>,
+    /// The last one, so that an edge that vanished from the manifests goes on.
+    spec: Option<Sourced<SipEdge>>,
+}
+
+impl Builder {
+    /// `random`: 64 octets from the operating system.
+    #[must_use]
+    pub fn new(edge: ObjectKey, random: &[u8; 64]) -> Self {
+        Builder {
+            edge,
+            epoch: 0,
+            tenants: BTreeMap::new(),
+            made: keys::token_key(0, random),
+            token_keys: Vec::new(),
+            certificates: BTreeMap::new(),
+            anchors: BTreeMap::new(),
+            spec: None,
+        }
+    }
+
+    /// Builds everything from one set of manifests. `None`: the edge is not there and never was.
+    pub fn build(&mut self, objects: &Snapshot) -> Option<Built> {
+        let mut problems = Vec::new();
+        let mut listener_problems = Vec::new();
+        match objects.edges.get(&self.edge) {
+            Some(edge) => self.spec = Some(edge.clone()),
+            None => {
+                let gone = self.spec.as_ref()?;
+                let message = format!("SipEdge {} is gone; this process goes on as it was", self.edge);
+                problems.push(gone.origin.problem("", message));
+            }
+        }
+        let edge = self.spec.clone()?;
+        let spec = &edge.spec;
+        self.epoch += 1;
+
+        let domains = self.domains(objects, &mut problems);
+        let trust = Arc::new(Trust::new(
+            domains.values().filter_map(|domain| self.anchors.get(&domain.domain).cloned()).collect(),
+            crate::net::tls::provider(),
+        ));
+        let (agents, backends) = agents::build(objects, &domains, &spec.limits, &mut problems);
+        let listeners = self.listeners(objects, &edge, &trust, &mut listener_problems);
+        match keys::from_secret(objects, &self.edge, &self.made) {
+            Ok(keys) => self.token_keys = keys,
+            Err(problem) => {
+                problems.push(problem);
+                if self.token_keys.is_empty() {
+                    self.token_keys = vec![self.made.clone()];
+                }
+            }
+        }
+
+        let advertise = &spec.network.advertise;
+        let advertise = match &advertise.name {
+            Some(name) => Advertise::Name(name.to_ascii_lowercase()),
+            None => Advertise::Static(advertise.address.as_ref().and_then(|address| address.parse().ok())),
+        };
+        problems.extend(listener_problems.iter().cloned());
+        Some(Built {
+            config: Config {
+                epoch: self.epoch,
+                edge: EdgeConfig {
+                    name: self.edge.to_string(),
+                    advertise,
+                    limits: Limits {
+                        sessions_per_pod: spec.limits.sessions_per_pod as usize,
+                        in_flight_per_session: spec.limits.in_flight_per_session as usize,
+                        sip_body_bytes: spec.limits.sip_body_bytes as usize,
+                        message_bytes: spec.limits.message_bytes as usize,
+                    },
+                    drain: DrainConfig {
+                        in_flight_seconds: spec.drain.in_flight_seconds.into(),
+                        dialog_seconds: spec.drain.dialog_seconds.into(),
+                    },
+                },
+                listeners: Vec::new(),
+                domains: domains.into_values().map(|domain| (domain.domain.clone(), domain)).collect(),
+                agents: by_address(agents),
+                token_keys: self.token_keys.clone(),
+            },
+            listeners,
+            backends,
+            trust,
+            unaudited: unaudited(objects),
+            settle_seconds: spec.drain.settle_seconds.into(),
+            problems,
+            listener_problems,
+        })
+    }
+}
+
+/// By domain and user. Validation refuses two agents with one address; an agent that was kept as it last was gives way.
+fn by_address(agents: Vec<Arc<AgentConfig>>) -> BTreeMap<(String, String), Arc<AgentConfig>> {
+    let mut map = BTreeMap::new();
+    for agent in agents {
+        map.entry((agent.domain.clone(), agent.user.clone())).or_insert(agent);
+    }
+    map
+}
+
+fn unaudited(objects: &Snapshot) -> BTreeSet<String> {
+    let rules = objects.policies.iter().flat_map(|(key, policy)| {
+        let silent = policy.spec.rules.iter().filter(|rule| rule.audit == Audit::None);
+        silent.map(move |rule| format!("{key}/{}", rule.name))
+    });
+    rules.collect()
+}
+
+/// A domain by the name of its `SipDomain` object.
+type Domains = BTreeMap<String, Arc<DomainConfig>>;

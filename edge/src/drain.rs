@@ -1,0 +1,66 @@
+//! The way down: new work is refused at once, what is in flight gets its time, then connections are closed without a storm.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::timeout_at;
+
+use crate::driver::Parts;
+use crate::driver::ingress::Control;
+use crate::net::Net;
+use crate::status::Status;
+
+/// How long each phase may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Goals {
+    /// Load balancers learn that we take no new work. Nothing ends before it.
+    pub settle: Duration,
+    /// Requests in flight, then dialogs: the cores work through both.
+    pub work: Duration,
+}
+
+/// Up to so many connections are closed at once; more of them at 5 % per second, so that the clients do not all come back together.
+const AT_ONCE: usize = 100;
+const STEP: Duration = Duration::from_millis(200);
+/// 20 s for all.
+const STEPS: usize = 100;
+
+/// Drains. Answers how many shards still had work when the time was over.
+pub async fn drain(parts: &Parts, status: &Status, goals: Goals, drained: &mut mpsc::Receiver<u16>) -> usize {
+    status.drain();
+    let begin = Instant::now();
+    let settled = begin + goals.settle;
+    let deadline = settled + goals.work;
+    parts.shards.order_all(|| Control::Drain).await;
+    let mut working = parts.shards.handles().len();
+    while working > 0 {
+        match timeout_at(deadline.into(), drained.recv()).await {
+            Ok(Some(_)) => working -= 1,
+            Ok(None) | Err(_) => break,
+        }
+    }
+    tokio::time::sleep_until(settled.into()).await;
+    parts.net.close_listeners().await;
+    close_connections(&parts.net, deadline).await;
+    working
+}
+
+async fn close_connections(net: &Net, deadline: Instant) {
+    let all = net.connections().all();
+    let step = if all.len() <= AT_ONCE { all.len().max(1) } else { all.len().div_ceil(STEPS) };
+    for some in all.chunks(step) {
+        for connection in some {
+            connection.outbox.finish();
+        }
+        if all.len() > step && Instant::now() < deadline {
+            tokio::time::sleep(STEP).await;
+        }
+    }
+    // What was queued leaves within a moment, or its peer does not read.
+    let gone = async {
+        while !net.connections().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+}

@@ -1,0 +1,222 @@
+//! The way into a shard: bounded queues, and what happens when they are long (sip.md section 14). The newest *new* work is answered
+//! with 503; what is in a dialog waits on its own connection; a datagram that finds no room at all is dropped and counted.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use edge_core::config::Config;
+use edge_core::input::{Flow, Input};
+use edge_core::state::shard_of;
+use edge_core::stats::Stats;
+use sip_proto::message::build::Response;
+use sip_proto::message::headers::HeaderId;
+use sip_proto::message::{Message, Refusal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::counters::Counters;
+
+/// Messages from the network that wait for one shard.
+pub const WIRE: usize = 4096;
+/// Answers of backends, DNS and failed sends that wait for one shard; whoever brings them waits.
+pub const REPLIES: usize = 1024;
+/// Orders of the process itself.
+pub const CONTROL: usize = 16;
+/// A message of new work that waited longer is answered 503 and not processed: the caller has given up or sent it again.
+pub const STALE: Duration = Duration::from_secs(4);
+
+/// Something from the network, and when it came.
+#[derive(Debug)]
+pub struct Arrived {
+    pub input: Input,
+    pub at: Instant,
+}
+
+/// What the process wants of a shard.
+#[derive(Debug)]
+pub enum Control {
+    Configure(Arc<Config>),
+    /// A UDP socket of a listener, this shard's own.
+    AddUdp {
+        listener: u16,
+        address: SocketAddr,
+        socket: std::net::UdpSocket,
+    },
+    RemoveUdp {
+        listener: u16,
+    },
+    Stats(oneshot::Sender<Stats>),
+    Drain,
+}
+
+/// The sending half of a shard's queues.
+#[derive(Clone, Debug)]
+pub struct ShardHandle {
+    pub wire: mpsc::Sender<Arrived>,
+    pub replies: mpsc::Sender<Input>,
+    pub control: mpsc::Sender<Control>,
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct ShardQueues {
+    pub wire: mpsc::Receiver<Arrived>,
+    pub replies: mpsc::Receiver<Input>,
+    pub control: mpsc::Receiver<Control>,
+}
+
+/// The queues of one shard.
+#[must_use]
+pub fn queues() -> (ShardHandle, ShardQueues) {
+    let (wire_in, wire) = mpsc::channel(WIRE);
+    let (replies_in, replies) = mpsc::channel(REPLIES);
+    let (control_in, control) = mpsc::channel(CONTROL);
+    (ShardHandle { wire: wire_in, replies: replies_in, control: control_in }, ShardQueues { wire, replies, control })
+}
+
+/// All shards.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    handles: Arc<[ShardHandle]>,
+    counters: Arc<Counters>,
+}
+
+impl Shards {
+    #[must_use]
+    pub fn new(handles: Vec<ShardHandle>, counters: Arc<Counters>) -> Self {
+        Shards { handles: handles.into(), counters }
+    }
+
+    #[must_use]
+    pub fn handles(&self) -> &[ShardHandle] {
+        &self.handles
+    }
+
+    fn of(&self, call_id: &str) -> &ShardHandle {
+        // A process has 256 shards at most.
+        let count = self.handles.len() as u16;
+        &self.handles[usize::from(shard_of(call_id, count)) % self.handles.len()]
+    }
+
+    /// A whole datagram. Never waits. Answers the 503 to send back when it was new work and the queue is long.
+    pub fn offer(&self, flow: &Arc<Flow>, message: Message) -> Option<Bytes> {
+        let shard = self.of(message.call_id());
+        if let Some(answer) = self.shed(shard, flow, &message) {
+            return Some(answer);
+        }
+        let arrived = Arrived { input: Input::Message { flow: flow.clone(), message }, at: Instant::now() };
+        if shard.wire.try_send(arrived).is_err() {
+            self.counters.shard_full.one();
+        }
+        None
+    }
+
+    /// A message from a stream. Waits for room, which pushes back on that connection alone. Answers a 503 as [`Shards::offer`].
+    pub async fn deliver(&self, flow: &Arc<Flow>, message: Message) -> Option<Bytes> {
+        let shard = self.of(message.call_id());
+        if let Some(answer) = self.shed(shard, flow, &message) {
+            return Some(answer);
+        }
+        let arrived = Arrived { input: Input::Message { flow: flow.clone(), message }, at: Instant::now() };
+        // Fails only when the shard has ended, and with it the process.
+        let _ = shard.wire.send(arrived).await;
+        None
+    }
+
+    /// Bytes that were no message, from a datagram. Never waits.
+    pub fn offer_fault(&self, flow: &Arc<Flow>, refusal: Refusal) {
+        let arrived = Arrived { input: Input::Fault { flow: flow.clone(), refusal }, at: Instant::now() };
+        // Half the queue stays free of what is no message at all.
+        if self.handles[0].wire.capacity() < WIRE / 2 || self.handles[0].wire.try_send(arrived).is_err() {
+            self.counters.shard_full.one();
+        }
+    }
+
+    /// Bytes that were no message, from a stream.
+    pub async fn deliver_fault(&self, flow: &Arc<Flow>, refusal: Refusal) {
+        let arrived = Arrived { input: Input::Fault { flow: flow.clone(), refusal }, at: Instant::now() };
+        let _ = self.handles[0].wire.send(arrived).await;
+    }
+
+    /// Tells every shard, behind what was delivered before.
+    pub async fn tell_all(&self, input: impl Fn() -> Input) {
+        for shard in self.handles.iter() {
+            let _ = shard.wire.send(Arrived { input: input(), at: Instant::now() }).await;
+        }
+    }
+
+    /// Gives an order to every shard.
+    pub async fn order_all(&self, order: impl Fn() -> Control) {
+        for shard in self.handles.iter() {
+            let _ = shard.control.send(order()).await;
+        }
+    }
+
+    /// An answer that belongs to one shard.
+    pub async fn reply(&self, shard: u16, input: Input) {
+        if let Some(shard) = self.handles.get(usize::from(shard)) {
+            let _ = shard.replies.send(input).await;
+        }
+    }
+
+    fn shed(&self, shard: &ShardHandle, flow: &Flow, message: &Message) -> Option<Bytes> {
+        let level = level(shard.wire.max_capacity() - shard.wire.capacity());
+        if level == 0 || class(message) > level {
+            return None;
+        }
+        self.counters.shed.one();
+        Some(unavailable(message, flow.remote))
+    }
+}
+
+/// How far the shedding goes, by the length of the queue: 0 nothing, 4 everything that is not in a dialog.
+fn level(queued: usize) -> u8 {
+    match queued * 100 / WIRE {
+        0..50 => 0,
+        50..65 => 1,
+        65..80 => 2,
+        80..90 => 3,
+        _ => 4,
+    }
+}
+
+/// From which level on a message is refused; 255: never.
+fn class(message: &Message) -> u8 {
+    const NEVER: u8 = u8::MAX;
+    let Some(method) = message.method() else { return NEVER };
+    if message.to_tag().is_some() {
+        return NEVER;
+    }
+    match method.as_str() {
+        "ACK" | "CANCEL" | "BYE" | "PRACK" => NEVER,
+        "OPTIONS" | "SUBSCRIBE" => 1,
+        // With credentials it is the second step of a registration or its refresh.
+        "REGISTER" if message.header(HeaderId::Authorization).is_some() => 4,
+        "REGISTER" => 3,
+        _ => 2,
+    }
+}
+
+/// Whether a message may be refused at all because it waited too long.
+#[must_use]
+pub fn is_new_work(message: &Message) -> bool {
+    class(message) <= 4
+}
+
+/// 503 for one request, made without state: a repetition gets the same To tag (RFC 3261 §8.2.7).
+#[must_use]
+pub fn unavailable(request: &Message, source: SocketAddr) -> Bytes {
+    let mut hasher = DefaultHasher::new();
+    (request.call_id(), request.from_tag(), request.cseq().seq).hash(&mut hasher);
+    let digest = hasher.finish();
+    // 1 to 5 seconds: a 503 speaks for the whole server, so the time is short and not the same for all.
+    let retry_after = 1 + digest % 5;
+    Response::to_request(request, 503, None)
+        .to_tag(&format!("{digest:016x}"))
+        .received(source)
+        .header(HeaderId::RetryAfter, retry_after.to_string())
+        .build()
+}

@@ -1,0 +1,317 @@
+//! The life of the process: start, reload on change, drain on a signal.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::manifest::{Loaded, Problem};
+use edge_core::config::Config;
+use edge_core::state::Shard;
+use session_store::memory::Capacity;
+use session_store::record::Owner;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin::{self, Admin};
+use crate::args::{Args, EXIT_FAILURE, EXIT_USAGE};
+use crate::audit::Audit;
+use crate::backend::{BackendConfig, Backends, ConfigureError};
+use crate::clock::Clock;
+use crate::config_build::{Builder, Built};
+use crate::counters::Counters;
+use crate::dns::Dns;
+use crate::drain::{self, Goals};
+use crate::driver::ingress::{Control, Shards, queues};
+use crate::driver::{self, Parts};
+use crate::manifests::{Manifests, POLL, choose_edge, lines};
+use crate::metrics::Metrics;
+use crate::net::Net;
+use crate::net::listener::Wanted;
+use crate::status::Status;
+use crate::store::Store;
+use crate::telemetry::{self, Exporter};
+
+/// Why the process cannot start: lines for standard error, and the exit code.
+#[derive(Debug)]
+pub struct Refused {
+    pub lines: Vec<String>,
+    pub code: u8,
+}
+
+impl Refused {
+    fn failure(line: impl Display) -> Self {
+        Refused { lines: vec![line.to_string()], code: EXIT_FAILURE }
+    }
+
+    fn usage(line: impl Display) -> Self {
+        Refused { lines: vec![line.to_string()], code: EXIT_USAGE }
+    }
+}
+
+/// Runs the edge until a signal ends it.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let result = telemetry::init_log(args.log_format, &args.log_level).map_err(Refused::usage).and_then(|()| {
+        let threads = usize::from(args.shard_count()).clamp(1, 8);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("io")
+            .enable_all()
+            .build()
+            .map_err(|error| Refused::failure(format!("no threads: {error}")))?;
+        let result = runtime.block_on(live(args, runtime.handle().clone()));
+        // Shards and connections end with the process.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(code) => code,
+        Err(refused) => {
+            for line in refused.lines {
+                eprintln!("sipmcp-edge: {line}");
+            }
+            ExitCode::from(refused.code)
+        }
+    }
+}
+
+/// Everything that a reload works with.
+struct Process {
+    manifests: Manifests,
+    builder: Builder,
+    parts: Parts,
+    status: Arc<Status>,
+    backends: BTreeMap<String, BackendConfig>,
+    goals: Goals,
+}
+
+async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
+    let mut signals = Signals::new().map_err(|error| Refused::failure(format!("no signals: {error}")))?;
+    let (mut process, exporter, mut drained) = start(args, runtime).await?;
+    let mut poll = tokio::time::interval(POLL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            _ = poll.tick() => {
+                if process.manifests.look() {
+                    process.reload().await;
+                }
+            }
+        }
+    }
+    tracing::info!("draining; a second signal ends at once");
+    let code = tokio::select! {
+        left = drain::drain(&process.parts, &process.status, process.goals, &mut drained) => {
+            if left > 0 {
+                tracing::warn!(shards = left, "the drain time is over and not everything had ended");
+            }
+            tracing::info!("drained");
+            ExitCode::SUCCESS
+        }
+        () = signals.next() => {
+            tracing::warn!("ended before the drain was done");
+            ExitCode::from(128 + 15)
+        }
+    };
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    Ok(code)
+}
+
+async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter>, mpsc::Receiver<u16>), Refused> {
+    let mut manifests = Manifests::new(args.manifests.clone());
+    let Loaded { objects, problems } = manifests.read();
+    let edge = choose_edge(&objects, args.edge.as_deref(), &args.manifests).map_err(|error| {
+        let mut refused = Refused::usage(error);
+        refused.lines.splice(0..0, lines(&problems));
+        refused
+    })?;
+    if objects.domains.is_empty() && !problems.is_empty() {
+        return Err(Refused { lines: lines(&problems), code: EXIT_USAGE });
+    }
+    let mut random = [0; 64];
+    fill(&mut random)?;
+    let mut builder = Builder::new(edge.clone(), &random);
+    let Some(built) = builder.build(&objects) else {
+        return Err(Refused::usage(format!("no SipEdge {edge} in the manifests")));
+    };
+    if !built.listener_problems.is_empty() {
+        return Err(Refused { lines: lines(&built.listener_problems), code: EXIT_FAILURE });
+    }
+    tell(&problems);
+
+    let audit = match &args.audit {
+        Some(path) => Audit::file(path)
+            .map_err(|error| Refused::failure(format!("--audit {}: cannot be written: {error}", path.display())))?,
+        None => Audit::stdout(),
+    };
+    let exporter = match &args.otlp_endpoint {
+        Some(endpoint) => Some(telemetry::export_to(endpoint, &edge.to_string()).map_err(Refused::usage)?),
+        None => None,
+    };
+    let counters = Arc::<Counters>::default();
+    let metrics = Arc::<Metrics>::default();
+    let count = args.shard_count();
+    let (handles, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| queues()).unzip();
+    let shards = Shards::new(handles, counters.clone());
+    let net = Net::new(runtime.clone(), shards.clone(), counters.clone(), built.config.edge.limits.sip_body_bytes);
+    let (drained_in, drained) = mpsc::channel(usize::from(count));
+    let parts = Parts {
+        clock: Clock::default(),
+        net,
+        shards,
+        store: Store::new(Capacity::default(), metrics.clone()),
+        backends: Backends::new(runtime.clone()),
+        dns: Dns::from_system(counters.clone())
+            .inspect_err(|error| tracing::warn!(%error, "no DNS: names of peers cannot be resolved"))
+            .ok(),
+        audit: Arc::new(audit),
+        metrics,
+        spans: exporter.as_ref().map(|exporter| exporter.spans.clone()).unwrap_or_default(),
+        counters,
+        drained: drained_in,
+        runtime,
+    };
+    let (door, door_address) = admin::bind(args.admin).await.map_err(Refused::failure)?;
+    let mut process = Process {
+        manifests,
+        builder,
+        parts,
+        status: Arc::default(),
+        backends: BTreeMap::new(),
+        goals: Goals { settle: Duration::ZERO, work: Duration::ZERO },
+    };
+    let (config, listener_problems) = process.apply(built, &problems).await;
+    if !listener_problems.is_empty() {
+        return Err(Refused { lines: listener_problems, code: EXIT_FAILURE });
+    }
+
+    let mut seed = [0; 16];
+    fill(&mut seed)?;
+    let (pod, boot) = seed.split_at(8);
+    let number = |octets: &[u8]| octets.iter().fold(0_u64, |number, octet| number << 8 | u64::from(*octet));
+    let owner = Owner { pod: number(pod), epoch: 1, boot: number(boot) };
+    for (index, queues) in queues.into_iter().enumerate() {
+        let mut seed = [0; 32];
+        fill(&mut seed)?;
+        let shard = Shard { index: index as u16, count };
+        driver::start(shard, config.clone(), owner, seed, queues, process.parts.clone())
+            .map_err(|error| Refused::failure(format!("no thread for a shard: {error}")))?;
+    }
+    tracing::info!("listening http {door_address} (admin)");
+    tokio::spawn(admin::serve(door, Admin { parts: process.parts.clone(), status: process.status.clone() }));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        edge = %edge,
+        shards = count,
+        domains = config.domains.len(),
+        agents = config.agents.len(),
+        "ready"
+    );
+    Ok((process, exporter, drained))
+}
+
+impl Process {
+    async fn reload(&mut self) {
+        let Loaded { objects, problems } = self.manifests.read();
+        let Some(built) = self.builder.build(&objects) else { return };
+        tell(&problems);
+        tell(&built.problems);
+        let trust = built.trust.clone();
+        let (config, listener_problems) = self.apply(built, &problems).await;
+        for problem in listener_problems {
+            tracing::error!("{problem}");
+        }
+        self.parts.shards.order_all(|| Control::Configure(config.clone())).await;
+        let closed = self.parts.net.judge_again(&trust);
+        if closed > 0 {
+            tracing::info!(connections = closed, "closed: their client certificates are no longer trusted as before");
+        }
+        tracing::info!(
+            version = config.epoch,
+            domains = config.domains.len(),
+            agents = config.agents.len(),
+            problems = self.status.problems(),
+            "configuration applied"
+        );
+    }
+
+    /// Gives everything but the cores its part of a configuration. Answers what the cores get, and what is wrong with listeners.
+    async fn apply(&mut self, built: Built, problems: &[Problem]) -> (Arc<Config>, Vec<String>) {
+        let Built { mut config, listeners, backends, unaudited, settle_seconds, problems: more, .. } = built;
+        let mut told = lines(problems);
+        told.extend(lines(&more));
+        let domains: Arc<[String]> = config.domains.keys().cloned().collect();
+        self.parts.net.configure(config.edge.limits.sip_body_bytes, domains);
+        let listener_problems = self.listen(&listeners).await;
+        config.listeners = self.parts.net.listeners();
+        let backend_problems = self.backends(backends);
+        for problem in &backend_problems {
+            tracing::error!("{problem}");
+        }
+        self.parts.metrics.configure(&config);
+        self.parts.audit.configure(unaudited);
+        let drain = &config.edge.drain;
+        self.goals = Goals {
+            settle: Duration::from_secs(settle_seconds),
+            work: Duration::from_secs(drain.in_flight_seconds + drain.dialog_seconds),
+        };
+        told.extend(listener_problems.iter().cloned());
+        told.extend(backend_problems);
+        self.status.configured(&config, &self.parts.net.open_listeners(), told);
+        (Arc::new(config), listener_problems)
+    }
+
+    async fn listen(&self, wanted: &[Wanted]) -> Vec<String> {
+        self.parts.net.apply(wanted).await.into_iter().map(|problem| problem.message).collect()
+    }
+
+    /// A backend that cannot be used keeps its last good form, or is left out: its calls fail as unreachable.
+    fn backends(&mut self, mut wanted: BTreeMap<String, BackendConfig>) -> Vec<String> {
+        let mut problems = Vec::new();
+        while let Err(ConfigureError(errors)) = self.parts.backends.configure(wanted.clone()) {
+            for (agent, error) in errors {
+                problems.push(format!("McpAgent {agent}: spec.backend.mcpHttp: {error}"));
+                match self.backends.remove(&agent) {
+                    Some(good) => wanted.insert(agent, good),
+                    None => wanted.remove(&agent),
+                };
+            }
+        }
+        self.backends = wanted;
+        problems
+    }
+}
+
+fn tell(problems: &[Problem]) {
+    for problem in problems {
+        tracing::error!("{problem}");
+    }
+}
+
+fn fill(octets: &mut [u8]) -> Result<(), Refused> {
+    getrandom::fill(octets).map_err(|error| Refused::failure(format!("the system gives no random octets: {error}")))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

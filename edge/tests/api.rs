@@ -1,0 +1,17 @@
+//! The edge through its real sockets, its real files and its signals.
+
+#[path = "api/support.rs"]
+mod support;
+
+#[path = "api/building.rs"]
+mod building;
+#[path = "api/certificates.rs"]
+mod certificates;
+#[path = "api/limits.rs"]
+mod limits;
+#[path = "api/process.rs"]
+mod process;
+#[path = "api/reload.rs"]
+mod reload;
+#[path = "api/transports.rs"]
+mod transports;

@@ -1,0 +1,196 @@
+//! Manifests → configuration, without sockets.
+
+use crds::manifest::{ObjectKey, parse};
+use edge::config_build::{Builder, Built};
+use edge_core::config::{Advertise, AgentBackend, CapabilitySource, ToolEffect};
+use edge_core::input::Transport;
+
+use crate::certificates::{Authority, Pair};
+use crate::support::{DOMAIN, edge};
+
+const AGENTS: &str = "\
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpAgent
+metadata: {name: echo}
+spec:
+  address: {user: Echo, domainRef: {name: demo}}
+  backend:
+    mcpHttp: {url: \"https://127.0.0.1:3900/mcp\", revisions: [\"2025-11-25\"], tls: {caBundleRef: {name: ca}}, credentialRef: {name: token}}
+  capabilities:
+    source: Intersect
+    tools: [{name: echo, version: 3, effect: ReadOnly}, {name: drop}]
+    disclosure: All
+  inFlight: {timeoutSeconds: 7}
+---
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpAgent
+metadata: {name: phone}
+spec:
+  address: {user: alice, domainRef: {name: demo}}
+  backend: {sipContact: {authentication: Digest}}
+  capabilities: {source: Declared}
+  registration: {profile: Pool, expiresSeconds: 600}
+---
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpCapabilityPolicy
+metadata: {name: quiet}
+spec:
+  targetRefs: [{kind: McpAgent, name: echo}]
+  rules: [{name: all, from: [{anonymous: {}}], action: Allow, audit: None}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: token}
+stringData: {token: \"s3cret\\n\"}
+";
+
+fn bundle(authority: &Authority) -> String {
+    let pem: String = authority.pem().trim().lines().map(|line| format!("    {line}\n")).collect();
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca}}\ndata:\n  ca.crt: |\n{pem}")
+}
+
+fn builder() -> Builder {
+    Builder::new(ObjectKey::new("default", "demo"), &[7; 64])
+}
+
+#[track_caller]
+fn build(builder: &mut Builder, documents: &[&str]) -> Built {
+    let loaded = parse(documents.iter().enumerate().map(|(i, text)| (format!("{i}.yaml"), text.as_bytes())));
+    assert_eq!(loaded.problems, [], "of the reader");
+    builder.build(&loaded.objects).expect("the edge is there")
+}
+
+#[test]
+fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
+    let edge = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}").replace(
+        "  insecure: true\n",
+        "  insecure: true\n  limits: {sessionsPerPod: 5, inFlightPerSession: 6, sipBodyBytes: 2048, messageBytes: 4096}\n",
+    );
+    let built = build(&mut builder(), &[&edge, DOMAIN, AGENTS, &bundle(&Authority::new())]);
+    assert_eq!(built.problems, []);
+    let config = &built.config;
+    assert_eq!((config.epoch, config.edge.name.as_str()), (1, "default/demo"));
+    assert_eq!(config.edge.advertise, Advertise::Static(Some([127, 0, 0, 1].into())));
+    let limits = &config.edge.limits;
+    assert_eq!(
+        (limits.sessions_per_pod, limits.in_flight_per_session, limits.sip_body_bytes, limits.message_bytes),
+        (5, 6, 2048, 4096)
+    );
+    assert_eq!((config.edge.drain.in_flight_seconds, config.edge.drain.dialog_seconds), (5, 2));
+    assert_eq!(built.listeners[0].address, "127.0.0.1:5060".parse().unwrap());
+
+    let domain = &config.domains["demo.example"];
+    assert_eq!(domain.allow_plain, [Transport::Udp, Transport::Tcp, Transport::Ws]);
+    assert_eq!(domain.policies.len(), 1);
+    assert_eq!(domain.max_payload_bytes, Some(1_048_576));
+    let digest = domain.digest.as_ref().unwrap();
+    assert_eq!((digest.realm.as_str(), &digest.algorithms[..]), ("demo.example", &["SHA-256".to_owned()][..]));
+    assert_eq!(
+        digest.users["alice"]["SHA-256"].as_str(),
+        "4b9a9ba7085b0b293f760a403b669be8a0d84b3094a885ce6d5990e015055708"
+    );
+
+    // The user part keeps its case.
+    let echo = &config.agents[&("demo.example".to_owned(), "Echo".to_owned())];
+    assert_eq!(echo.key, "default/echo");
+    assert_eq!(echo.backend, AgentBackend::McpHttp { revisions: vec!["2025-11-25".to_owned()] });
+    assert_eq!((echo.timeout_ms, echo.policies.len(), echo.capabilities.disclose_all), (7000, 1, true));
+    assert_eq!(echo.capabilities.source, CapabilitySource::Intersect);
+    assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));
+    assert_eq!(echo.capabilities.tools[1].effect, ToolEffect::Destructive);
+    let phone = &config.agents[&("demo.example".to_owned(), "alice".to_owned())];
+    assert_eq!(phone.backend, AgentBackend::SipContact);
+    let profile = phone.registration;
+    assert_eq!((profile.min, profile.max, profile.default, profile.jitter), (300, 900, 600, true));
+
+    let backend = &built.backends["default/echo"];
+    assert_eq!((built.backends.len(), backend.url.as_str()), (1, "https://127.0.0.1:3900/mcp"));
+    assert!(backend.ca_bundle.is_some() && backend.bearer.is_some());
+    assert_eq!(backend.limits.message_bytes, 4096);
+    assert!(built.unaudited.contains("default/quiet/all"));
+}
+
+#[test]
+fn a_tenant_keeps_its_number_and_nobody_else_gets_it() {
+    let other = DOMAIN
+        .replace("name: demo}", "name: aaa}")
+        .replace("demo.example", "aaa.example")
+        .replace("demo-users", "aaa-users");
+    let other =
+        other.replace("name: demo}]", "name: aaa}]").replace("metadata: {name: everybody}", "metadata: {name: all}");
+    let edge = edge("{name: udp, protocol: UDP, port: 5060}");
+    let mut builder = builder();
+    let number = |built: &Built, domain: &str| built.config.domains[domain].tenant;
+    let first = build(&mut builder, &[&edge, DOMAIN]);
+    let both = build(&mut builder, &[&edge, &other, DOMAIN]);
+    assert_eq!(number(&first, "demo.example"), number(&both, "demo.example"));
+    assert_ne!(number(&both, "aaa.example"), number(&both, "demo.example"));
+    let gone = build(&mut builder, &[&edge, &other]);
+    let back = build(&mut builder, &[&edge, DOMAIN]);
+    assert_eq!(number(&gone, "aaa.example"), number(&both, "aaa.example"));
+    assert_eq!(number(&back, "demo.example"), number(&first, "demo.example"));
+    assert_eq!(back.config.epoch, 4);
+}
+
+#[test]
+fn token_keys_come_from_the_secret_and_the_current_one_seals() {
+    let edge = edge("{name: udp, protocol: UDP, port: 5060}");
+    let secret =
+        |data: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: demo-keys}}\nstringData: {data}\n");
+    let (a, b) = ("0a".repeat(64), "0b".repeat(64));
+    let kids = |built: &Built| built.config.token_keys.iter().map(|key| (key.kid, key.siv[0])).collect::<Vec<_>>();
+    let mut builder = builder();
+    assert_eq!(kids(&build(&mut builder, &[&edge, DOMAIN])), [(0, 7)], "made for this process");
+    let both = secret(&format!("{{\"3\": \"{a}\", \"4\": \"{b}\"}}"));
+    assert_eq!(kids(&build(&mut builder, &[&edge, DOMAIN, &both])), [(4, 11), (3, 10)]);
+    // A new key is accepted everywhere before it is used anywhere.
+    let not_yet = secret(&format!("{{\"3\": \"{a}\", \"4\": \"{b}\", current: \"3\"}}"));
+    assert_eq!(kids(&build(&mut builder, &[&edge, DOMAIN, &not_yet])), [(3, 10), (4, 11)]);
+    for wrong in [
+        "{\"3\": \"short\"}".to_owned(),
+        format!("{{\"300\": \"{a}\"}}"),
+        format!("{{\"3\": \"{a}\", current: \"9\"}}"),
+        format!("{{\"1\": \"{a}\", \"2\": \"{a}\", \"3\": \"{a}\"}}"),
+    ] {
+        let built = build(&mut builder, &[&edge, DOMAIN, &secret(&wrong)]);
+        assert_eq!(kids(&built), [(3, 10), (4, 11)], "the last good ones stay");
+        let problem = built.problems[0].to_string();
+        assert!(problem.starts_with("2.yaml:4: data"), "{problem}");
+        assert!(!problem.contains("0a0a"), "{problem}");
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_keeps_the_last_good_one() {
+    let edge = edge(
+        "{name: sips, protocol: TLS, port: 5061, tls: {certificateRefs: [{name: edge-tls}], minVersion: \"1.3\"}}",
+    );
+    let authority = Authority::new();
+    let (one, two) = (authority.server("demo.example"), authority.server("demo.example"));
+    let mixed = Pair { certificate: two.certificate.clone(), key: one.key.clone() };
+    let shown = |built: &Built| built.listeners[0].tls.as_ref().unwrap().keys[0].cert[0].to_vec();
+    let mut fresh = builder();
+    let built = build(&mut fresh, &[&edge, DOMAIN, &mixed.secret("edge-tls")]);
+    assert!(built.listeners.is_empty(), "never good: no listener without a certificate");
+    assert_eq!(built.listener_problems.len(), 1);
+
+    let mut builder = builder();
+    let good = build(&mut builder, &[&edge, DOMAIN, &one.secret("edge-tls")]);
+    let still = build(&mut builder, &[&edge, DOMAIN, &mixed.secret("edge-tls")]);
+    assert_eq!(shown(&still), shown(&good));
+    let problem = still.listener_problems[0].to_string();
+    assert!(problem.starts_with("0.yaml:"), "{problem}");
+    assert!(problem.contains("tls.key is not the key of the first certificate in tls.crt"), "{problem}");
+    assert_ne!(shown(&build(&mut builder, &[&edge, DOMAIN, &two.secret("edge-tls")])), shown(&good));
+}
+
+#[test]
+fn an_edge_that_vanishes_goes_on_and_one_that_never_was_is_none() {
+    let edge = edge("{name: udp, protocol: UDP, port: 5060}");
+    let mut builder = builder();
+    assert!(builder.build(&parse([("0.yaml", DOMAIN)]).objects).is_none());
+    build(&mut builder, &[&edge, DOMAIN]);
+    let built = builder.build(&parse([("0.yaml", DOMAIN)]).objects).unwrap();
+    assert_eq!(built.listeners.len(), 1);
+    assert!(built.problems[0].message.contains("goes on as it was"));
+}
