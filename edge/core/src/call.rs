@@ -123,8 +123,12 @@ impl EdgeState {
     pub(crate) fn call_opened(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
         self.opening -= 1;
         match reply {
-            Ok(StoreReply::CallOpened) => self.accept_call(call),
+            Ok(StoreReply::CallOpened) => {
+                self.authenticated(&call.request, &call.caller);
+                self.accept_call(call);
+            }
             Ok(StoreReply::CallAdopted { dialog, .. }) => {
+                self.authenticated(&call.request, &call.caller);
                 // The same INVITE was begun by an edge that is gone: the same dialog id gives the same tag.
                 call.dialog = dialog;
                 self.accept_call(call);
@@ -337,10 +341,11 @@ impl EdgeState {
         let Some(token) = DialogToken::from_tag(&self.config.token_keys, tag) else {
             return self.stats.drop_one("stray ACK");
         };
-        let known = self.dialogs.get(&token.key).is_some_and(|local| local.accept.is_some());
+        // A copy of an ACK changes nothing; one for a dialog that this edge does not have does.
+        let news = self.dialogs.get(&token.key).is_none_or(|local| local.accept.is_some());
         self.acknowledged(token.key);
         self.late_answer(token.key, request);
-        if known {
+        if news && self.has_room() {
             self.store(StoreOp::Confirm { dialog: token.key }, Waiting::Nobody);
         }
     }

@@ -17,6 +17,7 @@ use sip_proto::timer::TimerValues;
 use crate::audit::{AuditKind, AuditRecord, Outcome as AuditOutcome};
 use crate::effect::Effect;
 use crate::engine::{Closing, Leg, LegKey};
+use crate::gate::{policies, policy_principal};
 use crate::input::{Flow, FlowKey};
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
@@ -319,6 +320,31 @@ impl EdgeState {
         };
         if gone {
             self.hang_up(HangUp { dialog, reason: "SIP;cause=481", closing: Closing::Expired });
+        }
+    }
+
+    /// New configuration: sessions go by it at once, and those that nobody may have any more end (SEC-16).
+    pub(crate) fn read_policy_again(&mut self) {
+        let mut revoked = Vec::new();
+        for (dialog, local) in &mut self.dialogs {
+            let old = &local.leg;
+            let domain = self.config.domains.get(&old.domain.domain);
+            let agent = self.config.agents.get(&(old.agent.domain.clone(), old.agent.user.clone()));
+            let (Some(domain), Some(agent)) = (domain, agent) else {
+                revoked.push(*dialog);
+                continue;
+            };
+            let (policies, principal) = (policies(agent, domain), policy_principal(&old.principal));
+            let left = policies.visible(principal)
+                && policies.mcp_denied_for_all().is_none()
+                && policies.nothing_left(principal).is_none();
+            if !left {
+                revoked.push(*dialog);
+            }
+            local.leg = Arc::new(Leg { domain: domain.clone(), agent: agent.clone(), ..Leg::clone(old) });
+        }
+        for dialog in revoked {
+            self.hang_up(HangUp { dialog, reason: "SIP;cause=403;text=\"Revoked\"", closing: Closing::Local });
         }
     }
 

@@ -126,11 +126,16 @@ impl EdgeState {
             }
         }
         match self.digest(request, domain)? {
-            Some((principal, nonce)) => {
-                self.flows.mark(&request.flow, &domain.domain, &principal);
-                Ok(Some(caller(principal, Some(nonce), true)))
-            }
+            Some((principal, nonce)) => Ok(Some(caller(principal, Some(nonce), true))),
             None => Ok(self.flows.marked(&request.flow, &domain.domain).cloned().map(|p| caller(p, None, proven))),
+        }
+    }
+
+    /// The store took the nonce count: from now on this TLS connection stands for its user. Not before: credentials that were used
+    /// elsewhere already must not open it.
+    pub(crate) fn authenticated(&mut self, request: &Request, caller: &Caller) {
+        if caller.nonce.is_some() {
+            self.flows.mark(&request.flow, &caller.domain.domain, &caller.principal);
         }
     }
 

@@ -295,6 +295,7 @@ impl EdgeState {
                 return self.not_begun(&pending, other);
             }
         };
+        self.authenticated(&pending.request, &pending.caller);
         if let Some(local) = self.dialogs.get_mut(&pending.dialog()) {
             // The peer is where it spoke last.
             local.flow = pending.request.flow.clone();

@@ -53,11 +53,11 @@ impl EdgeState {
             alive()
         };
         // The count of the nonce has to rise here, too, or the credentials could be used again.
-        match caller.nonce {
+        match caller.nonce.clone() {
             Some(nonce) if self.has_room() => {
                 let then = Waiting::Nonce {
                     request: Box::new(request.clone()),
-                    domain: domain.clone(),
+                    caller: Box::new(caller),
                     answer: Box::new(answer),
                 };
                 self.store(session_store::op::StoreOp::UseNonce(nonce), then);

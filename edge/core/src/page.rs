@@ -95,6 +95,9 @@ impl EdgeState {
             Ok(_) => Ok(Written::Claimed),
             Err(error) => Err(error),
         };
+        if outcome.is_ok() {
+            self.authenticated(&request, &caller);
+        }
         let answer = self.redeem(ticket, outcome);
         self.answer_sip(&request, answer);
     }

@@ -134,6 +134,7 @@ impl EdgeState {
         let Registration { request, caller, aor } = registration;
         let answer = match reply {
             Ok(StoreReply::Bindings(bindings)) => {
+                self.authenticated(&request, &caller);
                 self.stats.registrations += 1;
                 let record = self.registration_audit(&request, &caller, &aor);
                 self.emit(Effect::Audit(record));

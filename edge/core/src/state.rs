@@ -220,6 +220,7 @@ impl EdgeState {
     fn configure(&mut self, config: Arc<Config>) {
         self.config = config;
         self.with_engine(Engine::configure);
+        self.read_policy_again();
     }
 
     /// Passes on what the engine wants, until it wants nothing more.

@@ -1,16 +1,14 @@
 //! What goes on when a store operation is answered.
 
-use std::sync::Arc;
-
 use session_store::key::DialogKey;
 use session_store::op::{StoreError, StoreReply};
 use session_store::record::McpRecord;
 
 use crate::answer::Answer;
 use crate::call::{Call, Cancel};
-use crate::config::DomainConfig;
 use crate::dialogs::HangUp;
 use crate::engine::{Delivery, Ticket, Written};
+use crate::gate::Caller;
 use crate::in_dialog::InDialog;
 use crate::page::Page;
 use crate::refresh::Refresh;
@@ -26,7 +24,7 @@ pub(crate) enum Waiting {
     /// An answer that only waits for its nonce count.
     Nonce {
         request: Box<Request>,
-        domain: Arc<DomainConfig>,
+        caller: Box<Caller>,
         answer: Box<Answer>,
     },
     Page(Box<Page>),
@@ -63,7 +61,7 @@ impl EdgeState {
     pub(crate) fn resume(&mut self, waiting: Waiting, reply: Result<StoreReply, StoreError>) {
         match waiting {
             Waiting::Nobody => {}
-            Waiting::Nonce { request, domain, answer } => self.nonce_counted(&request, &domain, &answer, &reply),
+            Waiting::Nonce { request, caller, answer } => self.nonce_counted(&request, &caller, &answer, &reply),
             Waiting::Page(page) => self.page_written(*page, reply),
             Waiting::Register(registration) => self.registered(*registration, reply),
             Waiting::OpenCall(call) => self.call_opened(*call, reply),
@@ -95,16 +93,19 @@ impl EdgeState {
     fn nonce_counted(
         &mut self,
         request: &Request,
-        domain: &DomainConfig,
+        caller: &Caller,
         answer: &Answer,
         reply: &Result<StoreReply, StoreError>,
     ) {
         let answer = match reply {
             Ok(StoreReply::NonceReplayed) => {
                 self.stats.failed_authentications += 1;
-                self.challenge(domain, true)
+                self.challenge(&caller.domain, true)
             }
-            Ok(_) => answer.clone(),
+            Ok(_) => {
+                self.authenticated(request, caller);
+                answer.clone()
+            }
             Err(_) => self.unavailable("Store Unavailable"),
         };
         self.answer(request, &answer);

@@ -6,12 +6,16 @@ mod driver;
 
 #[path = "api/calls.rs"]
 mod calls;
+#[path = "api/carriers.rs"]
+mod carriers;
 #[path = "api/gate.rs"]
 mod gate;
 #[path = "api/in_dialog.rs"]
 mod in_dialog;
 #[path = "api/matrix.rs"]
 mod matrix;
+#[path = "api/negotiation.rs"]
+mod negotiation;
 #[path = "api/options.rs"]
 mod options;
 #[path = "api/page.rs"]

@@ -190,3 +190,67 @@ fn details(name: &str, certified: bool, answer: &Message) {
         _ => {}
     }
 }
+
+/// Any octets in any of the messages: an answer or none, never a panic; and nothing that piles up.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the vectors are files; only the test reads them")]
+fn rfc4475_50_000_mutations_through_the_core() {
+    let mut messages = Vec::new();
+    for kind in ["valid", "invalid", "other"] {
+        for entry in std::fs::read_dir(folder().join(kind)).unwrap() {
+            let path = entry.unwrap().path();
+            messages.push((path.display().to_string(), std::fs::read(path).unwrap()));
+        }
+    }
+    messages.sort();
+    let mut world = World::new(all_domains(&messages));
+    world.echoes = true;
+    let flows: Vec<_> = messages.iter().map(|(_, bytes)| [flow(bytes, true), flow(bytes, false)]).collect();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 11).unwrap() % below
+    };
+    for n in 0..50_000 {
+        let which = random(messages.len());
+        let mut bytes = messages[which].1.clone();
+        for _ in 0..=random(3) {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = random(bytes.len());
+            match random(5) {
+                0 => bytes[at] = u8::try_from(random(256)).unwrap(),
+                1 => {
+                    bytes.remove(at);
+                }
+                2 => bytes.insert(at, b"\r\n\t ;,:<>\"@%=*\0\xff0a"[random(18)]),
+                3 => bytes.truncate(at.max(1)),
+                _ => {
+                    let end = (at + random(40)).min(bytes.len());
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        let flow = &flows[which][random(2)];
+        match framing::datagram(bytes.into(), &framing::FrameLimits::default()) {
+            Ok(Some(message)) => world.input(edge_core::input::Input::Message { flow: flow.clone(), message }),
+            Ok(None) => {}
+            Err(refusal) => world.fault(flow, refusal),
+        }
+        world.sent.clear();
+        world.calls.clear();
+        world.audit.clear();
+        world.broken.clear();
+        world.operations.clear();
+        if n % 100 == 0 {
+            world.advance(1000);
+        }
+    }
+    world.advance(3 * 3600 * 1000);
+    let stats = world.core.stats();
+    assert_eq!((stats.dialogs, stats.server_transactions, stats.timers), (0, 0, 0), "{stats:?}");
+}
