@@ -9,13 +9,13 @@ pub(crate) const TOKEN: u8 = 1;
 pub(crate) const LWS: u8 = 2;
 /// `word`, of which a Call-ID is made.
 pub(crate) const WORD: u8 = 4;
-/// What a user part or a password may hold; `%` is checked apart.
+/// What a user part or a password may hold besides escapes.
 pub(crate) const USER: u8 = 8;
 /// Host names and IPv4 addresses; `_` is let through, container names have it.
 pub(crate) const HOST: u8 = 16;
-/// URI parameters with their `;` and `=`.
+/// URI parameters with their `;` and `=`, besides escapes.
 pub(crate) const URI_PARAM: u8 = 32;
-/// Whatever a URI may hold at all.
+/// Whatever a URI may hold at all, besides escapes.
 pub(crate) const URI: u8 = 64;
 /// An unquoted parameter value: a token or a host (IPv6 brackets and colons).
 pub(crate) const VALUE: u8 = 128;
@@ -44,16 +44,16 @@ const fn class_of(b: u8) -> u8 {
     if is_one_of(b, b"()<>:\\\"/[]?{}") {
         class |= WORD;
     }
-    if unreserved || is_one_of(b, b"&=+$,;?/%") {
+    if unreserved || is_one_of(b, b"&=+$,;?/") {
         class |= USER;
     }
     if alnum || is_one_of(b, b"-._") {
         class |= HOST;
     }
-    if unreserved || is_one_of(b, b"[]/:&+$;=%") {
+    if unreserved || is_one_of(b, b"[]/:&+$;=") {
         class |= URI_PARAM;
     }
-    if b > 0x20 && b < 0x7f && !is_one_of(b, b"<>\"\\^{}|`") {
+    if b > 0x20 && b < 0x7f && !is_one_of(b, b"<>\"\\^{}|`%") {
         class |= URI;
     }
     if is_one_of(b, b"[]:") {
@@ -90,24 +90,24 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
 }
 
-/// Every octet belongs to `class`, and every `%` begins an escape of two hexadecimal digits.
+/// Every octet belongs to `class` or begins an escape: `%` and two hexadecimal digits.
 #[inline]
 pub(crate) fn all_escaped(bytes: &[u8], class: u8) -> bool {
-    let mut percent = false;
-    for &b in bytes {
-        if !is(b, class) {
-            return false;
-        }
-        percent |= b == b'%';
-    }
-    !percent || escapes_are_whole(bytes)
+    bytes.iter().all(|&b| is(b, class)) || (bytes.contains(&b'%') && all_or_escapes(bytes, class))
 }
 
 #[cold]
-fn escapes_are_whole(bytes: &[u8]) -> bool {
-    bytes.iter().enumerate().filter(|&(_, &b)| b == b'%').all(|(i, _)| {
-        bytes.get(i + 1..i + 3).is_some_and(|hex| hex[0].is_ascii_hexdigit() && hex[1].is_ascii_hexdigit())
-    })
+fn all_or_escapes(bytes: &[u8], class: u8) -> bool {
+    let mut rest = bytes;
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            [b'%', ..] => return false,
+            [b, rest @ ..] if is(*b, class) => rest,
+            _ => return false,
+        };
+    }
 }
 
 /// Text of octets that were checked to be ASCII, or UTF-8 in a quoted string, when the value was parsed.
@@ -230,13 +230,10 @@ impl<'a> Cursor<'a> {
     /// The longest run of octets of `class`; may be empty.
     #[inline(always)]
     pub(crate) fn run(&mut self, class: u8) -> &'a [u8] {
-        let start = self.at;
-        while let Some(b) = self.peek()
-            && is(b, class)
-        {
-            self.at += 1;
-        }
-        &self.bytes[start..self.at]
+        let rest = self.rest();
+        let len = rest.iter().position(|&b| !is(b, class)).unwrap_or(rest.len());
+        self.at += len;
+        &rest[..len]
     }
 
     /// A `quoted-string` with its quotes; the opening quote is next. No check of the encoding.

@@ -16,7 +16,7 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 
 pub use build::{Request, Response, with_received};
-pub use edit::Edit;
+pub use edit::{Edit, Value};
 pub use headers::HeaderId;
 pub use refusal::{Found, Refusal};
 
@@ -73,11 +73,15 @@ impl Message {
         while bytes.starts_with(b"\r\n") {
             bytes.advance(2);
         }
-        let mut message = Message { bytes, head: Head::EMPTY, start: StartLine::Response { status: 0, reason: 0 } };
-        match message.read(mode) {
-            Ok(()) => Ok(message),
-            Err(fault) => Err(Refusal::new(&message.bytes, fault)),
+        // Built in the place where it is returned: the index is large enough that a copy would show.
+        let mut result = Ok(Message { bytes, head: Head::EMPTY, start: StartLine::Response { status: 0, reason: 0 } });
+        if let Ok(message) = &mut result
+            && let Err(fault) = message.read(mode)
+        {
+            let refusal = Refusal::new(&message.bytes, fault);
+            result = Err(refusal);
         }
+        result
     }
 
     #[inline]
@@ -418,6 +422,11 @@ impl Message {
 
     pub(crate) fn head_lines(&self) -> usize {
         self.head.len()
+    }
+
+    #[inline]
+    pub(crate) fn line_id(&self, i: usize) -> HeaderId {
+        self.head.line(i).0
     }
 
     /// Where line `i` lies, with its CRLF.

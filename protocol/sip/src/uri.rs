@@ -7,7 +7,7 @@ use std::fmt;
 
 pub use host::Host;
 
-use crate::chars::{self, HOST, URI, URI_PARAM, USER, Why, text};
+use crate::chars::{self, URI, URI_PARAM, USER, Why, text};
 
 /// A URI, borrowed from where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub struct SipUri<'a> {
 impl<'a> SipUri<'a> {
     #[inline]
     fn parse(scheme: &'a [u8], rest: &'a [u8], secure: bool) -> Result<SipUri<'a>, Why> {
-        let (userinfo, hostport) = match memchr::memchr(b'@', rest) {
+        let (userinfo, hostport) = match rest.iter().position(|&b| b == b'@') {
             Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
@@ -155,12 +155,12 @@ impl<'a> SipUri<'a> {
             if !chars::all_escaped(params, URI_PARAM) {
                 return Err("octet that no URI parameter may hold");
             }
-            if params.ends_with(b";") || memchr::memmem::find(params, b";;").is_some() {
+            if params.ends_with(b";") || params.windows(2).any(|pair| matches!(pair, [b';', b';'])) {
                 return Err("empty URI parameter");
             }
         }
         if let Some(headers) = headers
-            && (headers.is_empty() || !headers.iter().all(|&b| chars::is(b, URI_PARAM) || b == b'?'))
+            && (headers.is_empty() || !headers.iter().all(|&b| chars::is(b, URI_PARAM) || matches!(b, b'?' | b'%')))
         {
             return Err("octet that no URI header may hold");
         }
@@ -263,7 +263,7 @@ impl<'a> SipUri<'a> {
         aor.push_str(if self.secure { "sips:" } else { "sip:" });
         if let Some(user) = self.user {
             for (b, _) in units(user) {
-                if chars::is(b, USER) && b != b'%' {
+                if chars::is(b, USER) {
                     aor.push(char::from(b));
                 } else {
                     aor.push_str(&format!("%{b:02X}"));
@@ -348,10 +348,8 @@ pub(crate) fn take_host(bytes: &[u8]) -> Result<(&[u8], &[u8]), Why> {
         let (host, rest) = bytes.split_at(close + 1);
         return host::ipv6(host).map(|_| (host, rest)).ok_or("not an IPv6 address");
     }
-    let len = bytes.iter().position(|&b| !chars::is(b, HOST)).unwrap_or(bytes.len());
-    let (host, rest) = bytes.split_at(len);
-    host::check_name(host)?;
-    Ok((host, rest))
+    let host = host::take_name(bytes)?;
+    Ok((host, &bytes[host.len()..]))
 }
 
 /// `tel:` (RFC 3966).

@@ -98,7 +98,7 @@ fn one<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a [u8], &'a [u8]), Why> {
         let start = cursor.position();
         while let Some(b) = cursor.peek()
             && b != b','
-            && chars::is(b, URI)
+            && (chars::is(b, URI) || b == b'%')
         {
             cursor.seek(cursor.position() + 1);
         }

@@ -102,7 +102,7 @@ impl<'a> Iterator for Iter<'a> {
 type Pair<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// One `; name [= value]` if a semicolon is next.
-#[inline]
+#[inline(always)]
 fn one<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Pair<'a>>, Why> {
     let before = cursor.position();
     cursor.skip_lws();
@@ -127,7 +127,7 @@ fn one<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Pair<'a>>, Why> {
 }
 
 /// A token, a host, or a quoted string that is UTF-8.
-#[inline]
+#[inline(always)]
 pub(crate) fn value<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Why> {
     if cursor.peek() == Some(b'"') {
         let quoted = cursor.quoted()?;

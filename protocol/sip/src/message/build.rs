@@ -26,7 +26,7 @@ impl Request {
         token(&mut out, method);
         out.push(b' ');
         for &b in uri.as_bytes() {
-            if chars::is(b, URI) {
+            if chars::is(b, URI) || b == b'%' {
                 out.push(b);
             } else {
                 out.extend_from_slice(format!("%{b:02X}").as_bytes());

@@ -89,22 +89,11 @@ fn start_line(line: &[u8]) -> Result<StartLine, Fault> {
     if line.get(..4).is_some_and(|sip| sip.eq_ignore_ascii_case(b"SIP/")) {
         return status_line(line);
     }
-    let (Some(first), Some(last)) = (memchr::memchr(b' ', line), memchr::memrchr(b' ', line)) else {
-        return Err(Fault::bad("Malformed Request Line"));
+    let last = match line.len().checked_sub(VERSION.len()) {
+        Some(last) if line[last..].eq_ignore_ascii_case(VERSION) => last,
+        _ => return Err(other_version(line)),
     };
-    let version = &line[last + 1..];
-    if version != b"SIP/2.0" && !version.eq_ignore_ascii_case(b"SIP/2.0") {
-        return Err(match version {
-            [s, i, p, b'/', number @ ..]
-                if [*s, *i, *p].eq_ignore_ascii_case(b"SIP")
-                    && number.iter().all(|b| b.is_ascii_digit() || *b == b'.')
-                    && !number.is_empty() =>
-            {
-                Fault { status: 505, reason: "Version Not Supported", close: true }
-            }
-            _ => Fault::bad("Malformed Request Line"),
-        });
-    }
+    let first = line.iter().position(|&b| b == b' ').unwrap_or(last);
     if first >= last || !is_token(&line[..first]) {
         return Err(Fault::bad("Malformed Request Line"));
     }
@@ -116,6 +105,24 @@ fn start_line(line: &[u8]) -> Result<StartLine, Fault> {
         Ok(Uri::Sip(uri)) if uri.headers_str().is_some() => Err(Fault::bad("Headers in the Request-URI")),
         Ok(_) => Ok(StartLine::Request { method_end: first, uri_end: last }),
         Err(_) => Err(Fault::bad("Malformed Request-URI")),
+    }
+}
+
+/// How a request line ends.
+const VERSION: &[u8] = b" SIP/2.0";
+
+#[cold]
+fn other_version(line: &[u8]) -> Fault {
+    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    match version {
+        [s, i, p, b'/', number @ ..]
+            if [*s, *i, *p].eq_ignore_ascii_case(b"SIP")
+                && !number.is_empty()
+                && number.iter().all(|b| b.is_ascii_digit() || *b == b'.') =>
+        {
+            Fault { status: 505, reason: "Version Not Supported", close: true }
+        }
+        _ => Fault::bad("Malformed Request Line"),
     }
 }
 

@@ -9,6 +9,37 @@ use super::headers::HeaderId;
 use super::print;
 use crate::chars::{self, TOKEN, URI};
 
+/// A header value for an edit: text or octets, borrowed or not.
+#[derive(Clone, Debug)]
+pub struct Value<'a>(Cow<'a, [u8]>);
+
+macro_rules! value_from {
+    ($($from:ty => $convert:expr;)*) => {
+        $( impl<'a> From<$from> for Value<'a> {
+            fn from(value: $from) -> Self {
+                let convert: fn($from) -> Cow<'a, [u8]> = $convert;
+                Value(convert(value))
+            }
+        } )*
+    };
+}
+
+value_from! {
+    &'a str => |v| Cow::Borrowed(v.as_bytes());
+    &'a String => |v| Cow::Borrowed(v.as_bytes());
+    &'a [u8] => Cow::Borrowed;
+    &'a Vec<u8> => |v| Cow::Borrowed(v);
+    String => |v| Cow::Owned(v.into_bytes());
+    Vec<u8> => Cow::Owned;
+    Cow<'a, [u8]> => |v| v;
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Value<'a> {
+    fn from(value: &'a [u8; N]) -> Self {
+        Value(Cow::Borrowed(value))
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Change<'a> {
     /// A new line above the first line of that header; Via and others that are not there yet: top, and bottom.
@@ -30,6 +61,8 @@ enum Change<'a> {
 pub struct Edit<'a> {
     message: &'a Message,
     request_uri: Option<Cow<'a, str>>,
+    /// The first new Via: what every proxy's copy has, so that it costs no list.
+    via: Option<Cow<'a, [u8]>>,
     changes: Vec<Change<'a>>,
     /// Headers that some change touches.
     touched: u128,
@@ -41,7 +74,7 @@ impl<'a> Edit<'a> {
     /// No change yet.
     #[must_use]
     pub fn new(message: &'a Message) -> Edit<'a> {
-        Edit { message, request_uri: None, changes: Vec::new(), touched: 0, max_forwards: None, body: None }
+        Edit { message, request_uri: None, via: None, changes: Vec::new(), touched: 0, max_forwards: None, body: None }
     }
 
     fn change(mut self, id: HeaderId, change: Change<'a>) -> Self {
@@ -57,10 +90,11 @@ impl<'a> Edit<'a> {
     #[must_use]
     pub fn request_uri(mut self, uri: impl Into<Cow<'a, str>>) -> Self {
         let uri = uri.into();
-        let uri = if chars::all(uri.as_bytes(), URI) {
+        let uri = if uri.bytes().all(|b| chars::is(b, URI) || b == b'%') {
             uri
         } else {
-            let escape = |b: u8| if chars::is(b, URI) { char::from(b).to_string() } else { format!("%{b:02X}") };
+            let escape =
+                |b: u8| if chars::is(b, URI) || b == b'%' { char::from(b).to_string() } else { format!("%{b:02X}") };
             Cow::Owned(uri.bytes().map(escape).collect())
         };
         self.request_uri = Some(uri);
@@ -69,32 +103,37 @@ impl<'a> Edit<'a> {
 
     /// A new Via line on top of the others.
     #[must_use]
-    pub fn push_via(self, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.push_front(HeaderId::Via, value)
+    pub fn push_via(mut self, value: impl Into<Value<'a>>) -> Self {
+        if self.via.is_some() {
+            return self.push_front(HeaderId::Via, value);
+        }
+        self.touched |= HeaderId::Via.bit();
+        self.via = Some(value.into().0);
+        self
     }
 
     /// A new line above the first one of that header; at the end of the head when there is none.
     #[must_use]
-    pub fn push_front(self, id: HeaderId, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.change(id, Change::PushFront(id, value.into()))
+    pub fn push_front(self, id: HeaderId, value: impl Into<Value<'a>>) -> Self {
+        self.change(id, Change::PushFront(id, value.into().0))
     }
 
     /// A new line at the end of the head.
     #[must_use]
-    pub fn append(self, id: HeaderId, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.change(id, Change::Append(Cow::Borrowed(id.name()), value.into()))
+    pub fn append(self, id: HeaderId, value: impl Into<Value<'a>>) -> Self {
+        self.change(id, Change::Append(Cow::Borrowed(id.name()), value.into().0))
     }
 
     /// A new line at the end of the head, with a name of its own.
     #[must_use]
-    pub fn append_named(self, name: &'a str, value: impl Into<Cow<'a, [u8]>>) -> Self {
+    pub fn append_named(self, name: &'a str, value: impl Into<Value<'a>>) -> Self {
         let token = |b: u8| if chars::is(b, TOKEN) { char::from(b) } else { '-' };
         let clean = if chars::is_token(name.as_bytes()) {
             Cow::Borrowed(name)
         } else {
             Cow::Owned(format!("-{}", name.bytes().map(token).collect::<String>()))
         };
-        self.change(HeaderId::of(clean.as_bytes()), Change::Append(clean, value.into()))
+        self.change(HeaderId::of(clean.as_bytes()), Change::Append(clean, value.into().0))
     }
 
     /// Removes every line of that header.
@@ -117,14 +156,14 @@ impl<'a> Edit<'a> {
 
     /// Puts another value in the place of the first one of a header of addresses or of Via.
     #[must_use]
-    pub fn replace_first_value(self, id: HeaderId, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.change(id, Change::FirstValue(id, Some(value.into())))
+    pub fn replace_first_value(self, id: HeaderId, value: impl Into<Value<'a>>) -> Self {
+        self.change(id, Change::FirstValue(id, Some(value.into().0)))
     }
 
     /// Gives the first line of that header another value and removes its other lines; adds it when there is none.
     #[must_use]
-    pub fn replace(self, id: HeaderId, value: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.change(id, Change::Set(id, value.into()))
+    pub fn replace(self, id: HeaderId, value: impl Into<Value<'a>>) -> Self {
+        self.change(id, Change::Set(id, value.into().0))
     }
 
     /// Sets Max-Forwards.
@@ -137,9 +176,9 @@ impl<'a> Edit<'a> {
 
     /// Another body, or none; Content-Type and Content-Length follow.
     #[must_use]
-    pub fn body(mut self, body: Option<(impl Into<Cow<'a, [u8]>>, Bytes)>) -> Self {
+    pub fn body(mut self, body: Option<(impl Into<Value<'a>>, Bytes)>) -> Self {
         self.touched |= HeaderId::ContentType.bit() | HeaderId::ContentLength.bit();
-        self.body = Some(body.map(|(content_type, content)| (content_type.into(), content)));
+        self.body = Some(body.map(|(content_type, content)| (content_type.into().0, content)));
         self
     }
 
@@ -174,10 +213,10 @@ impl<'a> Edit<'a> {
         }
         let mut met = 0u128;
         for i in 0..lines {
-            let (id, line) = message.line_range(i);
-            if self.touched & id.bit() == 0 {
+            if self.touched & message.line_id(i).bit() == 0 {
                 continue;
             }
+            let (id, line) = message.line_range(i);
             let first = met & id.bit() == 0;
             met |= id.bit();
             put(&bytes[from..line.start], true);
@@ -218,6 +257,12 @@ impl<'a> Edit<'a> {
     /// Line `i` as the changes leave it.
     fn line(&self, i: usize, first: bool, put: &mut impl FnMut(&[u8], bool)) {
         let line = self.message.header_line(i);
+        if line.id == HeaderId::Via
+            && first
+            && let Some(value) = &self.via
+        {
+            put_line("Via", value, put);
+        }
         for change in &self.changes {
             if let Change::PushFront(id, value) = change
                 && *id == line.id

@@ -11,18 +11,19 @@ macro_rules! headers {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum HeaderId {
-            $( $(#[$doc])* $id, )*
             /// Any other name; it stays in the message as it was written.
             #[default]
             Other,
+            $( $(#[$doc])* $id, )*
         }
 
         /// Every known header, in the order of the enum.
         pub const KNOWN: &[HeaderId] = &[$( HeaderId::$id ),*];
 
-        const NAMES: &[&str] = &[$( $name ),*];
-        const COMPACT: &[u8] = &[$( $compact ),*];
-        const FLAGS: &[u8] = &[$( $flags ),*];
+        const IDS: &[HeaderId] = &[HeaderId::Other, $( HeaderId::$id ),*];
+        const NAMES: &[&str] = &["X-Unknown", $( $name ),*];
+        const COMPACT: &[u8] = &[0, $( $compact ),*];
+        const FLAGS: &[u8] = &[TEXT, $( $flags ),*];
     };
 }
 
@@ -191,17 +192,17 @@ const fn bucket(len: usize, first: u8, middle: u8, last: u8) -> usize {
     mixed % BUCKETS
 }
 
-/// Index into the table of names plus one; 0 = empty. Open addressing; the longest walk is short and fixed.
+/// Index into the tables; 0 = empty. Open addressing; the longest walk is short and fixed.
 static BY_NAME: [u8; BUCKETS] = {
     let mut table = [0u8; BUCKETS];
-    let mut i = 0;
+    let mut i = 1;
     while i < NAMES.len() {
         let name = NAMES[i].as_bytes();
         let mut at = bucket(name.len(), name[0], name[name.len() / 2], name[name.len() - 1]);
         while table[at] != 0 {
             at = (at + 1) % BUCKETS;
         }
-        table[at] = i as u8 + 1;
+        table[at] = i as u8;
         i += 1;
     }
     table
@@ -213,7 +214,7 @@ static BY_LETTER: [u8; 26] = {
     let mut i = 0;
     while i < COMPACT.len() {
         if COMPACT[i] != 0 {
-            table[(COMPACT[i] - b'a') as usize] = i as u8 + 1;
+            table[(COMPACT[i] - b'a') as usize] = i as u8;
         }
         i += 1;
     }
@@ -235,53 +236,130 @@ impl HeaderId {
                 let mut at = bucket(name.len(), *first, name[name.len() / 2], *last);
                 loop {
                     let index = BY_NAME[at];
-                    if index == 0 || NAMES[index as usize - 1].as_bytes().eq_ignore_ascii_case(name) {
+                    if index == 0 {
+                        break 0;
+                    }
+                    let known = NAMES[index as usize].as_bytes();
+                    // Nearly everybody writes the names as they are registered.
+                    if known == name || known.eq_ignore_ascii_case(name) {
                         break index;
                     }
                     at = (at + 1) % BUCKETS;
                 }
             }
         };
-        match index {
-            0 => HeaderId::Other,
-            n => KNOWN[n as usize - 1],
-        }
+        IDS[index as usize]
     }
 
     /// The long name as it is registered; `Other` has none and says `X-Unknown`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        NAMES.get(self as usize).copied().unwrap_or("X-Unknown")
+        NAMES[self as usize]
     }
 
     /// The letter of the compact form.
     #[must_use]
     pub fn compact(self) -> Option<char> {
-        COMPACT.get(self as usize).copied().filter(|&c| c != 0).map(char::from)
+        Some(COMPACT[self as usize]).filter(|&c| c != 0).map(char::from)
     }
 
     /// May stand in a message once.
     #[must_use]
     #[inline]
     pub fn is_once(self) -> bool {
-        FLAGS.get(self as usize).is_some_and(|f| f & ONCE != 0)
+        FLAGS[self as usize] & ONCE != 0
     }
 
     /// Octets that are no UTF-8 may stand in it: free text, a name for display, or unknown to us.
     #[must_use]
     #[inline]
     pub fn is_text(self) -> bool {
-        FLAGS.get(self as usize).is_none_or(|f| f & TEXT != 0)
+        FLAGS[self as usize] & TEXT != 0
     }
 
     #[inline]
     pub(crate) fn bit(self) -> u128 {
-        1 << (self as u8)
+        BITS[self as usize]
+    }
+
+    /// The header whose registered name, in its registered case, stands before the colon at `colon` in `word`; `Other` also
+    /// for what [`HeaderId::of`] would find: names in another case, compact forms, names longer than 15.
+    #[inline]
+    pub(crate) fn of_word(word: u128, colon: usize) -> HeaderId {
+        // With its colon: without it a name with NUL octets behind it would be the same word. `colon` is below 16.
+        let name = word & (u128::MAX >> (8 * (15 - colon)));
+        let index = EXACT[word_bucket(name, WORD_MULTIPLIER)];
+        if name == WORDS[index as usize] { IDS[index as usize] } else { HeaderId::Other }
     }
 }
 
 // One bit per header in a `u128`.
-const _: () = assert!(NAMES.len() < 127);
+static BITS: [u128; NAMES.len()] = {
+    let mut bits = [0; NAMES.len()];
+    let mut i = 0;
+    while i < NAMES.len() {
+        bits[i] = 1 << i;
+        i += 1;
+    }
+    bits
+};
+
+/// Names of at most 15 octets, each with its colon, as words; longer ones, and `Other`, as a word that no name is.
+static WORDS: [u128; NAMES.len()] = words();
+
+const fn words() -> [u128; NAMES.len()] {
+    let mut words = [u128::MAX; NAMES.len()];
+    let mut i = 1;
+    while i < NAMES.len() {
+        let name = NAMES[i].as_bytes();
+        if name.len() <= 15 {
+            let mut word = b':' as u128;
+            let mut at = name.len();
+            while at > 0 {
+                at -= 1;
+                word = word << 8 | name[at] as u128;
+            }
+            words[i] = word;
+        }
+        i += 1;
+    }
+    words
+}
+
+const WORD_BUCKETS: usize = 512;
+
+#[inline]
+const fn word_bucket(word: u128, multiplier: u64) -> usize {
+    let folded =
+        (word as u64).wrapping_mul(multiplier) ^ ((word >> 64) as u64).wrapping_mul(multiplier.rotate_left(17));
+    (folded >> 55) as usize
+}
+
+/// A multiplier under which no two names share a bucket, and the index by bucket; found when this is compiled.
+const WORD_TABLE: (u64, [u8; WORD_BUCKETS]) = {
+    let words = words();
+    let mut multiplier: u64 = 0x9e37_79b9_7f4a_7c15;
+    loop {
+        let mut table = [0; WORD_BUCKETS];
+        let mut i = 1;
+        while i < words.len() {
+            if words[i] != u128::MAX {
+                let at = word_bucket(words[i], multiplier);
+                if table[at] != 0 {
+                    break;
+                }
+                table[at] = i as u8;
+            }
+            i += 1;
+        }
+        if i == words.len() {
+            break (multiplier, table);
+        }
+        multiplier = multiplier.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(2) | 1;
+    }
+};
+const WORD_MULTIPLIER: u64 = WORD_TABLE.0;
+static EXACT: [u8; WORD_BUCKETS] = WORD_TABLE.1;
 
 #[cfg(test)]
 mod tests {
@@ -295,6 +373,19 @@ mod tests {
             assert_eq!(HeaderId::of(name.to_ascii_uppercase().as_bytes()), id);
             assert_eq!(HeaderId::of(name.to_ascii_lowercase().as_bytes()), id);
             assert_eq!(HeaderId::of(format!("{name}x").as_bytes()), HeaderId::Other);
+            let word = |text: &str| {
+                let mut padded = [b'x'; 16];
+                padded[..text.len()].copy_from_slice(text.as_bytes());
+                HeaderId::of_word(u128::from_le_bytes(padded), text.len() - 1)
+            };
+            if name.len() < 16 {
+                assert_eq!(word(&format!("{name}:")), id);
+            }
+            if name.len() < 15 {
+                for other in [format!("{name}\0:"), format!("\0{name}:"), format!("{name} :")] {
+                    assert_eq!(word(&other), HeaderId::Other, "{other:?}");
+                }
+            }
             if let Some(letter) = id.compact() {
                 assert_eq!(HeaderId::of(&[letter as u8]), id);
                 assert_eq!(HeaderId::of(&[letter.to_ascii_uppercase() as u8]), id);
@@ -317,7 +408,7 @@ mod tests {
         let walk = |id: &HeaderId| {
             let n = id.name().as_bytes();
             let start = bucket(n.len(), n[0], n[n.len() / 2], n[n.len() - 1]);
-            let at = BY_NAME.iter().position(|&i| i == *id as u8 + 1).unwrap();
+            let at = BY_NAME.iter().position(|&i| i == *id as u8).unwrap();
             (at + BUCKETS - start) % BUCKETS
         };
         assert!(KNOWN.iter().map(walk).max().unwrap() <= 3);

@@ -2,7 +2,8 @@
 
 /// Appends `value` with control octets (all but the tab) turned into spaces: same length, no new line.
 pub(crate) fn clean(out: &mut Vec<u8>, value: &[u8]) {
-    if !value.iter().any(|&b| is_control(b)) {
+    // Over the whole value, without an early end: many octets at a time.
+    if !value.iter().fold(false, |any, &b| any | is_control(b)) {
         out.extend_from_slice(value);
         return;
     }
@@ -10,7 +11,7 @@ pub(crate) fn clean(out: &mut Vec<u8>, value: &[u8]) {
 }
 
 fn is_control(b: u8) -> bool {
-    b.is_ascii_control() && b != b'\t'
+    (b < 0x20) & (b != b'\t') | (b == 0x7f)
 }
 
 /// `Name: value` and the end of the line.

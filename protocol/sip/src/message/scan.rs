@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::headers::HeaderId;
 use super::refusal::Fault;
-use crate::chars::{self, TOKEN};
+use crate::chars;
 use crate::limits::{HEAD_BYTES, HEADER_LINES, INLINE_HEADER_LINES, LINE_BYTES};
 
 /// Where one header line lies, in octets from the start of the message. The next line begins where this one ends.
@@ -122,7 +122,7 @@ impl Head {
     }
 }
 
-/// Octets of one line, whose end is `end`, as an offset. Checked against the head limit before.
+/// An offset within a line.
 #[inline]
 fn offset(at: usize) -> u16 {
     // Invariant: `scan` refuses a head whose next line would begin beyond 64 KiB, so offsets within a line are smaller.
@@ -134,12 +134,9 @@ fn offset(at: usize) -> u16 {
 /// Finds what concerns framing: lines, names, folds, Content-Length. Values are checked afterwards.
 #[inline]
 pub(crate) fn scan(bytes: &[u8], head: &mut Head) -> Result<(), Fault> {
-    let line_feed = memchr(b'\n', bytes).ok_or(Fault::INCOMPLETE)?;
-    if line_feed == 0 || bytes[line_feed - 1] != b'\r' {
-        return Err(Fault::framing("Bare Line Feed"));
-    }
-    head.start_line_end = line_feed - 1;
-    let mut at = line_feed + 1;
+    let mut odd = false;
+    let mut at = line_end(bytes, 0, &mut odd)?;
+    head.start_line_end = at - 2;
     if at > HEAD_BYTES {
         return Err(Fault::too_large("Head Too Large"));
     }
@@ -150,7 +147,7 @@ pub(crate) fn scan(bytes: &[u8], head: &mut Head) -> Result<(), Fault> {
                 Some(_) => return Err(Fault::framing("Bare Carriage Return")),
                 None => return Err(Fault::INCOMPLETE),
             },
-            Some(_) => at = header_line(bytes, at, head)?,
+            Some(_) => at = header_line(bytes, at, &mut odd, head)?,
             None => return Err(Fault::INCOMPLETE),
         }
     }
@@ -158,36 +155,98 @@ pub(crate) fn scan(bytes: &[u8], head: &mut Head) -> Result<(), Fault> {
     if head.end > HEAD_BYTES {
         return Err(Fault::too_large("Head Too Large"));
     }
-    check_octets(bytes, head)
+    if odd { check_octets(bytes, head) } else { Ok(()) }
+}
+
+/// Behind the CRLF that ends the line in which `from` lies. `odd` is set when there is anything but visible ASCII and spaces
+/// before it.
+#[inline]
+fn line_end(bytes: &[u8], from: usize, odd: &mut bool) -> Result<usize, Fault> {
+    let at = first_odd(bytes, from);
+    if bytes[at..].starts_with(b"\r\n") {
+        return Ok(at + 2);
+    }
+    *odd = true;
+    let line_feed = from + memchr(b'\n', &bytes[from..]).ok_or(Fault::INCOMPLETE)?;
+    if line_feed == from || bytes[line_feed - 1] != b'\r' {
+        return Err(Fault::framing("Bare Line Feed"));
+    }
+    Ok(line_feed + 1)
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// The first octet from `from` on that is neither visible ASCII nor a space: eight at a time.
+#[inline]
+fn first_odd(bytes: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let word = u64::from_le_bytes(*word);
+        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+        // Carries and borrows only run from an odd octet upwards, so the lowest mark is right.
+        let marks = (below_space | word | word.wrapping_add(ONES)) & HIGHS;
+        if marks != 0 {
+            return at + (marks.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    bytes[at..].iter().position(|b| !(0x20..0x7f).contains(b)).map_or(bytes.len(), |i| at + i)
+}
+
+/// The first colon in the first 15 octets of `word`.
+#[inline]
+fn colon_in(word: u128) -> Option<usize> {
+    const ONES: u128 = u128::MAX / 0xff;
+    let zeros = word ^ (ONES * b':' as u128);
+    let marks = zeros.wrapping_sub(ONES) & !zeros & (ONES * 0x80);
+    let at = (marks.trailing_zeros() / 8) as usize;
+    (at < 16).then_some(at)
+}
+
+/// End of the name, the colon, and which header it is.
+#[inline]
+fn name(bytes: &[u8], at: usize) -> Result<(usize, usize, HeaderId), Fault> {
+    if let Some(word) = bytes[at..].first_chunk() {
+        let word = u128::from_le_bytes(*word);
+        if let Some(len) = colon_in(word) {
+            let id = HeaderId::of_word(word, len);
+            if id != HeaderId::Other {
+                return Ok((at + len, at + len, id));
+            }
+        }
+    }
+    let Some(len) = bytes[at..].iter().position(|&b| b == b':') else {
+        return Err(match memchr(b'\n', &bytes[at..]) {
+            Some(_) => Fault::framing("Broken Header Line"),
+            None => Fault::INCOMPLETE,
+        });
+    };
+    let colon = at + len;
+    let mut name_end = colon;
+    // RFC 3261 §25.1 HCOLON: spaces and tabs before the colon, no fold.
+    while name_end > at && matches!(bytes[name_end - 1], b' ' | b'\t') {
+        name_end -= 1;
+    }
+    let id = HeaderId::of(&bytes[at..name_end]);
+    // Names that we know are tokens.
+    if id == HeaderId::Other && !chars::is_token(&bytes[at..name_end]) {
+        return Err(Fault::framing("Broken Header Line"));
+    }
+    Ok((name_end, colon, id))
 }
 
 /// One header line with its folds, from `at`; where the next begins.
 #[inline]
-fn header_line(bytes: &[u8], at: usize, head: &mut Head) -> Result<usize, Fault> {
-    let mut name_end = at;
-    while name_end < bytes.len() && chars::is(bytes[name_end], TOKEN) {
-        name_end += 1;
+fn header_line(bytes: &[u8], at: usize, odd: &mut bool, head: &mut Head) -> Result<usize, Fault> {
+    let (name_end, colon, id) = name(bytes, at)?;
+    let mut next = line_end(bytes, colon + 1, odd)?;
+    while let Some(b' ' | b'\t') = bytes.get(next) {
+        next = line_end(bytes, next, odd)?;
     }
-    let mut colon = name_end;
-    // RFC 3261 §25.1 HCOLON: spaces and tabs before the colon, no fold.
-    while matches!(bytes.get(colon), Some(b' ' | b'\t')) {
-        colon += 1;
+    if next == bytes.len() {
+        return Err(Fault::INCOMPLETE);
     }
-    if name_end == at || bytes.get(colon) != Some(&b':') {
-        return Err(if colon < bytes.len() { Fault::framing("Broken Header Line") } else { Fault::INCOMPLETE });
-    }
-    let mut from = colon + 1;
-    let next = loop {
-        let line_feed = from + memchr(b'\n', &bytes[from..]).ok_or(Fault::INCOMPLETE)?;
-        if bytes[line_feed - 1] != b'\r' {
-            return Err(Fault::framing("Bare Line Feed"));
-        }
-        match bytes.get(line_feed + 1) {
-            Some(b' ' | b'\t') => from = line_feed + 1,
-            Some(_) => break line_feed + 1,
-            None => return Err(Fault::INCOMPLETE),
-        }
-    };
     if next > HEAD_BYTES {
         return Err(Fault::too_large("Head Too Large"));
     }
@@ -201,7 +260,6 @@ fn header_line(bytes: &[u8], at: usize, head: &mut Head) -> Result<usize, Fault>
     while value < value_end && chars::is(bytes[value_end - 1], chars::LWS) {
         value_end -= 1;
     }
-    let id = HeaderId::of(&bytes[at..name_end]);
     if id != HeaderId::Other {
         if head.has(id) && id.is_once() {
             head.twice |= id.bit();
@@ -223,31 +281,18 @@ fn header_line(bytes: &[u8], at: usize, head: &mut Head) -> Result<usize, Fault>
     Ok(next)
 }
 
-/// No bare CR, no control octet but behind the backslash of a quoted pair. Branch-free over the whole head, because
-/// nearly every message is clean.
-#[inline]
+/// No bare CR, no control octet but behind the backslash of a quoted pair. For heads in which anything is odd.
+#[cold]
 fn check_octets(bytes: &[u8], head: &mut Head) -> Result<(), Fault> {
     let octets = &bytes[..head.end];
-    let (mut control, mut carriage_return, mut any) = (0u8, 0u8, 0u8);
-    for &b in octets {
-        any |= b;
-        control |= u8::from(b < 0x20) & u8::from(b != b'\t') & u8::from(b != b'\r') & u8::from(b != b'\n');
-        control |= u8::from(b == 0x7f);
-    }
-    for (&b, &next) in octets.iter().zip(&octets[1..]) {
-        carriage_return |= u8::from(b == b'\r') & u8::from(next != b'\n');
-    }
-    head.has_non_ascii = any >= 0x80;
-    if carriage_return != 0 {
+    head.has_non_ascii = !octets.is_ascii();
+    // Every LF has its CR: the scan of the lines has seen to it.
+    if octets.windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n') {
         return Err(Fault::framing("Bare Carriage Return"));
     }
-    if control != 0 {
-        return check_controls(bytes, head);
-    }
-    Ok(())
+    check_controls(bytes, head)
 }
 
-#[cold]
 fn check_controls(bytes: &[u8], head: &Head) -> Result<(), Fault> {
     let is_control = |b: u8| (b < 0x20 && !matches!(b, b'\t' | b'\r' | b'\n')) || b == 0x7f;
     if bytes[..head.start_line_end].iter().any(|&b| is_control(b)) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::chars::{HOST, Why, all, text};
+use crate::chars::{self, HOST, Why, text};
 
 /// A host as a URI or a Via names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,12 +26,12 @@ impl<'a> Host<'a> {
         let known = if host.starts_with('[') {
             ipv6(host.as_bytes()).is_some()
         } else {
-            all(host.as_bytes(), HOST) && check_name(host.as_bytes()).is_ok()
+            take_name(host.as_bytes()).is_ok_and(|name| name.len() == host.len())
         };
         known.then(|| Host::of(host.as_bytes()))
     }
 
-    /// Of octets that [`check_name`] or [`ipv6`] accepted.
+    /// Of octets that [`take_name`] or [`ipv6`] accepted.
     pub(crate) fn of(host: &'a [u8]) -> Host<'a> {
         if let Some(address) = ipv6(host) {
             return Host::V6(address);
@@ -74,26 +74,35 @@ pub(crate) fn ipv6(host: &[u8]) -> Option<Ipv6Addr> {
     std::str::from_utf8(inner).ok()?.parse().ok()
 }
 
-/// A run of host octets that is a name or an IPv4 address: no empty label, and a last label of digits only in a dotted
-/// quad (RFC 3261 §25.1 `toplabel` begins with a letter; container names that begin with a digit are let through).
-#[inline]
-pub(crate) fn check_name(host: &[u8]) -> Result<(), Why> {
-    let [first, .., last] = host else {
-        return match host {
-            [only] if only.is_ascii_alphabetic() => Ok(()),
-            _ => Err("no host"),
-        };
-    };
-    if matches!(first, b'.' | b'-') {
-        return Err("not a host name");
-    }
-    if last.is_ascii_digit() {
-        let label = host.iter().rposition(|&b| b == b'.').map_or(host, |dot| &host[dot + 1..]);
-        if label.iter().all(u8::is_ascii_digit) {
-            return if is_ipv4(host) { Ok(()) } else { Err("not an IPv4 address") };
+/// The name or IPv4 address at the beginning of `bytes`: no empty label, and a last label of digits only in a dotted quad
+/// (RFC 3261 §25.1 `toplabel` begins with a letter; container names that begin with a digit are let through). A dot may end
+/// a name.
+#[inline(always)]
+pub(crate) fn take_name(bytes: &[u8]) -> Result<&[u8], Why> {
+    let mut label = 0;
+    let mut len = bytes.len();
+    for (i, &b) in bytes.iter().enumerate() {
+        if b == b'.' {
+            if i == label {
+                return Err("empty label in a host name");
+            }
+            label = i + 1;
+        } else if !chars::is(b, HOST) {
+            len = i;
+            break;
         }
     }
-    if memchr::memmem::find(host, b"..").is_some() { Err("not a host name") } else { Ok(()) }
+    let name = &bytes[..len];
+    match name {
+        [] => return Err("no host"),
+        [b'-', ..] => return Err("not a host name"),
+        _ => {}
+    }
+    let last = &name[label..];
+    if !last.is_empty() && last.iter().all(u8::is_ascii_digit) && !is_ipv4(name) {
+        return Err("not an IPv4 address");
+    }
+    Ok(name)
 }
 
 /// Four numbers up to 255; leading zeros, which some read as octal, are refused.
