@@ -50,7 +50,7 @@ interop: ## real peers: SIPp, baresip, tshark, server-everything, PyPI mcp
 	@scripts/interop.sh
 
 bench-micro: ## parse, write, tokens: nanoseconds and allocations
-	@cargo bench --locked -p sip-proto -p edge-core --benches
+	@cargo bench --locked -p sip-proto -p edge-core --bench micro
 
 fuzz: ## cargo-fuzz on every target for TIME seconds each
 	@scripts/fuzz.sh $(TIME)

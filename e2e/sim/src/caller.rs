@@ -398,7 +398,7 @@ impl Caller {
             return;
         }
         if is_invite && self.invite.as_ref().is_some_and(|(b, _)| *b == branch) {
-            self.on_invite_final(now, status, &branch, message, rng, model, out);
+            self.on_invite_final(status, &branch, message, rng, model, out);
         }
         let Some(p) = self.pending.remove(&branch) else { return };
         self.judge(now, &p, status, message, model);
@@ -407,7 +407,6 @@ impl Caller {
 
     fn on_invite_final(
         &mut self,
-        _now: u64,
         status: u16,
         branch: &str,
         message: &Message,
