@@ -122,7 +122,9 @@ impl Engine {
         let Some(waiting) = self.ops.remove(&op) else { return false };
         match waiting {
             Op::Load(session) => self.loaded(ctx, session, reply),
-            Op::Create { exchange, record, again } => self.created(ctx, exchange, record, again, reply),
+            Op::Create { session, exchange, record, again } => {
+                self.created(ctx, session, exchange, record, again, reply);
+            }
             Op::CreateImplicit { session, record, again } => self.created_implicit(ctx, session, record, again, reply),
             Op::Change(session) => self.changed(session, &reply),
             Op::LoadForEnd(session) => self.loaded_for_end(ctx, session, reply),

@@ -210,7 +210,8 @@ impl Engine {
         let key = exchange.session;
         let error = failure(how, exchange.repeatable, ctx.config.edge.limits.message_bytes);
         let agent = exchange.about.agent_key.clone();
-        let session_is_gone = how == BackendFailure::SessionGone && exchange.era == Era::Legacy;
+        let session_is_gone =
+            how == BackendFailure::SessionGone && exchange.era == Era::Legacy && !exchange.is_initialize();
         self.stats.backend_failed(ctx.config, &agent);
         if session_is_gone {
             self.lose(ctx, key);

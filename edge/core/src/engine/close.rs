@@ -52,7 +52,8 @@ impl Engine {
         let Some(session) = self.sessions.get(&key) else { return };
         let open: Vec<u64> = session.open.values().copied().collect();
         let leg = session.leg.clone();
-        let mut is_stored = session.version > 0;
+        // A record that is being written or read may be there, too.
+        let mut is_stored = session.version > 0 || session.writes > 0 || session.loading.is_some();
         let mut cancellations = Vec::new();
         for no in open {
             let Some(exchange) = self.exchanges.get(&no) else { continue };
@@ -133,7 +134,7 @@ impl Engine {
                 session.touched = now;
                 let ttl_ms = session.ttl_ms();
                 self.timers.set(Timer::Session(key), now.plus_millis(DIALOG_TOUCH_MS));
-                self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Change(key));
+                self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Forget);
             }
             return;
         }

@@ -97,9 +97,12 @@ impl Engine {
     }
 
     pub(super) fn changed(&mut self, key: SessionKey, reply: &Reply) {
-        if let (Ok(StoreReply::Version(version)), Some(session)) = (reply, self.sessions.get_mut(&key)) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.writes = session.writes.saturating_sub(1);
+        if let Ok(StoreReply::Version(version)) = reply {
             session.version = session.version.max(*version);
         }
+        self.settle(key);
     }
 
     /// Moves the idle end of the record, where no journal entry did that.
@@ -110,11 +113,12 @@ impl Engine {
         }
         session.touched = ctx.now.mono;
         let ttl_ms = session.ttl_ms();
-        self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Change(key));
+        self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Forget);
     }
 
     fn write_record(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, record: SessionRecord, waiting: Op) {
-        let Some(session) = self.sessions.get(&key) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.writes += 1;
         let (version, ttl_ms) = (session.version, session.ttl_ms());
         self.store(ctx, StoreOp::WriteSession { session: key, version, record: Box::new(record), ttl_ms }, waiting);
     }
@@ -141,32 +145,32 @@ impl Engine {
         };
         exchange.stage = Stage::Holding { answer: envelope.bytes().clone(), at };
         self.spend(ctx, call);
-        let waiting = Op::Create { exchange: no, record: Box::new(record.clone()), again: false };
+        let waiting = Op::Create { session: key, exchange: no, record: Box::new(record.clone()), again: false };
         self.write_record(ctx, key, record, waiting);
     }
 
     pub(super) fn created(
         &mut self,
         ctx: &mut Ctx<'_>,
+        key: SessionKey,
         no: u64,
         record: Box<SessionRecord>,
         again: bool,
         reply: Reply,
     ) {
-        let Some(exchange) = self.exchanges.get_mut(&no) else {
-            // Nobody waits for this session any more.
-            return self.end_backend(ctx, &record);
-        };
-        let key = exchange.session;
         let version = match self.version_of(key, &reply, again) {
+            Wrote::Version(version) if !self.exchanges.contains_key(&no) => {
+                return self.uncreate(ctx, key, version, &record);
+            }
             Wrote::Version(version) => version,
             Wrote::Again => {
-                let waiting = Op::Create { exchange: no, record: record.clone(), again: true };
+                let waiting = Op::Create { session: key, exchange: no, record: record.clone(), again: true };
                 return self.write_record(ctx, key, *record, waiting);
             }
             Wrote::No => {
                 self.end_backend(ctx, &record);
-                return self.fail(ctx, no, RpcError::unavailable());
+                self.fail(ctx, no, RpcError::unavailable());
+                return self.settle(key);
             }
         };
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
@@ -193,8 +197,25 @@ impl Engine {
         self.conclude(ctx, no, Some(body), Outcome::Ok);
     }
 
+    /// Nobody waits for the new session any more: what was there before is there again.
+    fn uncreate(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, version: u64, record: &SessionRecord) {
+        self.end_backend(ctx, record);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.version = version;
+        let before = match &session.legacy {
+            Some(legacy) => legacy.record.clone(),
+            None => {
+                session.lost = true;
+                lost(record)
+            }
+        };
+        self.write_record(ctx, key, before, Op::Change(key));
+        self.wind_alarm(ctx, key);
+    }
+
     fn version_of(&mut self, key: SessionKey, reply: &Reply, again: bool) -> Wrote {
         let Some(session) = self.sessions.get_mut(&key) else { return Wrote::No };
+        session.writes = session.writes.saturating_sub(1);
         match reply {
             Ok(StoreReply::Version(version)) => Wrote::Version(*version),
             // An older session of this leg: the new one takes its place.
@@ -305,10 +326,12 @@ impl Engine {
         again: bool,
         reply: Reply,
     ) {
-        if !self.phase_is(key, &Phase::Initializing) {
-            return self.end_backend(ctx, &record);
-        }
-        match self.version_of(key, &reply, again) {
+        let wrote = self.version_of(key, &reply, again);
+        match wrote {
+            Wrote::Version(version) if !self.phase_is(key, &Phase::Initializing) => {
+                self.uncreate(ctx, key, version, &record);
+            }
+            _ if !self.phase_is(key, &Phase::Initializing) => self.end_backend(ctx, &record),
             Wrote::Version(version) => {
                 if let Some(session) = self.sessions.get_mut(&key)
                     && let Some(legacy) = &mut session.legacy
@@ -436,10 +459,7 @@ impl Engine {
         let Some(legacy) = session.legacy.take() else { return };
         session.lost = true;
         close_all_nested(session);
-        let mut record = legacy.record.clone();
-        record.backend_session = None;
-        record.initialized = false;
-        record.extra.insert(LOST.into(), String::new());
+        let record = lost(&legacy.record);
         self.timers.clear(Timer::Asked(key));
         self.timers.clear(Timer::Stream(key));
         if let Some(call) = legacy.stream_call() {
@@ -514,6 +534,13 @@ impl Engine {
             self.timers.set(Timer::Asked(key), at);
         }
     }
+}
+
+/// The record of a session that is no more.
+fn lost(record: &SessionRecord) -> SessionRecord {
+    let mut record = SessionRecord { backend_session: None, initialized: false, ..record.clone() };
+    record.extra.insert(LOST.into(), String::new());
+    record
 }
 
 /// Takes a question out of the table, whoever answered it.

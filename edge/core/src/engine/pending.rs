@@ -65,10 +65,10 @@ pub(super) enum Op {
     /// The record of a session that a message needs.
     Load(SessionKey),
     /// The record that an `initialize` made; its answer waits for it.
-    Create { exchange: u64, record: Box<SessionRecord>, again: bool },
+    Create { session: SessionKey, exchange: u64, record: Box<SessionRecord>, again: bool },
     /// The same for the edge's own `initialize`.
     CreateImplicit { session: SessionKey, record: Box<SessionRecord>, again: bool },
-    /// A change that nobody waits for.
+    /// A change of a record that nobody waits for.
     Change(SessionKey),
     /// What a closed leg left behind, which this engine did not know.
     LoadForEnd(SessionKey),

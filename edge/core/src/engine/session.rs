@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub lost: bool,
     /// Version of the record in the store; 0: none that we know.
     pub version: u64,
+    /// Writes of its record whose answer is awaited.
+    pub writes: usize,
     /// Messages that wait until the record is read. `Some` while it is.
     pub loading: Option<VecDeque<Waiting>>,
     /// Questions of the server, by canonical id.
@@ -145,6 +147,7 @@ impl Session {
             legacy: None,
             lost: false,
             version: 0,
+            writes: 0,
             loading: None,
             asked: BTreeMap::new(),
             notes: 0,
@@ -155,7 +158,8 @@ impl Session {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.tickets == 0 && self.legacy.is_none() && !self.lost && self.loading.is_none()
+        let waits = self.tickets > 0 || self.writes > 0 || self.loading.is_some();
+        self.open.is_empty() && self.legacy.is_none() && !self.lost && !waits
     }
 
     /// The header of what belongs to no request.

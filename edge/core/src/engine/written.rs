@@ -81,8 +81,13 @@ impl Engine {
                     self.close_entry(ctx, &exchange);
                     return GONE;
                 }
-                if !self.has_place(ctx, &mut exchange) {
+                let placed = self.place(ctx, &mut exchange);
+                if placed != Ok(true) {
                     self.close_entry(ctx, &exchange);
+                    if let Err(error) = placed {
+                        let Exchange { leg, header, id, about, .. } = exchange;
+                        self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });
+                    }
                     return OK;
                 }
                 let no = ctx.ids.number();
@@ -135,16 +140,33 @@ impl Engine {
         OK
     }
 
-    /// A repetition that the journal takes for a new request (the first one is over meanwhile) needs a place of its own.
-    fn has_place(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> bool {
-        let (None, Some(envelope)) = (exchange.slot, &exchange.envelope) else { return true };
+    /// A repetition that the journal takes for the request (the first one is over meanwhile, or was overtaken) needs its place.
+    /// `false`: the first one is being served.
+    fn place(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> Result<bool, RpcError> {
+        let (None, Some(envelope)) = (exchange.slot, &exchange.envelope) else { return Ok(true) };
         let fresh = ExchangeId::from_random(&ctx.random.bytes());
         let header = exchange.header.as_ref().map(|header| header.exchange);
         let session = self.session(ctx, &exchange.leg);
-        if let Ok(Belongs::Opened(slot)) = session.table.admit(Side::Client, header, envelope, fresh) {
-            exchange.slot = Some(slot);
+        let placed = session.table.admit(Side::Client, header, envelope, fresh);
+        let is_open = |slot: &ExchangeId| session.open.contains_key(slot);
+        match placed {
+            Ok(Belongs::Opened(slot)) => exchange.slot = Some(slot),
+            // Its write was answered before that of the first one, which is the repetition now.
+            Ok(Belongs::Repeated(slot)) if !is_open(&slot) => {
+                let key = exchange.session;
+                let first = self.tickets.values_mut().find_map(|judged| match &mut judged.what {
+                    What::Request(first) if first.session == key && first.slot == Some(slot) => Some(first),
+                    _ => None,
+                });
+                if let Some(first) = first {
+                    first.slot = None;
+                }
+                exchange.slot = Some(slot);
+            }
+            Err(Rejected::Refuse(error)) => return Err(error),
+            Ok(_) | Err(Rejected::Drop(_)) => {}
         }
-        exchange.slot.is_some()
+        Ok(exchange.slot.is_some())
     }
 
     /// A legacy request needs its session; `initialize` makes it.

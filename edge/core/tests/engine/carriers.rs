@@ -1,0 +1,123 @@
+//! XCH-4: a carrier that fails leaves the leg alone; the next one gets the same message.
+
+use edge_core::engine::{Carrier, DeliveryOutcome};
+use serde_json::json;
+
+use super::rig::*;
+
+#[test]
+fn xch_4_a_refused_carrier_is_followed_by_the_other_with_the_same_exchange_and_bytes() {
+    for status in [415, 501, 405, 500] {
+        let mut rig = Rig::default();
+        let leg = rig.dialog("both");
+        rig.send(&leg, Some(X), &call(1, "deploy"));
+        let (id, _) = rig.one_call();
+        rig.delivers = false;
+        rig.answer(id, &result(1, "x"));
+        let first = rig.deliveries.remove(0);
+        assert_eq!(first.carrier, Carrier::Message);
+        assert!(first.close.is_some());
+        rig.outcome(&first, DeliveryOutcome::Refused { status });
+        let second = rig.deliveries.remove(0);
+        assert_eq!(second.carrier, Carrier::Info);
+        assert_eq!((&second.body, &second.exchange, second.id), (&first.body, &first.exchange, first.id));
+        assert!(second.close.is_none(), "the journal was closed with the first");
+        rig.outcome(&second, DeliveryOutcome::Delivered);
+        assert!(rig.deliveries.is_empty());
+        rig.assert_empty();
+        // The leg lives.
+        rig.send(&leg, Some(Y), &call(2, "echo"));
+        rig.one_call();
+    }
+}
+
+#[test]
+fn xch_4_where_no_carrier_is_left_the_answer_waits_in_the_journal() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    rig.answer(id, &result(1, "x"));
+    let first = rig.deliveries.remove(0);
+    rig.run(session_store::op::StoreOp::CloseExchange((**first.close.as_ref().unwrap()).clone())).unwrap();
+    rig.outcome(&first, DeliveryOutcome::Refused { status: 501 });
+    let second = rig.deliveries.remove(0);
+    rig.outcome(&second, DeliveryOutcome::Refused { status: 501 });
+    assert!(rig.deliveries.is_empty());
+    assert_eq!(rig.engine.stats().undelivered, 1);
+    rig.assert_empty();
+    rig.delivers = true;
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    assert_eq!(rig.one_delivery().1, result(1, "x"));
+}
+
+#[test]
+fn out_of_a_dialog_there_is_no_info() {
+    let mut rig = Rig::default();
+    let leg = rig.out_of_dialog("both", "alice");
+    rig.send(&leg, Some(X), &call(1, "echo"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    rig.answer(id, &result(1, "x"));
+    let delivery = rig.deliveries.remove(0);
+    assert_eq!(delivery.carrier, Carrier::Message);
+    rig.outcome(&delivery, DeliveryOutcome::Refused { status: 415 });
+    assert!(rig.deliveries.is_empty());
+    rig.assert_empty();
+}
+
+#[test]
+fn the_carrier_that_the_peer_used_comes_first() {
+    let mut rig = Rig::default();
+    let mut leg = (*rig.dialog("both")).clone();
+    leg.carrier = Carrier::Info;
+    rig.send(&leg.into(), Some(X), &call(1, "echo"));
+    let (id, _) = rig.one_call();
+    rig.answer(id, &result(1, "x"));
+    assert_eq!(rig.deliveries[0].carrier, Carrier::Info);
+}
+
+#[test]
+fn an_answer_that_fits_no_carrier_is_an_error_and_nothing_is_truncated() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    // Known at once: over the body limit of SIP.
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    let large = result(1, &"x".repeat(70_000));
+    rig.answer(id, &large);
+    let bytes = large.to_string().len();
+    assert_eq!(rig.one_error(), (-31006, json!({"bytes": bytes, "limit": 65_536})));
+    // Known when it is sent: no way but datagrams.
+    rig.send(&leg, Some(Y), &call(2, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    let large = result(2, &"x".repeat(2_000));
+    rig.answer(id, &large);
+    let delivery = rig.deliveries.remove(0);
+    rig.outcome(&delivery, DeliveryOutcome::TooLarge { limit: 1_300 });
+    let error = rig.deliveries.remove(0);
+    assert_eq!(error.exchange, delivery.exchange);
+    let body: serde_json::Value = serde_json::from_slice(&error.body).unwrap();
+    assert_eq!(body["error"]["data"], json!({"bytes": large.to_string().len(), "limit": 1_300}));
+    assert_eq!(body["id"], 2);
+    // Even the error does not fit: that is the end of it.
+    rig.outcome(&error, DeliveryOutcome::TooLarge { limit: 10 });
+    assert!(rig.deliveries.is_empty());
+    rig.assert_empty();
+}
+
+#[test]
+fn an_answer_follows_a_caller_that_came_back_on_another_flow() {
+    let mut rig = Rig::default();
+    let leg = rig.out_of_dialog("both", "alice");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    let mut moved = (*leg).clone();
+    moved.plain_datagram = true;
+    rig.send(&moved.into(), Some(X), &call(1, "deploy"));
+    assert!(rig.calls.is_empty());
+    rig.answer(id, &result(1, "x"));
+    assert!(rig.deliveries[0].leg.plain_datagram);
+}
