@@ -74,7 +74,7 @@ grep -E 'listening' "$dir/edge.log" | sed -E 's/\x1b\[[0-9;]*m//g; s/.*(listenin
 export SIPMCP_PROXY="sip:127.0.0.1:$sip_port" SIPMCP_USER=alice SIPMCP_PASSWORD=wonderland
 call() { # URI, further arguments: prints the command, the ladder and the answer
   printf '\n%s$ sipmcp call %s%s\n' "$bold" "$*" "$off"
-  "$bin/sipmcp" call "$@" --trace 2> >(cat >&2)
+  "$bin/sipmcp" call "$@" --trace 2>&1
 }
 step "4. A tool answers by MESSAGE"
 call sip:echo@demo.example --tool echo --arg text=hello
