@@ -74,8 +74,7 @@ impl EdgeState {
             self.stats.limit("sessionsPerPod");
             return Err(self.unavailable("Full"));
         }
-        let quota = caller.domain.max_sessions.unwrap_or(usize::MAX);
-        if self.sessions_of(&caller.domain.domain) >= quota {
+        if caller.domain.max_sessions.is_some_and(|quota| self.sessions_of(&caller.domain.domain) >= quota) {
             self.stats.limit("sessions");
             // A tenant's quota is no statement about the server: never 503 (sip.md, section 14).
             let seconds = (1 + self.random.below(5)).to_string();

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::{Binding, DialogRecord};
 use sip_proto::message::{HeaderId, Request};
-use sip_proto::uri::{Host, Uri};
+use sip_proto::uri::{SipUri, Uri};
 
 use crate::engine::{Carrier, Delivery, DeliveryOutcome, LegKey, Principal};
 use crate::input::{FlowKey, Transport};
+use crate::locate::Located;
 use crate::outgoing::MAX_FORWARDS;
 use crate::page::MCP_JSON;
 use crate::purpose::{Outcome, Purpose};
@@ -26,6 +27,8 @@ pub(crate) struct Carried {
     pub delivery: Delivery,
     /// It is too large for the datagram that the leg uses, so it went by TCP.
     pub by_tcp: bool,
+    /// It went on the flow of the caller's last request; the registered Contact is left to try.
+    pub by_flow: bool,
 }
 
 impl EdgeState {
@@ -75,7 +78,7 @@ impl EdgeState {
         if alive {
             let target = Target::of_flow(&route.flow);
             let remote = route.remote.clone();
-            self.send_page(delivery, &route, &remote, target);
+            self.send_page(delivery, &route, &remote, target, true);
         } else {
             self.page_to_contact(delivery);
         }
@@ -101,23 +104,30 @@ impl EdgeState {
             Ok(_) => Vec::new(),
             Err(_) => return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
         };
-        let route = self.routes.get(&delivery.leg.key).cloned();
-        let found = bindings.iter().find_map(|b| self.binding_target(b).map(|target| (b.uri.clone(), target)));
-        match (route, found) {
-            (Some(route), Some((uri, target))) => self.send_page(delivery, &route, &uri, target),
-            _ => self.delivered(&delivery, DeliveryOutcome::Unreachable),
+        // On its own connection, else at its address.
+        let own = bindings.iter().find_map(|b| self.binding_flow(b).map(|target| (b.uri.clone(), target)));
+        match (own, bindings.first()) {
+            (Some((uri, target)), _) => self.page_at(delivery, &uri, target),
+            (None, Some(binding)) => {
+                let uri = binding.uri.clone();
+                self.locate(&uri, 0, Located::Page { delivery: Box::new(delivery), uri: uri.clone() });
+            }
+            (None, None) => self.delivered(&delivery, DeliveryOutcome::Unreachable),
         }
     }
 
-    /// Where a registered contact is reached: on its own connection, or at its address.
-    fn binding_target(&self, binding: &Binding) -> Option<Target> {
-        let token = binding.flow.as_deref().and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
-        if let Some(token) = token.filter(|t| t.owner == self.owner)
-            && let Some(target) = self.token_target(&token)
-        {
-            return Some(target);
+    /// To a registered contact whose target is known.
+    pub(crate) fn page_at(&mut self, delivery: Delivery, uri: &str, target: Target) {
+        match self.routes.get(&delivery.leg.key).cloned() {
+            Some(route) => self.send_page(delivery, &route, uri, target, false),
+            None => self.delivered(&delivery, DeliveryOutcome::Unreachable),
         }
-        self.uri_target(&binding.uri, 0)
+    }
+
+    /// The connection that registered a contact, if it is ours and lives.
+    fn binding_flow(&self, binding: &Binding) -> Option<Target> {
+        let token = FlowToken::from_text(&self.config.token_keys, binding.flow.as_deref()?)?;
+        (token.owner == self.owner).then(|| self.token_target(&token)).flatten()
     }
 
     /// A flow of ours that still lives.
@@ -134,8 +144,7 @@ impl EdgeState {
     }
 
     /// The target that a URI with an IP address names.
-    pub(crate) fn uri_target(&self, uri: &str, listener: u16) -> Option<Target> {
-        let uri = Uri::parse(uri).ok()?.sip()?;
+    pub(crate) fn uri_target(&self, uri: &SipUri<'_>, listener: u16) -> Option<Target> {
         let transport = match uri.transport() {
             _ if uri.is_secure() => Transport::Tls,
             Some(t) if t.eq_ignore_ascii_case("tcp") => Transport::Tcp,
@@ -147,11 +156,7 @@ impl EdgeState {
         let ip = uri.host().address()?;
         let port = uri.port().unwrap_or(default_port(transport));
         let listener = self.listener_for(transport, listener)?;
-        let server_name = match uri.host() {
-            Host::Name(name) => Some(name.to_owned()),
-            Host::V4(_) | Host::V6(_) => None,
-        };
-        Some(Target::Address { transport, listener, remote: (ip, port).into(), server_name })
+        Some(Target::Address { transport, listener, remote: (ip, port).into(), server_name: None })
     }
 
     /// A listener of that transport: `preferred` if it is one.
@@ -169,7 +174,7 @@ impl EdgeState {
         Some(Target::Address { transport: Transport::Tcp, listener, remote: target.remote(), server_name: None })
     }
 
-    fn send_page(&mut self, delivery: Delivery, route: &Route, uri: &str, target: Target) {
+    fn send_page(&mut self, delivery: Delivery, route: &Route, uri: &str, target: Target, by_flow: bool) {
         let (call_id, tag) = (self.new_call_id(), self.new_tag());
         let session_id = self.session_id(&delivery.leg.call_id, route.session_id.as_deref());
         let exchange = delivery.exchange.as_ref().map(ToString::to_string);
@@ -190,7 +195,7 @@ impl EdgeState {
                 .body(MCP_JSON, body.clone())
                 .build()
         };
-        self.carry("MESSAGE", delivery, target, build);
+        self.carry("MESSAGE", delivery, target, by_flow, build);
     }
 
     /// In the dialog: the CSeq is written, now it may leave.
@@ -204,24 +209,15 @@ impl EdgeState {
         let crate::engine::LegKey::Dialog(dialog) = delivery.leg.key else {
             return self.delivered(&delivery, DeliveryOutcome::Unreachable);
         };
-        let Some(target) = self.dialog_target(&record, dialog) else {
-            return self.delivered(&delivery, DeliveryOutcome::Unreachable);
-        };
+        let then = Located::InDialog { delivery: Box::new(delivery), cseq, record: record.clone() };
+        self.reach_dialog(dialog, &record, then);
+    }
+
+    pub(crate) fn send_in_dialog(&mut self, delivery: Delivery, cseq: u32, record: &DialogRecord, target: Target) {
         let method = match delivery.carrier {
             Carrier::Info => "INFO",
             Carrier::Message => "MESSAGE",
         };
-        self.send_in_dialog(delivery, method, cseq, &record, target);
-    }
-
-    fn send_in_dialog(
-        &mut self,
-        delivery: Delivery,
-        method: &'static str,
-        cseq: u32,
-        record: &DialogRecord,
-        target: Target,
-    ) {
         let exchange = delivery.exchange.as_ref().map(ToString::to_string);
         let body = delivery.body.clone();
         let info = delivery.carrier == Carrier::Info;
@@ -237,11 +233,19 @@ impl EdgeState {
             }
             request.header_if(HeaderId::McpExchange, exchange.as_ref()).body(MCP_JSON, body.clone()).build()
         };
-        self.carry(method, delivery, target, build);
+        let by_flow = matches!(target, Target::Flow { .. });
+        self.carry(method, delivery, target, by_flow, build);
     }
 
     /// Chooses the transport by size, and sends.
-    fn carry(&mut self, method: &'static str, delivery: Delivery, target: Target, build: impl Fn(String) -> Bytes) {
+    fn carry(
+        &mut self,
+        method: &'static str,
+        delivery: Delivery,
+        target: Target,
+        by_flow: bool,
+        build: impl Fn(String) -> Bytes,
+    ) {
         let branch = self.new_branch();
         let bytes = build(self.via(target.transport(), target.listener(), &branch));
         let too_large = target.transport() == Transport::Udp && bytes.len() > DATAGRAM_BYTES;
@@ -253,14 +257,23 @@ impl EdgeState {
             }
             (true, None) => return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }),
         };
-        let purpose = Purpose::Delivery(Box::new(Carried { delivery, by_tcp: too_large }));
+        let purpose =
+            Purpose::Delivery(Box::new(Carried { delivery, by_tcp: too_large, by_flow: by_flow && !too_large }));
         if let Err(Purpose::Delivery(carried)) = self.send_request(method, &branch, bytes, target, purpose) {
             self.delivered(&carried.delivery, DeliveryOutcome::Unreachable);
         }
     }
 
     /// A delivery's request has its final outcome.
-    pub(crate) fn delivery_concluded(&mut self, carried: &Carried, outcome: Outcome<'_>) {
+    pub(crate) fn delivery_concluded(&mut self, carried: Carried, outcome: Outcome<'_>) {
+        if carried.by_flow && matches!(outcome, Outcome::TransportError) {
+            match carried.delivery.leg.key {
+                LegKey::OutOfDialog(_) => return self.page_to_contact(carried.delivery),
+                // The connection is gone, so the next try finds another way: the peer's new one, or its Contact.
+                LegKey::Dialog(dialog) if !self.has_flow(dialog) => return self.deliver(carried.delivery),
+                LegKey::Dialog(_) => {}
+            }
+        }
         let status = match &outcome {
             Outcome::Response(message) => message.status().unwrap_or(500),
             Outcome::Timeout | Outcome::TransportError => 408,

@@ -19,6 +19,7 @@ use crate::effect::Effect;
 use crate::engine::{Closing, Leg, LegKey};
 use crate::gate::{policies, policy_principal};
 use crate::input::{Flow, FlowKey};
+use crate::locate::Located;
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
 use crate::text::shown;
@@ -170,23 +171,21 @@ pub(crate) fn dialog_state(record: &DialogRecord) -> DialogState {
 }
 
 impl EdgeState {
-    /// Where requests in this dialog go: the flow that the peer used last, the one that it came on, the address in its route or Contact.
-    pub(crate) fn dialog_target(&self, record: &DialogRecord, dialog: DialogKey) -> Option<Target> {
-        if let Some(local) = self.dialogs.get(&dialog) {
-            let alive = match &local.flow.key {
-                FlowKey::Stream(conn) => self.flows.contains(*conn),
-                FlowKey::Datagram { .. } => true,
-            };
-            if alive {
-                return Some(Target::of_flow(&local.flow));
-            }
+    /// A flow on which the peer of this dialog is reached: the one that it used last, or the one that it came on.
+    pub(crate) fn flow_of_dialog(&self, record: &DialogRecord, dialog: DialogKey) -> Option<Target> {
+        if let Some(local) = self.dialogs.get(&dialog).filter(|_| self.has_flow(dialog)) {
+            return Some(Target::of_flow(&local.flow));
         }
         let token = record.flow.as_deref().and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
-        if let Some(target) = token.filter(|t| t.owner == self.owner).and_then(|t| self.token_target(&t)) {
-            return Some(target);
-        }
-        let listener = self.dialogs.get(&dialog).map_or(0, |local| local.flow.listener);
-        self.uri_target(dialog_state(record).next_hop(), listener)
+        token.filter(|t| t.owner == self.owner).and_then(|t| self.token_target(&t))
+    }
+
+    /// Whether the flow that the peer used last is still there.
+    pub(crate) fn has_flow(&self, dialog: DialogKey) -> bool {
+        self.dialogs.get(&dialog).is_some_and(|local| match &local.flow.key {
+            FlowKey::Stream(conn) => self.flows.contains(*conn),
+            FlowKey::Datagram { .. } => true,
+        })
     }
 
     /// Sets the dialog's timer to the earliest of what it waits for.
@@ -246,26 +245,30 @@ impl EdgeState {
     }
 
     pub(crate) fn hang_up_written(&mut self, hang_up: HangUp, reply: Result<StoreReply, StoreError>) {
-        let HangUp { dialog, reason, closing } = hang_up;
+        let HangUp { dialog, closing, .. } = hang_up;
         let (cseq, record) = match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
             // The record ends by its TTL, and the peer by its own session timer.
             _ => return self.end_dialog(dialog, closing),
         };
-        match self.dialog_target(&record, dialog) {
-            Some(target) => {
-                let branch = self.new_branch();
-                let via = self.via(target.transport(), target.listener(), &branch);
-                let session_id = self.session_id(&record.call_id, record.session_id.as_deref());
-                let request = dialog_state(&record)
-                    .request_with_cseq("BYE", cseq, &via)
-                    .header(HeaderId::Reason, reason)
-                    .header(HeaderId::SessionId, session_id);
-                if self.send_request("BYE", &branch, request.build(), target, Purpose::Bye(dialog)).is_err() {
-                    self.bury(dialog);
-                }
-            }
-            None => self.bury(dialog),
+        let then = Located::HangUp { hang_up, cseq, record: record.clone() };
+        self.reach_dialog(dialog, &record, then);
+    }
+
+    pub(crate) fn send_bye(&mut self, hang_up: HangUp, cseq: u32, record: &DialogRecord, target: Option<Target>) {
+        let HangUp { dialog, reason, closing } = hang_up;
+        let sent = target.is_some_and(|target| {
+            let branch = self.new_branch();
+            let via = self.via(target.transport(), target.listener(), &branch);
+            let session_id = self.session_id(&record.call_id, record.session_id.as_deref());
+            let request = dialog_state(record)
+                .request_with_cseq("BYE", cseq, &via)
+                .header(HeaderId::Reason, reason)
+                .header(HeaderId::SessionId, session_id);
+            self.send_request("BYE", &branch, request.build(), target, Purpose::Bye(dialog)).is_ok()
+        });
+        if !sent {
+            self.bury(dialog);
         }
         self.end_dialog(dialog, closing);
     }

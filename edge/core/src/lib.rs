@@ -21,6 +21,7 @@ mod drain;
 mod flows;
 mod gate;
 mod in_dialog;
+mod locate;
 mod negotiate;
 mod options;
 mod outgoing;

@@ -30,7 +30,7 @@ impl EdgeState {
     /// A request of ours is over. `transaction` is its number.
     pub(crate) fn concluded(&mut self, purpose: Purpose, transaction: u64, outcome: Outcome<'_>) {
         match purpose {
-            Purpose::Delivery(carried) => self.delivery_concluded(&carried, outcome),
+            Purpose::Delivery(carried) => self.delivery_concluded(*carried, outcome),
             Purpose::Bye(dialog) => self.bury(dialog),
             Purpose::Refresh(refresh) => self.refresh_concluded(*refresh, transaction, outcome),
         }

@@ -11,10 +11,12 @@ use sip_proto::session_timer::{
 use crate::answer::{ACCEPT, ALLOW};
 use crate::dialogs::{HangUp, RunningTimer, dialog_state, record_ttl_ms};
 use crate::engine::{Closing, Principal};
+use crate::locate::Located;
 use crate::outgoing::uri_name;
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
 use crate::token::DialogToken;
+use crate::transactions::Target;
 use crate::waiting::Waiting;
 
 /// A lost race against another writer is run again so often.
@@ -60,14 +62,26 @@ impl EdgeState {
         self.store(operation, Waiting::Refresh(Box::new(refresh)));
     }
 
-    pub(crate) fn refresh_cseq(&mut self, mut refresh: Refresh, reply: Result<StoreReply, StoreError>) {
+    pub(crate) fn refresh_cseq(&mut self, refresh: Refresh, reply: Result<StoreReply, StoreError>) {
         let dialog = refresh.dialog;
         let (cseq, record) = match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
             Ok(_) => return self.end_dialog(dialog, Closing::Expired),
             Err(_) => return self.refresh_later(dialog),
         };
-        let (Some(target), Some(local)) = (self.dialog_target(&record, dialog), self.dialogs.get(&dialog)) else {
+        let then = Located::Refresh { refresh: Box::new(refresh), cseq, record: record.clone() };
+        self.reach_dialog(dialog, &record, then);
+    }
+
+    pub(crate) fn send_refresh(
+        &mut self,
+        mut refresh: Refresh,
+        cseq: u32,
+        record: Box<DialogRecord>,
+        target: Option<Target>,
+    ) {
+        let dialog = refresh.dialog;
+        let (Some(target), Some(local)) = (target, self.dialogs.get(&dialog)) else {
             return self.refresh_later(dialog);
         };
         let anonymous = local.leg.principal == Principal::Anonymous;
@@ -173,10 +187,10 @@ impl EdgeState {
         let mut state = dialog_state(&record);
         state.refresh_target(response);
         if !refresh.update {
+            // On the way that the INVITE went, with a branch of its own (RFC 3261 §13.2.2.4).
             let branch = self.new_branch();
-            let target = self.dialog_target(&record, dialog);
-            if let Some(target) = target {
-                let via = self.via(target.transport(), target.listener(), &branch);
+            if let Some((transport, listener)) = self.client_way(transaction) {
+                let via = self.via(transport, listener, &branch);
                 let ack = state.ack_2xx(refresh.cseq, &via).build();
                 self.acknowledge(transaction, ack);
             }

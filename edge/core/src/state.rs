@@ -18,6 +18,7 @@ use crate::effect::{Effect, LogLevel};
 use crate::engine::{Ctx, Engine, EngineOut, Ids};
 use crate::flows::Flows;
 use crate::input::{Input, OpId};
+use crate::locate::LookUps;
 use crate::random::Random;
 use crate::routes::Routes;
 use crate::stats::Stats;
@@ -67,6 +68,7 @@ pub struct EdgeState {
     pub(crate) liveness: (u64, u32),
     pub(crate) flows: Flows,
     pub(crate) routes: Routes,
+    pub(crate) lookups: LookUps,
     pub(crate) drain: Drain,
     pub(crate) stats: Stats,
     waiting: HashMap<OpId, Waiting>,
@@ -93,6 +95,7 @@ impl EdgeState {
             liveness: (0, 0),
             flows: Flows::default(),
             routes: Routes::default(),
+            lookups: LookUps::default(),
             drain: Drain::default(),
             stats: Stats::default(),
             waiting: HashMap::new(),
@@ -107,11 +110,11 @@ impl EdgeState {
             Input::Message { flow, message } => self.on_message(flow, message),
             Input::Fault { flow, refusal } => self.on_fault(&flow, &refusal),
             Input::FlowOpened { flow } => self.flows.opened(&flow),
-            Input::FlowClosed { conn } => self.flows.closed(conn),
+            Input::FlowClosed { conn } => self.flow_closed(conn),
             Input::SendFailed { tag } => self.send_failed(tag),
             Input::Store { op, reply } => self.on_store(op, reply),
             Input::Backend { id, event } => self.with_engine(|engine, ctx| engine.backend(ctx, id, event)),
-            Input::Resolved { .. } => self.stats.drop_one("answer to no question"),
+            Input::Resolved { query, answer } => self.on_resolved(query, answer),
             Input::Configure(config) => self.configure(config),
             Input::Drain => self.start_drain(),
         }
@@ -157,6 +160,7 @@ impl EdgeState {
             store_operations: self.waiting.len(),
             flows: self.flows.len(),
             routes: self.routes.len(),
+            lookups: self.lookups.len(),
             timers: self.timers.len(),
             draining: self.drain.is_on(),
             engine: self.engine.stats(),

@@ -16,6 +16,8 @@ pub struct Stats {
     pub flows: usize,
     /// Callers out of a dialog whose way back is known.
     pub routes: usize,
+    /// DNS look-ups that run.
+    pub lookups: usize,
     pub timers: usize,
     pub draining: bool,
     /// Requests by method; a method that is not registered counts as `other`.

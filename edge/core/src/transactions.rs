@@ -1,7 +1,7 @@
 //! The transaction tables and what ties the machines of `sip_proto::transaction` to flows, timers and the rest of the core.
 //! Every entry has a deadline of its own (Timers F, H, J, K, L …), so both tables empty themselves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use sip_proto::transaction::{
 };
 
 use crate::effect::Effect;
-use crate::input::{Flow, FlowKey, Transport};
+use crate::input::{ConnId, Flow, FlowKey, Transport};
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
 use crate::timers::TimerKey;
@@ -233,7 +233,7 @@ struct ClientEntry {
 /// The client transactions. The number of an entry is the tag of its sends, too.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    entries: HashMap<u64, ClientEntry>,
+    entries: BTreeMap<u64, ClientEntry>,
     by_key: HashMap<TransactionKey, u64>,
 }
 
@@ -492,6 +492,24 @@ impl EdgeState {
             ClientMachine::Other(m) => m.handle_timeout(now, &mut actions),
         }
         self.client_actions(id, actions, None);
+    }
+
+    /// Transport and listener of a request of ours.
+    pub(crate) fn client_way(&self, id: u64) -> Option<(Transport, u16)> {
+        self.clients.entries.get(&id).map(|entry| (entry.target.transport(), entry.target.listener()))
+    }
+
+    /// A connection is gone: what waits for an answer on it waits no longer.
+    pub(crate) fn flow_closed(&mut self, conn: ConnId) {
+        self.flows.closed(conn);
+        let on_it = |entry: &ClientEntry| {
+            entry.purpose.is_some()
+                && matches!(&entry.target, Target::Flow { key: FlowKey::Stream(id), .. } if *id == conn)
+        };
+        let lost: Vec<u64> = self.clients.entries.iter().filter(|(_, e)| on_it(e)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.send_failed(id);
+        }
     }
 
     /// A send with this tag failed.

@@ -155,7 +155,7 @@ fn xch_5_a_legacy_server_asks_the_caller_in_a_dialog_and_out_of_one() {
         }
         world.reply(&flow, &asked.message, 200, "");
         // The caller answers with the id that it was asked with.
-        let asked_id = id_of(&String::from_utf8(asked.message.body().to_vec()).unwrap());
+        let asked_id = id_of(std::str::from_utf8(&asked.message.body()).unwrap());
         let exchange = header(&asked.message, HeaderId::McpExchange);
         let extra = if exchange.is_empty() { MCP.to_owned() } else { format!("MCP-Exchange: {exchange}\r\n{MCP}") };
         let answer = format!(r#"{{"jsonrpc":"2.0","id":{asked_id},"result":{{"roots":[]}}}}"#);
@@ -307,4 +307,120 @@ fn after_many_calls_every_table_is_as_at_the_start() {
     assert_eq!(tables, [0; 11], "{stats:?}");
     let counts = world.counts();
     assert_eq!(counts, session_store::memory::Counts::default(), "{counts:?}");
+}
+
+#[test]
+fn a_peer_whose_connection_is_gone_is_found_by_its_contact_with_naptr_srv_and_addresses() {
+    use edge_core::effect::{DnsAnswer, DnsQuestion, Naptr, Srv};
+    let mut world = World::new(config());
+    let name = "ua.example".to_owned();
+    let naptr = Naptr {
+        order: 1,
+        preference: 1,
+        flags: "s".into(),
+        service: "SIP+D2T".into(),
+        replacement: "_sip._tcp.ua.example".into(),
+    };
+    let srv = Srv { priority: 1, weight: 1, port: 5099, target: "host.ua.example".into() };
+    world.dns = vec![
+        (DnsQuestion::Naptr(name.clone()), DnsAnswer::Naptr(vec![naptr])),
+        (DnsQuestion::Srv("_sip._tcp.ua.example".into()), DnsAnswer::Srv(vec![srv])),
+        (DnsQuestion::Address("host.ua.example".into()), DnsAnswer::Address(vec!["203.0.113.5".parse().unwrap()])),
+    ];
+    for exists in [true, false] {
+        let flow = stream(Transport::Tls, if exists { 1 } else { 2 }, &["sip:alice@acme.example"]);
+        let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+        let (headers, body) = both();
+        let host = if exists { "ua.example" } else { "nowhere.example" };
+        let built = alice.build(&mut world, "INVITE", &headers, &body);
+        let built = built.replacen(
+            &format!("Contact: <sip:alice@{};transport=tls>", flow.remote),
+            &format!("Contact: <sip:alice@{host}>"),
+            1,
+        );
+        world.arrive(&flow, built);
+        let response = world.response();
+        alice.established(&response);
+        alice.send(&mut world, "ACK", "", "");
+        assert_eq!(alice.ask(&mut world, "INFO", MCP, &tool_call(1, "echo")).status(), Some(200));
+        let (id, _, body) = world.posted();
+        world.backend_answers(id, &tool_result(&id_of(&body)));
+        let first = world.request();
+        assert_eq!(first.to, To::Flow(flow.key.clone()));
+        let edge_core::input::FlowKey::Stream(conn) = flow.key else { unreachable!() };
+        world.input(Input::FlowClosed { conn });
+        if exists {
+            let second = world.request();
+            assert_eq!(second.to, To::Address(Transport::Tcp, "203.0.113.5:5099".parse().unwrap()));
+            assert_eq!(second.message.body(), first.message.body());
+            assert!(second.message.cseq().seq > first.message.cseq().seq);
+            let mut back = edge_core::input::Flow::clone(&stream(Transport::Tcp, 50, &[]));
+            back.remote = "203.0.113.5:5099".parse().unwrap();
+            world.reply(&std::sync::Arc::new(back), &second.message, 200, "");
+        }
+        world.assert_silent();
+    }
+    assert_eq!(world.core.stats().lookups, 0);
+    assert_eq!(world.core.stats().engine.deliveries, 0);
+}
+
+#[test]
+fn a_request_of_ours_that_comes_back_is_482_and_a_fault_on_a_stream_closes_it() {
+    let mut world = World::new(config());
+    let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+    let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+    assert_eq!(alice.ask(&mut world, "MESSAGE", MCP, &tool_call(1, "echo")).status(), Some(200));
+    let (id, _, body) = world.posted();
+    world.backend_answers(id, &tool_result(&id_of(&body)));
+    let ours = world.request();
+    world.arrive(&flow, text(&ours.message));
+    assert_eq!(world.status(), 482);
+    let mut bob = Ua::new(&mut world, "alice", &flow, ECHO);
+    let without = bob.build(&mut world, "MESSAGE", MCP, "").replacen("Content-Length: 0\r\n", "", 1);
+    world.arrive(&flow, without);
+    assert_eq!(world.status(), 400);
+    assert_eq!(world.closed, [ConnId(1)]);
+}
+
+#[test]
+fn a_copy_of_a_message_at_another_edge_runs_no_tool_again() {
+    let mut world = World::new(config());
+    let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+    let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+    let message = alice.build(&mut world, "MESSAGE", MCP, &tool_call(1, "pay"));
+    world.arrive(&flow, message.clone());
+    assert_eq!(world.status(), 200);
+    let (id, _, body) = world.posted();
+    world.backend_answers(id, &tool_result(&id_of(&body)));
+    let first = world.request();
+    let store = std::mem::take(&mut world.store);
+    let mut second = World::with_store(config(), session_store::record::Owner { epoch: 2, boot: 5, ..OWNER }, store);
+    second.now = world.now;
+    second.arrive(&flow, message);
+    assert_eq!(second.status(), 200);
+    assert!(second.calls.is_empty(), "{:?}", second.calls);
+    assert_eq!(second.request().message.body(), first.message.body());
+}
+
+#[test]
+fn advertised_names_are_written_without_a_port_and_old_tags_stay_valid_under_a_new_key() {
+    let mut config = config();
+    config.edge.advertise = edge_core::config::Advertise::Name("sip.acme.example".into());
+    let mut world = World::new(config);
+    let (mut alice, response) = tls_call(&mut world);
+    let contact = response.contacts().iter().next().unwrap().uri().to_owned();
+    assert!(contact.ends_with("@sip.acme.example;transport=tls;gr"), "{contact}");
+    world.reconfigure(|config| config.token_keys.insert(0, token_key(2)));
+    assert_eq!(alice.ask(&mut world, "INFO", MCP, &tool_call(1, "echo")).status(), Some(200));
+    let (id, _, body) = world.posted();
+    world.backend_answers(id, &tool_result(&id_of(&body)));
+    let answer = world.request();
+    assert_eq!(answer.message.from_tag(), alice.to_tag.as_deref());
+    assert_eq!(answer.message.top_via().host_str(), "sip.acme.example");
+    assert_eq!(answer.message.top_via().port(), None);
+    assert_eq!(alice.ask(&mut world, "BYE", "", "").status(), Some(200));
+    // Without the old key the tag names nothing any more.
+    let (mut late, _) = tls_call(&mut world);
+    world.reconfigure(|config| config.token_keys = vec![token_key(3)]);
+    assert_eq!(late.ask(&mut world, "BYE", "", "").status(), Some(481));
 }

@@ -12,7 +12,7 @@ use edge_core::config::{
     Advertise, AgentBackend, AgentConfig, Capabilities, CapabilitySource, Config, DeclaredTool, DigestConfig,
     DomainConfig, DrainConfig, EdgeConfig, Limits, ListenerConfig, RegistrationProfile, TokenKey, ToolEffect,
 };
-use edge_core::effect::{BackendAction, BackendCall, Effect};
+use edge_core::effect::{BackendAction, BackendCall, DnsAnswer, DnsQuestion, Effect};
 use edge_core::input::{BackendEvent, BackendId, ConnId, Flow, FlowKey, Input, OpId, PeerCertificate, Transport};
 use edge_core::{EdgeState, Shard};
 use mcp_sip::policy::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleSpec};
@@ -73,6 +73,9 @@ pub struct World {
     pub audit: Vec<AuditRecord>,
     pub operations: Vec<StoreOp>,
     pub drained: bool,
+    /// What DNS has; everything else does not exist.
+    pub dns: Vec<(DnsQuestion, DnsAnswer)>,
+    pub asked: Vec<DnsQuestion>,
     /// Answers to faults that cannot be read themselves are kept in `broken` instead of ending the test.
     pub echoes: bool,
     pub broken: Vec<String>,
@@ -106,6 +109,8 @@ impl World {
             audit: Vec::new(),
             operations: Vec::new(),
             drained: false,
+            dns: Vec::new(),
+            asked: Vec::new(),
             echoes: false,
             broken: Vec::new(),
             next: 0,
@@ -141,8 +146,14 @@ impl World {
                 },
                 Effect::Backend { id, call } => self.calls.push_back((id, call)),
                 Effect::CancelBackend { id } => self.cancelled.push(id),
-                Effect::Resolve { query, .. } => {
-                    let answer = edge_core::effect::DnsAnswer::Failed;
+                Effect::Resolve { query, question } => {
+                    let known = self.dns.iter().find(|(asked, _)| *asked == question).map(|(_, answer)| answer.clone());
+                    let answer = known.unwrap_or(match question {
+                        DnsQuestion::Naptr(_) => DnsAnswer::Naptr(Vec::new()),
+                        DnsQuestion::Srv(_) => DnsAnswer::Srv(Vec::new()),
+                        DnsQuestion::Address(_) => DnsAnswer::Address(Vec::new()),
+                    });
+                    self.asked.push(question);
                     self.core.handle(self.now, Input::Resolved { query, answer });
                 }
                 Effect::Close { conn } => self.closed.push(conn),

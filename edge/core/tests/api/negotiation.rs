@@ -40,7 +40,7 @@ fn neg_6_after_a_420_the_same_caller_may_try_again_without_require() {
 #[test]
 fn neg_7_capabilities_are_read_strictly_or_leniently_and_must_not_contradict_the_envelope() {
     let mut world = World::new(config());
-    let mut ask = |world: &mut World, value: &str, body: &str| {
+    let ask = |world: &mut World, value: &str, body: &str| {
         let mut alice = Ua::new(world, "alice", &tls(), ECHO);
         alice.ask(world, "INVITE", &format!("Supported: mcp\r\nMCP-Capabilities: {value}\r\n{MCP}"), body).status()
     };
