@@ -19,6 +19,8 @@ pub struct Goals {
     pub work: Duration,
 }
 
+/// For the answers to the BYEs that the cores send when the time of the dialogs is over.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Up to so many connections are closed at once; more of them at 5 % per second, so that the clients do not all come back together.
 const AT_ONCE: usize = 100;
 const STEP: Duration = Duration::from_millis(200);
@@ -30,7 +32,7 @@ pub async fn drain(parts: &Parts, status: &Status, goals: Goals, drained: &mut m
     status.drain();
     let begin = Instant::now();
     let settled = begin + goals.settle;
-    let deadline = settled + goals.work;
+    let deadline = settled + goals.work + FAREWELL;
     parts.shards.order_all(|| Control::Drain).await;
     let mut working = parts.shards.handles().len();
     while working > 0 {

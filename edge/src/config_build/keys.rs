@@ -31,7 +31,13 @@ pub fn from_secret(objects: &Snapshot, edge: &ObjectKey, made: &TokenKey) -> Res
 }
 
 fn read(secret: &Sourced<Secret>) -> Result<Vec<TokenKey>, Problem> {
-    let wrong = |key: &str, message: &str| secret.origin.problem(format!("data.{key}"), message);
+    let wrong = |key: &str, message: &str| {
+        let written = ["data", "stringData"].map(|part| format!("{part}.{key}"));
+        // The part that has the key lies below the beginning of the object.
+        let [data, text] = written;
+        let field = if secret.origin.line_of(&text) > secret.origin.line_of(&data) { text } else { data };
+        secret.origin.problem(field, message)
+    };
     let mut keys = Vec::new();
     for (id, value) in secret.data.iter().filter(|(id, _)| *id != CURRENT) {
         let kid = id.parse::<u8>().map_err(|_| wrong(id, "is no key id; key ids are 0 to 255, beside `current`"))?;

@@ -72,7 +72,10 @@ pub struct Untrusted(pub webpki::Error);
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            webpki::Error::UnknownIssuer => f.write_str("no configured certificate authority issued it"),
+            // Another authority of the same name, which says as much.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                f.write_str("no configured certificate authority issued it")
+            }
             webpki::Error::CertExpired { .. } => f.write_str("it has expired"),
             webpki::Error::CertNotValidYet { .. } => f.write_str("it is not valid yet"),
             webpki::Error::RequiredEkuNotFoundContext(_) => {
@@ -256,7 +259,7 @@ fn as_tls(refused: &Untrusted) -> Error {
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         webpki::Error::BadDer => CertificateError::BadEncoding,
-        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         _ => CertificateError::ApplicationVerificationFailure,
     })
 }

@@ -209,7 +209,7 @@ fn a_listener_that_demands_a_certificate_shakes_hands_with_nobody_else() {
     let listener = format!(
         "{{name: sips, protocol: TLS, port: {port}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}], clientAuth: Required}}}}"
     );
-    let _edge = Edge::start(&manifests.with_edge(&listener));
+    let _edge = Edge::with(manifests.with_edge(&listener));
     let speaks = |own: Option<&Pair>| {
         let mut stream = tls_client(&authority, port, own, TLS13);
         let local = stream.sock.local_addr().unwrap();

@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::certificates::Authority;
-use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, options, read_message};
+use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, read_message, register};
 
 fn tcp_edge() -> (Edge, u16) {
     let port = free_port();
     let listener = format!("{{name: tcp, protocol: TCP, port: {port}, address: 127.0.0.1}}");
-    (Edge::start(&Manifests::new().with_domain().with_edge(&listener)), port)
+    (Edge::with(Manifests::new().with_domain().with_edge(&listener)), port)
 }
 
 fn connect(port: u16) -> TcpStream {
@@ -47,7 +47,7 @@ fn a_peer_that_does_not_read_is_closed_and_blocks_nobody() {
         let mut number = 0;
         while Instant::now() < until {
             number += 1;
-            match writer.write_all(options("TCP", local, &format!("wedge{number}")).as_bytes()) {
+            match writer.write_all(register("TCP", local, &format!("wedge{number}")).as_bytes()) {
                 Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return true,
                 Ok(()) | Err(_) => {}
             }
@@ -59,13 +59,13 @@ fn a_peer_that_does_not_read_is_closed_and_blocks_nobody() {
     let other_local = other.local_addr().unwrap();
     for number in 0..20 {
         let id = format!("other{number}x");
-        other.write_all(options("TCP", other_local, &id).as_bytes()).unwrap();
+        other.write_all(register("TCP", other_local, &id).as_bytes()).unwrap();
         answered(&read_message(&mut other), &id);
     }
     assert!(flood.join().unwrap(), "the edge never closed the connection");
     assert!(closed(&mut wedge));
     edge.status_until(|status| status["counts"]["connections"] == 1);
-    other.write_all(options("TCP", other_local, "after").as_bytes()).unwrap();
+    other.write_all(register("TCP", other_local, "after").as_bytes()).unwrap();
     answered(&read_message(&mut other), "after");
 }
 
@@ -75,7 +75,7 @@ fn half_open_handshakes_and_silent_connections_are_closed() {
     let authority = Authority::new();
     let manifests = Manifests::new().with_domain();
     manifests.write("tls.yaml", &authority.server("demo.example").secret("edge-tls"));
-    let edge = Edge::start(&manifests.with_edge(&format!(
+    let edge = Edge::with(manifests.with_edge(&format!(
         "{{name: sips, protocol: TLS, port: {tls}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}\n\
          {{name: tcp, protocol: TCP, port: {tcp}, address: 127.0.0.1}}\n\
          {{name: ws, protocol: WS, port: {ws}, address: 127.0.0.1}}"
@@ -96,8 +96,8 @@ fn half_open_handshakes_and_silent_connections_are_closed() {
         assert!(closed(stream));
     }
     edge.status_until(|status| status["counts"]["connections"] == 0);
-    assert_eq!(edge.metric("sipmcp_edge_queue_dropped_total{queue=\"handshakes\"}"), 3);
-    assert_eq!(edge.metric("sipmcp_edge_queue_dropped_total{queue=\"pre_auth\"}"), 3);
+    edge.counted("sipmcp_edge_queue_dropped_total{queue=\"handshakes\"}", 3);
+    edge.counted("sipmcp_edge_queue_dropped_total{queue=\"pre_auth\"}", 3);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_first_message_beyond_every_limit_is_refused_and_closed() {
     // A body that is too large: the head is answered, the body is not waited for.
     let mut stream = connect(port);
     let text =
-        options("TCP", stream.local_addr().unwrap(), "large").replace("Content-Length: 0", "Content-Length: 70000");
+        register("TCP", stream.local_addr().unwrap(), "large").replace("Content-Length: 0", "Content-Length: 70000");
     stream.write_all(text.as_bytes()).unwrap();
     assert_eq!(answered(&read_message(&mut stream), "large"), 413);
 }
@@ -126,24 +126,24 @@ fn one_source_has_256_connections_at_most() {
     for number in 0..256 {
         let mut stream = connect(port);
         let id = format!("c{number}x");
-        stream.write_all(options("TCP", stream.local_addr().unwrap(), &id).as_bytes()).unwrap();
+        stream.write_all(register("TCP", stream.local_addr().unwrap(), &id).as_bytes()).unwrap();
         answered(&read_message(&mut stream), &id);
         streams.push(stream);
     }
     assert!(closed(&mut connect(port)), "one more");
-    assert_eq!(edge.metric("sipmcp_edge_queue_dropped_total{queue=\"source_connections\"}"), 1);
+    edge.counted("sipmcp_edge_queue_dropped_total{queue=\"source_connections\"}", 1);
     // Another source is another matter.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
     socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(options("TCP", stream.local_addr().unwrap(), "second").as_bytes()).unwrap();
+    stream.write_all(register("TCP", stream.local_addr().unwrap(), "second").as_bytes()).unwrap();
     answered(&read_message(&mut stream), "second");
     // A place that was given back can be taken.
     drop(streams.pop());
     edge.status_until(|status| status["counts"]["connections"] == 256);
     let mut stream = connect(port);
-    stream.write_all(options("TCP", stream.local_addr().unwrap(), "again").as_bytes()).unwrap();
+    stream.write_all(register("TCP", stream.local_addr().unwrap(), "again").as_bytes()).unwrap();
     answered(&read_message(&mut stream), "again");
 }

@@ -15,7 +15,7 @@ fn udp_and_tcp(port: u16) -> Manifests {
 #[test]
 fn it_says_where_it_listens_and_nothing_else_surprising() {
     let port = free_port();
-    let edge = Edge::start(&udp_and_tcp(port));
+    let edge = Edge::with(udp_and_tcp(port));
     let said = edge.seen.join("\n");
     assert!(said.contains(&format!("listening udp 127.0.0.1:{port}")), "{said}");
     assert!(said.contains(&format!("listening tcp 127.0.0.1:{port}")), "{said}");
@@ -112,7 +112,7 @@ fn what_cannot_be_used_at_the_start_is_one_line_and_an_exit_code() {
 #[test]
 fn sigterm_drains_and_ends_with_0() {
     let port = free_port();
-    let mut edge = Edge::start(&udp_and_tcp(port));
+    let mut edge = Edge::with(udp_and_tcp(port));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let local = stream.local_addr().unwrap();

@@ -36,7 +36,7 @@ fn a_broken_file_is_told_with_file_line_and_field_and_the_last_good_state_stays(
     let said = edge.wait_for("agent.yaml:7: spec.capabilites");
     assert!(said.contains("ERROR"), "{said}");
     let status = edge.status_until(|status| !no_problems(status));
-    assert!(status["problems"][0].as_str().unwrap().contains("agent.yaml:7: spec.capabilites"), "{status:#}");
+    assert!(status["problems"].to_string().contains("agent.yaml:7: spec.capabilites"), "{status:#}");
     assert_eq!(status["agents"][0]["address"], "sip:echo@demo.example");
     assert!(edge.metric("sipmcp_edge_rejected_resources") > 0);
 
@@ -111,8 +111,11 @@ fn a_policy_that_changes_acts_at_once() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let local = stream.local_addr().unwrap();
     let mut ask = |id: &str| {
-        let text = request("OPTIONS", "sip:echo@demo.example", "TCP", local, id, "");
-        stream.write_all(text.as_bytes()).unwrap();
+        let body = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+        let head =
+            request("MESSAGE", "sip:echo@demo.example", "TCP", local, id, "Content-Type: application/mcp+json\r\n");
+        let head = head.replace("Content-Length: 0", &format!("Content-Length: {}", body.len()));
+        stream.write_all((head + body).as_bytes()).unwrap();
         answered(&read_message(&mut stream), id)
     };
     let open = ask("open");

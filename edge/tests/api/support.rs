@@ -99,9 +99,17 @@ pub struct Edge {
     lines: Receiver<String>,
     pub seen: Vec<String>,
     pub admin: SocketAddr,
+    _folder: Option<Manifests>,
 }
 
 impl Edge {
+    /// Starts an edge whose manifests nobody changes.
+    pub fn with(manifests: Manifests) -> Edge {
+        let mut edge = Edge::start(&manifests);
+        edge._folder = Some(manifests);
+        edge
+    }
+
     /// Starts an edge and waits until it is ready.
     pub fn start(manifests: &Manifests) -> Edge {
         let mut edge = Edge::spawn(manifests, &[]);
@@ -133,7 +141,7 @@ impl Edge {
                 }
             }
         });
-        Edge { child, lines, seen: Vec::new(), admin: SocketAddr::from(([0, 0, 0, 0], 0)) }
+        Edge { child, lines, seen: Vec::new(), admin: SocketAddr::from(([0, 0, 0, 0], 0)), _folder: None }
     }
 
     /// Waits for a line on standard error.
@@ -207,6 +215,17 @@ impl Edge {
     pub fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics");
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Edge {
+    /// Waits until a counter of `/metrics` is there; what it counts happens before it is counted.
+    pub fn counted(&self, name: &str, value: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name) != value {
+            assert!(Instant::now() < deadline, "{name} is {} and not {value}", self.metric(name));
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

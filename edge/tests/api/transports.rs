@@ -26,7 +26,7 @@ fn over_stream(stream: &mut (impl Read + Write), transport: &str, local: std::ne
 fn udp_answers_options_and_challenges_a_registration() {
     let port = free_port();
     let listener = format!("{{name: udp, protocol: UDP, port: {port}, address: 127.0.0.1}}");
-    let edge = Edge::start(&Manifests::new().with_domain().with_edge(&listener));
+    let edge = Edge::with(Manifests::new().with_domain().with_edge(&listener));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
@@ -57,7 +57,7 @@ fn udp_answers_options_and_challenges_a_registration() {
 fn udp_works_over_ipv6() {
     let port = free_port();
     let listener = format!("{{name: udp, protocol: UDP, port: {port}, address: \"::1\"}}");
-    let _edge = Edge::start(&Manifests::new().with_domain().with_edge(&listener));
+    let _edge = Edge::with(Manifests::new().with_domain().with_edge(&listener));
     let socket = UdpSocket::bind("[::1]:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.send_to(options("UDP", socket.local_addr().unwrap(), "v6").as_bytes(), ("::1", port)).unwrap();
@@ -70,7 +70,7 @@ fn udp_works_over_ipv6() {
 fn tcp_answers_and_keeps_alive() {
     let port = free_port();
     let listener = format!("{{name: tcp, protocol: TCP, port: {port}, address: 127.0.0.1}}");
-    let edge = Edge::start(&Manifests::new().with_domain().with_edge(&listener));
+    let edge = Edge::with(Manifests::new().with_domain().with_edge(&listener));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let local = stream.local_addr().unwrap();
@@ -94,7 +94,7 @@ fn tls_answers_with_and_without_a_client_certificate() {
     let listener = format!(
         "{{name: sips, protocol: TLS, port: {port}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}"
     );
-    let _edge = Edge::start(&manifests.with_edge(&listener));
+    let _edge = Edge::with(manifests.with_edge(&listener));
     for versions in [&[&tokio_rustls::rustls::version::TLS12][..], &[&tokio_rustls::rustls::version::TLS13]] {
         let mut stream = tls_client(&authority, port, None, versions);
         let local = stream.sock.local_addr().unwrap();
@@ -113,7 +113,7 @@ fn wss_and_ws_answer_with_the_subprotocol_sip() {
     let authority = Authority::new();
     let manifests = Manifests::new().with_domain();
     manifests.write("tls.yaml", &authority.server("demo.example").secret("edge-tls"));
-    let edge = Edge::start(&manifests.with_edge(&format!(
+    let edge = Edge::with(manifests.with_edge(&format!(
         "{{name: wss, protocol: WSS, port: {wss}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}\n\
          {{name: ws, protocol: WS, port: {ws}, address: 127.0.0.1}}"
     )));
@@ -132,7 +132,7 @@ fn wss_and_ws_answer_with_the_subprotocol_sip() {
         let foreign = [("Sec-WebSocket-Protocol", "sip"), ("Origin", "https://evil.example")];
         assert_eq!(websocket::talk(plain().await, "WS", &foreign).await, Err(403));
     });
-    assert_eq!(edge.metric("sipmcp_edge_queue_dropped_total{queue=\"handshakes\"}"), 2);
+    edge.counted("sipmcp_edge_queue_dropped_total{queue=\"handshakes\"}", 2);
 }
 
 mod websocket {
