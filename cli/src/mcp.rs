@@ -19,7 +19,7 @@ pub fn bodies(message: &Message) -> Vec<(String, Bytes)> {
     if !essence.starts_with("multipart/") {
         return vec![(essence, message.body())];
     }
-    match Multipart::parse(&content_type, &message.body()) {
+    match Multipart::parse(content_type, &message.body()) {
         Ok(multipart) => multipart
             .parts()
             .iter()

@@ -56,23 +56,8 @@ impl Transport {
         }
     }
 
-    pub fn parse(text: &str) -> Option<Transport> {
-        [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Wss, Transport::Ws]
-            .into_iter()
-            .find(|t| t.via().eq_ignore_ascii_case(text))
-    }
-
     pub fn is_reliable(self) -> bool {
         self != Transport::Udp
-    }
-
-    pub fn default_port(self) -> u16 {
-        match self {
-            Transport::Udp | Transport::Tcp => 5060,
-            Transport::Tls => 5061,
-            Transport::Wss => 443,
-            Transport::Ws => 80,
-        }
     }
 }
 
@@ -91,6 +76,7 @@ pub struct Peer {
 
 /// What the network says.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every event is a message")]
 pub enum NetEvent {
     Message {
         peer: Peer,
