@@ -27,7 +27,7 @@ pub const MAX_FILES: usize = 1024;
 pub const MAX_TOTAL_BYTES: usize = 32 << 20;
 /// Documents of one load.
 pub const MAX_DOCUMENTS: usize = 16_384;
-/// Problems of one load; what follows is counted, not listed.
+/// Listed problems of one load; one more says how many there are beyond.
 pub const MAX_PROBLEMS: usize = 1000;
 
 /// What [`load`] found: the objects that stand, and what is wrong with the others.
@@ -42,7 +42,7 @@ pub struct Loaded {
 /// One thing that is wrong in a manifest. Its `Display` is `FILE:LINE: FIELD: what is wrong; what to do`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file as it was named to [`load`], or found in a directory.
+    /// The file as it was named to [`load`], or found in a directory. Empty for what concerns no file.
     pub file: PathBuf,
     /// Line in the file, from 1; 0 where the whole file is meant.
     pub line: u32,
@@ -54,14 +54,17 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}", self.file.display())?;
+            if self.line > 0 {
+                write!(f, ":{}", self.line)?;
+            }
+            write!(f, ": ")?;
         }
         if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
+            write!(f, "{}: ", self.field)?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, "{}", self.message)
     }
 }
 
@@ -90,6 +93,8 @@ pub fn parse<P: Into<PathBuf>, T: AsRef<[u8]>>(sources: impl IntoIterator<Item =
 struct Reader {
     snapshot: Snapshot,
     problems: Vec<Problem>,
+    /// Problems beyond [`MAX_PROBLEMS`].
+    unlisted: usize,
     refused_policies: Vec<RefusedPolicy>,
     checker: structure::Checker,
     files: usize,
@@ -126,12 +131,15 @@ impl Reader {
         self.files += 1;
         self.bytes = self.bytes.saturating_add(bytes.len());
         if bytes.len() > MAX_FILE_BYTES {
+            self.close_for_unreadable(&file, 0, bytes);
             return self.file_problem(&file, format!("is larger than {MAX_FILE_BYTES} bytes; split it"));
         }
         if self.files > MAX_FILES {
+            self.close_for_unreadable(&file, 0, bytes);
             return self.file_problem(&file, format!("is one file too many; at most {MAX_FILES} are read"));
         }
         if self.bytes > MAX_TOTAL_BYTES {
+            self.close_for_unreadable(&file, 0, bytes);
             return self.file_problem(
                 &file,
                 format!("brings all files together over {MAX_TOTAL_BYTES} bytes; it is not read"),
@@ -141,6 +149,7 @@ impl Reader {
             Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
             Err(error) => {
                 let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() as u32 + 1;
+                self.close_for_unreadable(&file, line, bytes);
                 return self.problem(Problem { file, line, field: String::new(), message: "is not UTF-8".to_owned() });
             }
         };
@@ -148,6 +157,7 @@ impl Reader {
             self.documents += 1;
             if self.documents > MAX_DOCUMENTS {
                 let message = format!("is one document too many; at most {MAX_DOCUMENTS} are read");
+                self.close_for_unreadable(&file, offset + 1, bytes);
                 return self.problem(Problem { file, line: offset + 1, field: String::new(), message });
             }
             self.add_document(&file, offset, text);
@@ -155,11 +165,14 @@ impl Reader {
     }
 
     fn add_document(&mut self, file: &Path, offset: u32, text: &str) {
-        let Document { key, origin, object, faults, policy_targets } =
+        let Document { key, named, origin, object, faults, policy_targets } =
             match document::read(&mut self.checker, file, offset, self.documents as u32, text) {
                 Ok(Some(document)) => document,
                 Ok(None) => return,
-                Err(problem) => return self.problem(problem),
+                Err(problem) => {
+                    self.close_for_unreadable(file, problem.line, text.as_bytes());
+                    return self.problem(problem);
+                }
             };
         let origin = Arc::new(origin);
         for fault in faults {
@@ -183,7 +196,21 @@ impl Reader {
             && !(accepted
                 && self.snapshot.policies.get(&key).is_some_and(|policy| Arc::ptr_eq(&policy.origin, &origin)))
         {
+            let key = named.then_some(key);
             self.refused_policies.push(RefusedPolicy { key, origin, targets });
+        }
+    }
+
+    /// What cannot be read may have been a policy that denies something, for whomever.
+    fn close_for_unreadable(&mut self, file: &Path, line: u32, bytes: &[u8]) {
+        let is_policy = |line: &[u8]| {
+            let line = line.to_ascii_lowercase();
+            let after = |text: &[u8], from: usize| line[from..].windows(text.len()).position(|window| window == text);
+            after(b"kind", 0).is_some_and(|at| after(b"capabilitypolic", at).is_some())
+        };
+        if bytes.split(|byte| *byte == b'\n').any(is_policy) {
+            let origin = Arc::new(Origin { file: file.to_owned(), line, ..Origin::default() });
+            self.refused_policies.push(RefusedPolicy { key: None, origin, targets: None });
         }
     }
 
@@ -192,17 +219,23 @@ impl Reader {
     }
 
     fn problem(&mut self, problem: Problem) {
-        self.problems.push(problem);
-        if self.problems.len() > 2 * MAX_PROBLEMS {
-            self.problems.truncate(2 * MAX_PROBLEMS);
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        } else {
+            self.unlisted += 1;
         }
     }
 
     fn finish(mut self) -> Loaded {
-        self.problems.extend(settle(&mut self.snapshot, &self.refused_policies));
+        for problem in settle(&mut self.snapshot, &self.refused_policies) {
+            self.problem(problem);
+        }
         self.problems.sort();
         self.problems.dedup();
-        self.problems.truncate(MAX_PROBLEMS);
+        if self.unlisted > 0 {
+            let message = format!("{} more problems are not listed; correct these first", self.unlisted);
+            self.problems.push(Problem { file: PathBuf::new(), line: 0, field: String::new(), message });
+        }
         Loaded { objects: self.snapshot, problems: self.problems }
     }
 }

@@ -1,9 +1,7 @@
 //! From the written policy to the one that the edge runs: the same code judges it at admission and compiles it for the core.
 
 use crate::manifest::{ObjectKey, Snapshot, Sourced};
-use crate::v1alpha1::{
-    Action, Audit, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyRule, TargetKind,
-};
+use crate::v1alpha1::{Action, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyRule, TargetKind};
 use crate::validate::Finding;
 use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleSpec};
 
@@ -76,16 +74,5 @@ impl Snapshot {
             let reaches = kind == TargetKind::SipDomain || key.namespace == target.namespace;
             reaches && policy.spec.target_refs.iter().any(|t| t.kind == kind && t.name == target.name)
         })
-    }
-
-    /// What the audit trail keeps of a decision, named as the core names it: `namespace/policy/rule`, or anything else for a default.
-    pub fn audit_of(&self, decided_by: &str) -> Audit {
-        let find = || {
-            let (policy, rule) = decided_by.rsplit_once('/')?;
-            let (namespace, name) = policy.split_once('/')?;
-            let policy = self.policies.get(&ObjectKey::new(namespace, name))?;
-            policy.spec.rules.iter().find(|candidate| candidate.name == rule).map(|rule| rule.audit)
-        };
-        find().unwrap_or_default()
     }
 }

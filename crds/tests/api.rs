@@ -1,6 +1,9 @@
 //! What the crate promises to its users: one binary for all of it.
 
 mod api {
+    mod cel;
     mod examples;
     mod generated;
+    mod invalid;
+    mod robust;
 }

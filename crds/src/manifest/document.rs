@@ -16,6 +16,8 @@ use std::path::Path;
 /// A document with a readable name and kind.
 pub(crate) struct Document {
     pub key: ObjectKey,
+    /// False where name or namespace are not readable, so that `key` says nothing.
+    pub named: bool,
     pub origin: Origin,
     /// `None` where there are faults.
     pub object: Option<Object>,
@@ -97,7 +99,7 @@ const METADATA_FIELDS: [&str; 12] = [
     "generateName",
 ];
 
-/// Reads a document. `Ok(None)`: it is empty. An error: it has no kind or no name, so nothing can be said of an object.
+/// Reads a document. `Ok(None)`: it is empty. An error: it has no known kind, so nothing can be said of an object.
 pub(crate) fn read(
     checker: &mut Checker,
     file: &Path,
@@ -121,15 +123,19 @@ pub(crate) fn read(
         return Err(problem(node.line, "", message));
     }
     let first_line = node.entries().first().map_or(node.line, |entry| entry.line);
-    let kind = kind_of(&node)
-        .map_err(|fault| problem(if fault.line == 0 { first_line } else { fault.line }, &fault.field, fault.message))?;
+    let at = |line: u32| if line == 0 { first_line } else { line };
+    let (kind, fault) = kind_of(&node).map_err(|fault| problem(at(fault.line), &fault.field, fault.message))?;
     let mut faults = Vec::new();
     let metadata = Metadata::read(kind, &node, &mut faults);
+    let named = faults.is_empty();
+    let right_version = fault.is_none();
+    faults.extend(fault.map(|fault| Fault { line: at(fault.line), ..fault }));
     for Entry { key, line, .. } in node.entries().iter().filter(|entry| !kind.fields().contains(&entry.key.as_str())) {
         let message = unknown_field(key, kind.fields().iter().copied());
         faults.push(Fault { line: *line, field: key.clone(), message });
     }
-    let spec = if kind.is_core() { None } else { check_spec(checker, kind, &node, &mut faults) };
+    // The schema of another version would say nothing.
+    let spec = if kind.is_core() || !right_version { None } else { check_spec(checker, kind, &node, &mut faults) };
     let policy_targets = (kind == Kind::McpCapabilityPolicy).then(|| targets(&node));
     let object = match kind {
         Kind::Secret => read_secret(&node, &metadata, &mut faults).map(Object::Secret),
@@ -148,6 +154,7 @@ pub(crate) fn read(
     let origin = Origin { file: file.to_owned(), line, lines: node.lines(offset), ordinal };
     Ok(Some(Document {
         key: ObjectKey::new(metadata.namespace, metadata.name),
+        named,
         origin,
         object,
         faults,
@@ -155,8 +162,8 @@ pub(crate) fn read(
     }))
 }
 
-/// The kind, by `apiVersion` and `kind`. Line 0: the document's first.
-fn kind_of(node: &Node) -> Result<Kind, Fault> {
+/// The kind, by `kind`, and what is wrong with `apiVersion`. Line 0: the document's first.
+fn kind_of(node: &Node) -> Result<(Kind, Option<Fault>), Fault> {
     let text = |field: &'static str| match node.get(field) {
         None => Err(Fault { line: 0, field: field.to_owned(), message: "is missing".to_owned() }),
         Some(node) => node.as_str().map(|text| (node.line, text)).ok_or_else(|| Fault {
@@ -177,12 +184,15 @@ fn kind_of(node: &Node) -> Result<Kind, Fault> {
             message: format!("{:?} is not known here; {hint}", abbreviated(name)),
         });
     };
-    let (line, version) = text("apiVersion")?;
-    if version != kind.api_version() {
-        let message = format!("{:?} is wrong for {name}; write {}", abbreviated(version), kind.api_version());
-        return Err(Fault { line, field: "apiVersion".to_owned(), message });
-    }
-    Ok(kind)
+    let fault = match text("apiVersion") {
+        Err(fault) => Some(fault),
+        Ok((_, version)) if version == kind.api_version() => None,
+        Ok((line, version)) => {
+            let message = format!("{:?} is wrong for {name}; write {}", abbreviated(version), kind.api_version());
+            Some(Fault { line, field: "apiVersion".to_owned(), message })
+        }
+    };
+    Ok((kind, fault))
 }
 
 struct Metadata {
@@ -263,7 +273,7 @@ fn check_spec<'a>(checker: &mut Checker, kind: Kind, node: &'a Node, faults: &mu
     let schema = schema::of_kind(kind.name())?.properties.as_ref()?.get("spec")?;
     match node.entry("spec") {
         Some(entry) => {
-            checker.check(schema, &entry.node, "spec", faults);
+            checker.check(schema, &entry.node, entry.line, "spec", faults);
             Some(&entry.node)
         }
         None => {

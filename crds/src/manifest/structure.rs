@@ -20,12 +20,20 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Adds to `faults` everything in which `node`, the field at `path`, is not what `schema` says.
-    pub fn check(&mut self, schema: &'static JSONSchemaProps, node: &Node, path: &str, faults: &mut Vec<Fault>) {
+    /// Adds to `faults` everything in which `node`, the field at `path`, is not what `schema` says. `line` is that of the field's name:
+    /// there a missing field inside is missed.
+    pub fn check(
+        &mut self,
+        schema: &'static JSONSchemaProps,
+        node: &Node,
+        line: u32,
+        path: &str,
+        faults: &mut Vec<Fault>,
+    ) {
         let mut fault = |message: String| faults.push(Fault { line: node.line, field: path.to_owned(), message });
         let wanted = schema.type_.as_deref().unwrap_or("object");
         match (wanted, &node.value) {
-            ("object", Value::Map(_)) => self.check_object(schema, node, path, faults),
+            ("object", Value::Map(_)) => self.check_object(schema, node, line, path, faults),
             ("array", Value::List(items)) => {
                 let count = items.len() as i64;
                 if schema.min_items.is_some_and(|min| count < min) {
@@ -38,7 +46,7 @@ impl Checker {
                 check_unique(schema, items, path, faults);
                 if let Some(JSONSchemaPropsOrArray::Schema(item_schema)) = &schema.items {
                     for (index, item) in items.iter().enumerate() {
-                        self.check(item_schema, item, &format!("{path}[{index}]"), faults);
+                        self.check(item_schema, item, item.line, &format!("{path}[{index}]"), faults);
                     }
                 }
             }
@@ -65,12 +73,19 @@ impl Checker {
         }
     }
 
-    fn check_object(&mut self, schema: &'static JSONSchemaProps, node: &Node, path: &str, faults: &mut Vec<Fault>) {
+    fn check_object(
+        &mut self,
+        schema: &'static JSONSchemaProps,
+        node: &Node,
+        line: u32,
+        path: &str,
+        faults: &mut Vec<Fault>,
+    ) {
         let known = || schema.properties.iter().flat_map(|properties| properties.keys()).map(String::as_str);
         for entry in node.entries() {
             let path = child(path, &entry.key);
             match schema.properties.as_ref().and_then(|properties| properties.get(&entry.key)) {
-                Some(schema) => self.check(schema, &entry.node, &path, faults),
+                Some(schema) => self.check(schema, &entry.node, entry.line, &path, faults),
                 None => {
                     let message = unknown_field(&entry.key, known());
                     faults.push(Fault { line: entry.line, field: path, message });
@@ -79,7 +94,7 @@ impl Checker {
         }
         for required in schema.required.iter().flatten().filter(|name| node.get(name).is_none()) {
             let message = "is missing".to_owned() + &allowed_values(schema, required);
-            faults.push(Fault { line: node.line, field: child(path, required), message });
+            faults.push(Fault { line, field: child(path, required), message });
         }
     }
 

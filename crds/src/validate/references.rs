@@ -11,6 +11,7 @@ use crate::v1alpha1::{
     TargetKind,
 };
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Key of the certificate authorities in a ConfigMap.
@@ -21,24 +22,55 @@ pub const TOKEN_KEY: &str = "token";
 /// A policy that could not be read or breaks a rule, and what it would have been for.
 #[derive(Clone, Debug)]
 pub struct RefusedPolicy {
-    pub key: ObjectKey,
+    /// `None` where that could not be read: any namespace.
+    pub key: Option<ObjectKey>,
     pub origin: Arc<Origin>,
-    /// Kind and name of what it selects; `None` where that could not be read: everything in its namespace.
+    /// Kind and name of what it selects; `None` where that could not be read: every agent, in its namespace if that is known.
     pub targets: Option<Vec<(TargetKind, String)>>,
 }
 
 /// Takes every object that breaks a rule out of the snapshot and says why.
 pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
     let mut problems = Vec::new();
-    sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, name, object, out));
+    let firsts = first_by(&snapshot.domains, |domain| domain.spec.domain.to_ascii_lowercase());
+    sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, &firsts, name, object, out));
     sift(&mut problems, snapshot, |s| &mut s.edges, edge);
-    sift(&mut problems, snapshot, |s| &mut s.agents, |s, key, object, out| agent(s, key, object, refused, out));
+    let firsts = first_by(&snapshot.agents, address_of);
+    sift(
+        &mut problems,
+        snapshot,
+        |s| &mut s.agents,
+        |s, key, object, out| agent(s, &firsts, key, object, refused, out),
+    );
     policies(snapshot, &mut problems);
     problems
 }
 
 /// What is wrong with one object: fields and messages.
 type Faults = Vec<(String, String)>;
+
+/// Who was read first with something that only one may have.
+type Firsts<U, K> = BTreeMap<U, (K, Arc<Origin>)>;
+
+fn first_by<U: Ord, K: Clone, T>(objects: &BTreeMap<K, Sourced<T>>, unique: impl Fn(&T) -> U) -> Firsts<U, K> {
+    let mut firsts = Firsts::new();
+    for (key, object) in objects {
+        match firsts.entry(unique(object)) {
+            Entry::Vacant(entry) => {
+                entry.insert((key.clone(), object.origin.clone()));
+            }
+            Entry::Occupied(mut entry) if object.origin.is_before(&entry.get().1) => {
+                entry.insert((key.clone(), object.origin.clone()));
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    firsts
+}
+
+fn address_of(agent: &McpAgent) -> (String, String) {
+    (agent.spec.address.domain_ref.name.clone(), agent.spec.address.user.clone())
+}
 
 /// Judges every object of a kind against the snapshot, then removes those with a fault.
 fn sift<K: Ord + Clone, T>(
@@ -62,15 +94,16 @@ fn sift<K: Ord + Clone, T>(
     });
 }
 
-fn domain(snapshot: &Snapshot, name: &str, object: &Sourced<SipDomain>, faults: &mut Faults) {
+fn domain(
+    snapshot: &Snapshot,
+    firsts: &Firsts<String, String>,
+    name: &String,
+    object: &Sourced<SipDomain>,
+    faults: &mut Faults,
+) {
     let spec = &object.spec;
-    let earlier = |other: &Sourced<SipDomain>| other.origin.is_before(&object.origin);
-    if let Some((other, first)) = snapshot
-        .domains
-        .iter()
-        .find(|(other, o)| *other != name && o.spec.domain.eq_ignore_ascii_case(&spec.domain) && earlier(o))
-    {
-        let place = first.origin.place();
+    if let Some((other, first)) = firsts.get(&spec.domain.to_ascii_lowercase()).filter(|(first, _)| first != name) {
+        let place = first.place();
         faults.push((
             "spec.domain".into(),
             format!("{} belongs to SipDomain {other:?} ({place}); remove one", spec.domain),
@@ -139,6 +172,7 @@ fn edge(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults:
 
 fn agent(
     snapshot: &Snapshot,
+    firsts: &Firsts<(String, String), ObjectKey>,
     key: &ObjectKey,
     object: &Sourced<McpAgent>,
     refused: &[RefusedPolicy],
@@ -146,13 +180,10 @@ fn agent(
 ) {
     let spec = &object.spec;
     let address = &spec.address;
-    let same = |other: &Sourced<McpAgent>| other.spec.address == *address && other.origin.is_before(&object.origin);
-    if let Some((other, first)) = snapshot.agents.iter().find(|(other, o)| *other != key && same(o)) {
-        let place = first.origin.place();
-        faults.push((
-            "spec.address".into(),
-            format!("is the address of McpAgent {other} ({place}) too; give one of them another user"),
-        ));
+    if let Some((other, first)) = firsts.get(&address_of(object)).filter(|(first, _)| first != key) {
+        let place = first.place();
+        let message = format!("is the address of McpAgent {other} ({place}) too; give one of them another user");
+        faults.push(("spec.address".into(), message));
     }
     let Some(domain) = snapshot.domains.get(&address.domain_ref.name) else {
         let message =
@@ -215,16 +246,15 @@ fn agent(
     }
     for policy in refused.iter().filter(|policy| selects(policy, key, object)) {
         let place = policy.origin.place();
-        let message = format!(
-            "is closed, because policy {} ({place}) was refused and may deny something here; correct it",
-            policy.key
-        );
+        let name = policy.key.as_ref().map_or_else(|| "a policy".to_owned(), |key| format!("policy {key}"));
+        let message =
+            format!("is closed, because {name} ({place}) was refused and may deny something here; correct it");
         faults.push(("spec.address".into(), message));
     }
 }
 
 fn selects(policy: &RefusedPolicy, key: &ObjectKey, agent: &McpAgent) -> bool {
-    let own_namespace = policy.key.namespace == key.namespace;
+    let own_namespace = policy.key.as_ref().is_none_or(|policy| policy.namespace == key.namespace);
     match &policy.targets {
         None => own_namespace,
         Some(targets) => targets.iter().any(|(kind, name)| match kind {

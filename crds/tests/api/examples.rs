@@ -1,22 +1,93 @@
-//! Every example is valid.
+//! Every example is valid and does what its comments say.
 
-use crds::manifest::{self, ObjectKey};
+use crds::core_v1::users::parse_users;
+use crds::manifest::{self, ObjectKey, Snapshot};
+use crds::policy::compile;
+use crds::v1alpha1::{DigestAlgorithm, ListenerProtocol, TargetKind};
+use mcp_sip::policy::{Policies, Policy, Principal, Request};
+use sha2::{Digest, Sha256};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
-#[test]
-fn the_examples_load_without_a_problem() {
+fn loaded() -> Snapshot {
     let loaded = manifest::load([examples()]);
     assert_eq!(loaded.problems, []);
-    let objects = loaded.objects;
+    loaded.objects
+}
+
+#[test]
+fn the_examples_load_without_a_problem() {
+    let objects = loaded();
     assert_eq!(objects.domains["demo"].spec.domain, "demo.example");
+    assert_eq!(objects.edges.len(), 1);
     assert_eq!(objects.agents.len(), 2);
-    assert_eq!(objects.policies.len(), 1);
     let echo = &objects.agents[&ObjectKey::new("default", "echo")];
     assert_eq!(echo.spec.backend.mcp_http.as_ref().unwrap().url, "http://127.0.0.1:3900/mcp");
     assert_eq!(echo.spec.in_flight.timeout_seconds, 60);
     assert_eq!(echo.origin.place(), format!("{}:2", examples().join("agents.yaml").display()));
+    assert_eq!(echo.origin.line_of("spec.backend.mcpHttp.url"), 10);
+    assert_eq!(echo.origin.line_of("spec.backend.mcpHttp.credentialRef.name"), 9, "the nearest that is written");
+}
+
+#[test]
+fn sec_4_the_user_of_the_examples_has_the_password_of_its_comment() {
+    let objects = loaded();
+    let users = parse_users(&objects.secrets[&ObjectKey::new("default", "demo-users")]);
+    let realm = objects.domains["demo"].spec.digest_realm().unwrap();
+    let ha1 = Sha256::digest(format!("alice:{realm}:wonderland"));
+    assert_eq!(users["alice"][&DigestAlgorithm::Sha256].as_bytes(), &ha1[..]);
+}
+
+#[test]
+fn the_policy_of_the_examples_lets_anybody_call_all_but_one_tool() {
+    let objects = loaded();
+    let domain: Vec<Arc<Policy>> = objects
+        .policies_for(TargetKind::SipDomain, &ObjectKey::new("", "demo"))
+        .map(|(key, policy)| Arc::new(compile(key, &policy.spec).unwrap()))
+        .collect();
+    let policies = Policies { agent: &[], domain: &domain };
+    let alice = Principal::User("sip:alice@demo.example");
+    for (principal, tool, allowed) in [
+        (Principal::Anonymous, "echo", true),
+        (Principal::Anonymous, "get-env", false),
+        (alice, "echo", true),
+        (alice, "get-env", true),
+        (Principal::User("sip:alice@elsewhere.example"), "echo", false),
+    ] {
+        assert_eq!(policies.evaluate(&Request::call(principal, tool)).allowed, allowed, "{principal:?} {tool}");
+    }
+    assert!(policies.evaluate(&Request::method(Principal::Anonymous, "tools/list", None)).allowed);
+    assert!(policies.anonymous_allowed());
+}
+
+#[test]
+fn the_tls_example_needs_its_secret() {
+    let mut files =
+        ["domain.yaml", "agents.yaml", "policies.yaml", "tls/edge.yaml"].map(|f| examples().join(f)).to_vec();
+    let without = manifest::load(&files);
+    assert!(without.objects.edges.is_empty());
+    assert_eq!(without.problems.len(), 2, "{:#?}", without.problems);
+    let expected = "spec.listeners[2].tls.certificateRefs[0]: Secret default/demo-tls is not there or was refused; \
+        add it to the manifests or correct the name";
+    assert!(without.problems[0].to_string().ends_with(expected), "{}", without.problems[0]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret.yaml");
+    fs::write(
+        &secret,
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: demo-tls, creationTimestamp: null}\nstringData:\n  \
+            tls.crt: '-----BEGIN CERTIFICATE-----'\n  tls.key: '-----BEGIN PRIVATE KEY-----'\n",
+    )
+    .unwrap();
+    files.push(secret);
+    let with = manifest::load(&files);
+    assert_eq!(with.problems, []);
+    let listeners = &with.objects.edges[&ObjectKey::new("default", "demo")].spec.listeners;
+    assert_eq!(listeners.iter().filter(|listener| listener.protocol.is_secure()).count(), 2);
+    assert_eq!(listeners[3].protocol, ListenerProtocol::Wss);
 }
