@@ -7,6 +7,7 @@ use crate::effect::Effect;
 use crate::input::Flow;
 use crate::request::Request;
 use crate::state::EdgeState;
+use crate::text::shown;
 use crate::transactions::ReplyTo;
 
 /// The methods that a declared agent serves, as `Allow` lists them.
@@ -34,8 +35,9 @@ impl Answer {
         Answer { status, parts: Box::default() }
     }
 
+    /// May hold text of the peer: control characters are escaped, and it is cut at 256 bytes.
     pub fn phrase(mut self, phrase: &str) -> Answer {
-        self.parts.phrase = Some(phrase.to_owned());
+        self.parts.phrase = Some(shown(phrase));
         self
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcp_sip::envelope::Negotiation;
+use mcp_sip::policy::Request as Question;
 use session_store::key::DialogKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogRecord, SessionTimerRecord};
@@ -20,6 +21,7 @@ use crate::engine::{Closing, Leg, LegKey};
 use crate::gate::{policies, policy_principal};
 use crate::input::{Flow, FlowKey};
 use crate::locate::Located;
+use crate::page::rule_name;
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
 use crate::text::shown;
@@ -108,11 +110,15 @@ pub(crate) struct LocalDialog {
 impl LocalDialog {
     /// Of a dialog that another edge, or an earlier life of this one, began.
     pub fn adopted(leg: Arc<Leg>, version: u64, flow: Arc<Flow>, record: &DialogRecord, now: Now) -> LocalDialog {
-        let timer = record.session_timer.map(|t| {
-            let timer = SessionTimer { interval: t.interval_s, we_refresh: t.we_refresh };
-            let began = t.expires_at.saturating_sub(u64::from(t.interval_s) * 1000);
-            RunningTimer::since(timer, UnixMillis(began), now)
+        // Every record of ours has one; without it nothing would ever end the entry.
+        let known = record.session_timer.unwrap_or(SessionTimerRecord {
+            interval_s: 1800,
+            we_refresh: false,
+            expires_at: record.created_at + 1_800_000,
         });
+        let began = known.expires_at.saturating_sub(u64::from(known.interval_s) * 1000);
+        let timer = SessionTimer { interval: known.interval_s, we_refresh: known.we_refresh };
+        let timer = Some(RunningTimer::since(timer, UnixMillis(began), now));
         LocalDialog {
             leg,
             version,
@@ -297,6 +303,9 @@ impl EdgeState {
 
     /// An audit record of a session's start or end.
     pub(crate) fn session_audit(&self, leg: &Leg, kind: AuditKind, duration_us: Option<u64>) -> AuditRecord {
+        // The rule that shows this address to this caller: `initialize` needs no other.
+        let question = Question::method(policy_principal(&leg.principal), "initialize", None);
+        let rule = rule_name(&policies(&leg.agent, &leg.domain).evaluate(&question));
         AuditRecord {
             at: self.now.wall,
             kind,
@@ -305,7 +314,7 @@ impl EdgeState {
             agent: format!("sip:{}@{}", leg.agent.user, leg.agent.domain),
             method: None,
             tool: None,
-            rule: "default".to_owned(),
+            rule,
             outcome: AuditOutcome::Ok,
             call_id: shown(&leg.call_id),
             exchange: None,

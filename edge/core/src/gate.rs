@@ -69,16 +69,15 @@ pub(crate) fn transport_allowed(domain: &DomainConfig, transport: Transport) -> 
     matches!(transport, Transport::Tls | Transport::Wss) || domain.allow_plain.contains(&transport)
 }
 
-/// The users that a verified certificate names: canonical `sip:` URIs of domains whose CA vouches for it, and URIs of other schemes (`tel:`)
-/// where the CA of the domain that is asked, `asked`, does.
-fn certified(certificate: &PeerCertificate, asked: &str, accepts: impl Fn(&str) -> bool) -> Vec<String> {
-    let accepted: Vec<&str> = certificate.domains.iter().map(String::as_str).filter(|d| accepts(d)).collect();
+/// The users that a client certificate names, canonical. It counts only where the CA of the domain that is asked vouches for it: another
+/// tenant's CA opens nothing here (SEC-15).
+fn certified(certificate: &PeerCertificate, asked: &DomainConfig) -> Vec<String> {
+    if !asked.client_certificates || !certificate.domains.contains(&asked.domain) {
+        return Vec::new();
+    }
     let user = |text: &String| match Uri::parse(text).ok()? {
-        Uri::Sip(uri) => {
-            uri.user()?;
-            accepted.iter().any(|d| uri.host_str().eq_ignore_ascii_case(d)).then(|| canonical(&uri.aor()))
-        }
-        Uri::Tel(_) | Uri::Other { .. } => accepted.contains(&asked).then(|| text.clone()),
+        Uri::Sip(uri) => uri.user().map(|_| canonical(&uri.aor())),
+        Uri::Tel(_) | Uri::Other { .. } => Some(text.clone()),
     };
     certificate.uris.iter().filter_map(user).collect()
 }
@@ -113,13 +112,11 @@ impl EdgeState {
         let proven = request.flow.transport != Transport::Udp;
         let caller = |principal, nonce, proven| Caller { domain: domain.clone(), principal, nonce, proven };
         if let Some(certificate) = request.flow.certificate.clone() {
-            let config = self.config.clone();
-            let accepts = |d: &str| config.domains.get(d).is_some_and(|d| d.client_certificates);
             // One certificate may name several users: the one that the request claims to come from, else the first.
             let method_is_register = request.method() == "REGISTER";
             let claimed = if method_is_register { request.message.to() } else { request.message.from() };
             let claimed = claimed.typed_uri().sip().map(|uri| canonical(&uri.aor()));
-            let users = certified(&certificate, &domain.domain, accepts);
+            let users = certified(&certificate, domain);
             let user = users.iter().find(|user| Some(*user) == claimed.as_ref()).or(users.first());
             if let Some(user) = user {
                 return Ok(Some(caller(Principal::User(user.clone()), None, true)));

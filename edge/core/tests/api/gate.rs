@@ -258,6 +258,44 @@ fn sec_4_a_credential_of_one_tenant_opens_no_other_and_md5_only_where_it_is_allo
 }
 
 #[test]
+fn security_a_certificate_counts_only_where_the_domains_own_ca_vouches_for_it() {
+    let mut world = World::new(config());
+    // Verified by another tenant's CA, whatever name it holds.
+    let mut flow = edge_core::input::Flow::clone(&stream(Transport::Tls, 1, TLS_ALICE));
+    let certificate = std::sync::Arc::make_mut(flow.certificate.as_mut().unwrap());
+    certificate.domains = vec!["beta.example".into()];
+    let mut alice = Ua::new(&mut world, "alice", &std::sync::Arc::new(flow), "sip:echo@acme.example");
+    alice.send(&mut world, "MESSAGE", MCP, &tool_call(1, "echo"));
+    assert_eq!(world.status(), 401);
+    world.reconfigure(|config| change_domain(config, |d| d.client_certificates = false));
+    let flow = stream(Transport::Tls, 2, TLS_ALICE);
+    let mut alice = Ua::new(&mut world, "alice", &flow, "sip:echo@acme.example");
+    alice.send(&mut world, "MESSAGE", MCP, &tool_call(1, "echo"));
+    assert_eq!(world.status(), 401);
+}
+
+#[test]
+fn security_credentials_that_were_used_elsewhere_open_no_connection() {
+    let mut world = World::new(config());
+    let udp = udp(5062);
+    let mut alice = Ua::new(&mut world, "alice", &udp, "sip:echo@acme.example");
+    alice.send(&mut world, "MESSAGE", MCP, &tool_call(1, "echo"));
+    let challenge = world.response();
+    alice.challenged(&challenge);
+    let captured = alice.build(&mut world, "MESSAGE", MCP, &tool_call(1, "echo"));
+    world.arrive(&udp, captured.clone());
+    assert_eq!(world.status(), 200);
+    let tls = stream(Transport::Tls, 3, &[]);
+    let replayed = captured.replacen("SIP/2.0/UDP", "SIP/2.0/TLS", 1).replacen(&alice.call_id, "other-call", 1);
+    let replayed = replayed.replacen(&alice.branch, "z9hG4bKreplayed", 1);
+    world.arrive(&tls, replayed);
+    assert_eq!(world.status(), 401);
+    let mut mallory = Ua::new(&mut world, "alice", &tls, "sip:echo@acme.example");
+    mallory.send(&mut world, "MESSAGE", MCP, &tool_call(1, "pay"));
+    assert_eq!(world.status(), 401);
+}
+
+#[test]
 fn security_tls_is_asked_once_per_connection_and_other_connections_again() {
     let mut world = World::new(config());
     let flow = stream(Transport::Tls, 1, &[]);

@@ -249,3 +249,36 @@ fn neg_9_an_envelope_is_taken_in_a_re_invite_and_nowhere_else() {
     world.advance(40_000);
     world.assert_silent();
 }
+
+#[test]
+fn before_the_ack_a_dialog_serves_mcp_and_no_second_invite_and_after_its_end_nothing() {
+    let mut world = World::new(config());
+    let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+    let mut alice = Ua::new(&mut world, "alice", &flow, crate::calls::ECHO);
+    let (headers, body) = both();
+    let response = alice.ask(&mut world, "INVITE", &headers, &body);
+    alice.established(&response);
+    // Accepted, not acknowledged.
+    tool_over(&mut world, &mut alice, "INFO", "");
+    let invite = alice.ask(&mut world, "INVITE", &headers, &body);
+    assert_eq!(invite.status(), Some(500));
+    assert!((0..=10).contains(&header(&invite, HeaderId::RetryAfter).parse::<u32>().unwrap()));
+    alice.ack_refusal(&mut world, &invite);
+    let cseq = alice.cseq;
+    alice.cseq = 1;
+    alice.send(&mut world, "ACK", "", "");
+    alice.cseq = cseq;
+    // Confirmed.
+    assert_eq!(alice.ask(&mut world, "INVITE", &headers, &body).status(), Some(200));
+    alice.send(&mut world, "ACK", "", "");
+    assert_eq!(alice.ask(&mut world, "BYE", "", "").status(), Some(200));
+    // Terminated.
+    for method in ["INVITE", "INFO", "MESSAGE", "UPDATE"] {
+        let (headers, body) = match method {
+            "INVITE" => both(),
+            _ => (MCP.to_owned(), tool_call(1, "echo")),
+        };
+        assert_eq!(alice.ask(&mut world, method, &headers, &body).status(), Some(481), "{method}");
+    }
+    assert_eq!(world.core.stats().dialogs, 0);
+}

@@ -1,0 +1,271 @@
+//! Requests that we sent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use sip_proto::dialog::ack_failure;
+use sip_proto::message::Message;
+use sip_proto::timer::TimerValues;
+use sip_proto::transaction::{Action, Cause, ClientInvite, ClientNonInvite, ToUser, TransactionKey};
+
+use super::reliability;
+use crate::effect::Effect;
+use crate::input::{ConnId, Flow, FlowKey, Transport};
+use crate::purpose::{Outcome, Purpose};
+use crate::state::EdgeState;
+use crate::timers::TimerKey;
+use crate::token::BranchToken;
+
+/// Most client transactions of one core; above it a delivery fails as unreachable.
+const MAX_CLIENT: usize = 65_536;
+
+/// Where a request of ours goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// On a flow that exists.
+    Flow { key: FlowKey, transport: Transport, listener: u16, remote: SocketAddr },
+    /// To an address: over UDP, or on a connection to it.
+    Address { transport: Transport, listener: u16, remote: SocketAddr, server_name: Option<String> },
+}
+
+impl Target {
+    pub fn of_flow(flow: &Flow) -> Target {
+        Target::Flow { key: flow.key.clone(), transport: flow.transport, listener: flow.listener, remote: flow.remote }
+    }
+
+    pub fn transport(&self) -> Transport {
+        match self {
+            Target::Flow { transport, .. } | Target::Address { transport, .. } => *transport,
+        }
+    }
+
+    pub fn listener(&self) -> u16 {
+        match self {
+            Target::Flow { listener, .. } | Target::Address { listener, .. } => *listener,
+        }
+    }
+
+    pub fn remote(&self) -> SocketAddr {
+        match self {
+            Target::Flow { remote, .. } | Target::Address { remote, .. } => *remote,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum ClientMachine {
+    Invite(ClientInvite),
+    Other(ClientNonInvite),
+}
+
+#[derive(Debug)]
+struct ClientEntry {
+    key: TransactionKey,
+    machine: ClientMachine,
+    target: Target,
+    /// Responses come from there.
+    peer: IpAddr,
+    /// What the request was for; taken by its final outcome.
+    purpose: Option<Purpose>,
+    /// INVITE: the request, from which the ACK to a non-2xx is made, and the ACK to a 2xx once it was made.
+    invite: Option<Message>,
+    ack: Option<Bytes>,
+}
+
+/// The client transactions. The number of an entry is the tag of its sends, too.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    entries: BTreeMap<u64, ClientEntry>,
+    by_key: HashMap<TransactionKey, u64>,
+}
+
+impl Clients {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn remove(&mut self, id: u64) -> Option<ClientEntry> {
+        let entry = self.entries.remove(&id)?;
+        self.by_key.remove(&entry.key);
+        Some(entry)
+    }
+}
+
+impl EdgeState {
+    /// A branch for a request of ours, and its sealed random.
+    pub(crate) fn new_branch(&mut self) -> String {
+        let token = BranchToken { pod: self.owner.pod, epoch: self.owner.epoch, random: self.random.bytes() };
+        token.branch(&self.config.token_keys)
+    }
+
+    /// Sends a request of ours with a transaction. `Err` gives the purpose back: at the limit.
+    pub(crate) fn send_request(
+        &mut self,
+        method: &str,
+        branch: &str,
+        bytes: Bytes,
+        target: Target,
+        purpose: Purpose,
+    ) -> Result<(), Purpose> {
+        if self.clients.len() >= MAX_CLIENT {
+            self.stats.limit("clientTransactions");
+            return Err(purpose);
+        }
+        let key = TransactionKey::client(branch, method);
+        let id = self.ids.number();
+        let (now, values, reliability) = (self.now.mono, TimerValues::default(), reliability(target.transport()));
+        let mut actions = Vec::new();
+        let (machine, invite) = if method == "INVITE" {
+            let invite = Message::parse(bytes.clone(), sip_proto::message::Transportation::Stream).ok();
+            (ClientMachine::Invite(ClientInvite::new(now, bytes, reliability, values, &mut actions)), invite)
+        } else {
+            (ClientMachine::Other(ClientNonInvite::new(now, bytes, reliability, values, &mut actions)), None)
+        };
+        let peer = target.remote().ip();
+        let entry = ClientEntry { key: key.clone(), machine, target, peer, purpose: Some(purpose), invite, ack: None };
+        self.clients.entries.insert(id, entry);
+        self.clients.by_key.insert(key, id);
+        self.client_actions(id, actions, None);
+        Ok(())
+    }
+
+    /// A response came. Not ours, or not from the peer: dropped and counted.
+    pub(crate) fn on_response(&mut self, flow: &Flow, message: &Message) {
+        let via = message.top_via();
+        let Some(branch) = via.branch() else { return self.stats.drop_one("stray response") };
+        match BranchToken::from_branch(&self.config.token_keys, branch) {
+            Some(token) if token.pod == self.owner.pod && token.epoch == self.owner.epoch => {}
+            Some(_) => return self.stats.drop_one("response for another life"),
+            None => return self.stats.drop_one("stray response"),
+        }
+        let cseq = message.cseq();
+        let key = TransactionKey::client(branch, cseq.method.as_str());
+        let Some(id) = self.clients.by_key.get(&key).copied() else {
+            return self.stats.drop_one("response without a transaction");
+        };
+        let Some(entry) = self.clients.entries.get_mut(&id) else { return };
+        if entry.peer != flow.remote.ip() {
+            return self.stats.drop_one("response from another address");
+        }
+        let Some(status) = message.status() else { return };
+        *self.stats.responses.entry(status).or_default() += 1;
+        let now = self.now.mono;
+        let mut actions = Vec::new();
+        match &mut entry.machine {
+            ClientMachine::Other(m) => m.on_response(now, status, &mut actions),
+            ClientMachine::Invite(m) => {
+                let again = (200..300).contains(&status).then(|| entry.ack.clone()).flatten();
+                let invite = entry.invite.clone();
+                let ack = || invite.and_then(|invite| ack_failure(&invite, message)).unwrap_or_default();
+                m.on_response(now, status, ack, &mut actions);
+                if let Some(ack) = again {
+                    let target = entry.target.clone();
+                    self.send_to_target(&target, ack, None);
+                }
+            }
+        }
+        self.client_actions(id, actions, Some(message));
+    }
+
+    /// Remembers the ACK of a 2xx to an INVITE of ours, for copies of that 2xx, and sends it.
+    pub(crate) fn acknowledge(&mut self, id: u64, ack: Bytes) {
+        let Some(entry) = self.clients.entries.get_mut(&id) else { return };
+        entry.ack = Some(ack.clone());
+        let target = entry.target.clone();
+        self.send_to_target(&target, ack, None);
+    }
+
+    pub(crate) fn client_timeout(&mut self, id: u64) {
+        let now = self.now.mono;
+        let Some(entry) = self.clients.entries.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        match &mut entry.machine {
+            ClientMachine::Invite(m) => m.handle_timeout(now, &mut actions),
+            ClientMachine::Other(m) => m.handle_timeout(now, &mut actions),
+        }
+        self.client_actions(id, actions, None);
+    }
+
+    /// Transport and listener of a request of ours.
+    pub(crate) fn client_way(&self, id: u64) -> Option<(Transport, u16)> {
+        self.clients.entries.get(&id).map(|entry| (entry.target.transport(), entry.target.listener()))
+    }
+
+    /// A connection is gone: what waits for an answer on it waits no longer.
+    pub(crate) fn flow_closed(&mut self, conn: ConnId) {
+        self.flows.closed(conn);
+        let on_it = |entry: &ClientEntry| {
+            entry.purpose.is_some()
+                && matches!(&entry.target, Target::Flow { key: FlowKey::Stream(id), .. } if *id == conn)
+        };
+        let lost: Vec<u64> = self.clients.entries.iter().filter(|(_, e)| on_it(e)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.send_failed(id);
+        }
+    }
+
+    /// A send with this tag failed.
+    pub(crate) fn send_failed(&mut self, tag: u64) {
+        let now = self.now.mono;
+        let Some(entry) = self.clients.entries.get_mut(&tag) else {
+            return self.stats.drop_one("send failed");
+        };
+        let mut actions = Vec::new();
+        match &mut entry.machine {
+            ClientMachine::Invite(m) => m.on_transport_error(now, &mut actions),
+            ClientMachine::Other(m) => m.on_transport_error(now, &mut actions),
+        }
+        self.client_actions(tag, actions, None);
+    }
+
+    fn client_actions(&mut self, id: u64, actions: Vec<Action>, message: Option<&Message>) {
+        let Some(entry) = self.clients.entries.get(&id) else { return };
+        let target = entry.target.clone();
+        let mut ended = None;
+        let mut outcome = None;
+        for action in actions {
+            match action {
+                Action::Send(bytes) => self.send_to_target(&target, bytes, Some(id)),
+                Action::ToUser(ToUser::Response(status)) if status >= 200 => outcome = message,
+                Action::ToUser(_) => {}
+                Action::Terminated(cause) => ended = Some(cause),
+            }
+        }
+        if let Some(message) = outcome
+            && let Some(purpose) = self.clients.entries.get_mut(&id).and_then(|e| e.purpose.take())
+        {
+            self.concluded(purpose, id, Outcome::Response(message));
+        }
+        match ended {
+            Some(cause) => {
+                self.timers.arm(TimerKey::Client(id), None);
+                if let Some(purpose) = self.clients.remove(id).and_then(|e| e.purpose) {
+                    let outcome = match cause {
+                        Cause::TransportError => Outcome::TransportError,
+                        Cause::Timeout | Cause::Normal => Outcome::Timeout,
+                    };
+                    self.concluded(purpose, id, outcome);
+                }
+            }
+            None => {
+                let next = self.clients.entries.get(&id).and_then(|e| match &e.machine {
+                    ClientMachine::Invite(m) => m.poll_timeout(),
+                    ClientMachine::Other(m) => m.poll_timeout(),
+                });
+                self.timers.arm(TimerKey::Client(id), next);
+            }
+        }
+    }
+
+    pub(crate) fn send_to_target(&mut self, target: &Target, bytes: Bytes, tag: Option<u64>) {
+        let effect = match target.clone() {
+            Target::Flow { key, .. } => Effect::Send { flow: key, bytes, tag },
+            Target::Address { transport, listener, remote, server_name } => {
+                let tag = tag.unwrap_or_else(|| self.ids.number());
+                Effect::SendTo { transport, listener, remote, server_name, bytes, tag }
+            }
+        };
+        self.emit(effect);
+    }
+}
