@@ -18,6 +18,12 @@ pub(crate) fn option_tags(domain: &DomainConfig) -> OptionTags {
     OptionTags::new(domain.option_tags.iter().map(String::as_str)).unwrap_or_default()
 }
 
+/// `Supported`: every MCP tag of the domain (NEG-1), and session timers.
+pub(crate) fn supported(domain: &DomainConfig) -> String {
+    let tags = option_tags(domain);
+    tags.supported().chain(["timer"]).collect::<Vec<_>>().join(", ")
+}
+
 /// The MCP versions that the agent's backend speaks, in order of preference.
 pub(crate) fn versions(agent: &AgentConfig) -> Vec<&str> {
     match &agent.backend {
@@ -62,12 +68,9 @@ impl EdgeState {
         domain: &DomainConfig,
         agent: &AgentConfig,
     ) -> Answer {
-        let tags = option_tags(domain);
-        let mut supported: Vec<&str> = tags.supported().collect();
-        supported.push("timer");
         let tools = declared(agent, domain, principal).unwrap_or_default();
         answer
-            .header(HeaderId::Supported, supported.join(", "))
+            .header(HeaderId::Supported, supported(domain))
             .header(HeaderId::RecvInfo, "mcp")
             .header(HeaderId::FeatureCaps, feature_caps(agent))
             .header(HeaderId::McpCapabilities, capabilities(agent, tools))

@@ -12,6 +12,7 @@ use crate::answer::{ACCEPT, ALLOW};
 use crate::dialogs::{HangUp, RunningTimer, dialog_state, record_ttl_ms};
 use crate::engine::{Closing, Principal};
 use crate::locate::Located;
+use crate::negotiate::supported;
 use crate::outgoing::uri_name;
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
@@ -88,15 +89,16 @@ impl EdgeState {
         let user = DialogToken { key: dialog, anonymous }.user(&self.config.token_keys);
         let host = self.advertised(target.listener(), Some(local.flow.local));
         let contact = format!("<sip:{user}@{host};transport={};gr>", uri_name(target.transport()));
+        let supported = supported(&local.leg.domain);
         let branch = self.new_branch();
         let via = self.via(target.transport(), target.listener(), &branch);
         let method = if refresh.update { "UPDATE" } else { "INVITE" };
-        let tag = record.mcp.as_ref().map_or(String::new(), |mcp| format!("{}, ", mcp.option_tag));
         let session_id = self.session_id(&record.call_id, record.session_id.as_deref());
         let mut request = dialog_state(&record)
             .request_with_cseq(method, cseq, &via)
             .header(HeaderId::Contact, contact)
-            .header(HeaderId::Supported, format!("{tag}timer"))
+            .header(HeaderId::Supported, supported)
+            .header(HeaderId::RecvInfo, mcp_sip::INFO_PACKAGE)
             .header(HeaderId::Allow, ALLOW)
             .header(HeaderId::SessionExpires, refresh.uac.header.to_string())
             .header(HeaderId::MinSe, refresh.uac.min_se.to_string())

@@ -27,7 +27,7 @@ use crate::call::plan::{
 use crate::dialogs::{Accept, RunningTimer, dialog_state, record_ttl_ms};
 use crate::engine::{Engine, Inbound, Leg, Verdict};
 use crate::gate::{policies, policy_principal, source};
-use crate::negotiate::{capabilities, declared, shows, versions};
+use crate::negotiate::{capabilities, declared, shows, supported, versions};
 use crate::page::{MCP_JSON, rule_name};
 use crate::request::Request;
 use crate::state::EdgeState;
@@ -169,19 +169,24 @@ impl EdgeState {
             record.flow = Some(token.text(&self.config.token_keys));
             record.source = source(flow);
         }
+        if let Some(mcp) = &mut record.mcp
+            && message.has(HeaderId::RecvInfo)
+        {
+            // RFC 6086 §5.2.2: the set that the peer takes may change.
+            mcp.info_package = message.list_has(HeaderId::RecvInfo, mcp_sip::INFO_PACKAGE);
+        }
         if let Some(select) = &select {
             self.selected(&leg, &mut record, select)?;
         }
         record.policy_epoch = self.config.epoch;
         if let Some(mcp) = &record.mcp {
-            let mut supported = vec![mcp.option_tag.as_str()];
-            supported.push("timer");
             let tools = match &mcp.tools {
                 Some(tools) => tool_refs(tools),
                 None => declared(&leg.agent, &leg.domain, &leg.principal).unwrap_or_default(),
             };
             answer = answer
-                .header(HeaderId::Supported, supported.join(", "))
+                .header(HeaderId::Supported, supported(&leg.domain))
+                .header(HeaderId::RecvInfo, mcp_sip::INFO_PACKAGE)
                 .header(HeaderId::McpCapabilities, capabilities(&leg.agent, tools));
         }
         let remote = crate::session_id::remote(message);

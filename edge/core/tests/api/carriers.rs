@@ -375,6 +375,13 @@ fn a_request_of_ours_that_comes_back_is_482_and_a_fault_on_a_stream_closes_it() 
     let ours = world.request();
     world.arrive(&flow, text(&ours.message));
     assert_eq!(world.status(), 482);
+    // More hops than Max-Forwards ever allows.
+    let mut bob = Ua::new(&mut world, "alice", &flow, ECHO);
+    let hops = "Via: SIP/2.0/TLS h.example;branch=z9hG4bKh\r\n".repeat(70);
+    let built = bob.build(&mut world, "MESSAGE", &hops, "");
+    world.arrive(&flow, built);
+    assert_eq!(world.status(), 483);
+    world.closed.clear();
     let mut bob = Ua::new(&mut world, "alice", &flow, ECHO);
     let without = bob.build(&mut world, "MESSAGE", MCP, "").replacen("Content-Length: 0\r\n", "", 1);
     world.arrive(&flow, without);

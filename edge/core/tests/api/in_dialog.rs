@@ -216,6 +216,7 @@ fn neg_8_select_changes_the_active_set_in_the_middle_of_a_dialog() {
     alice.call(&mut world, &format!("{SUPPORTED}Content-Type: application/sdp\r\n"), crate::calls::SDP);
     let response = alice.ask(&mut world, "UPDATE", "MCP-Select: tools=\"pay@1\"\r\n", "");
     assert_eq!(response.status(), Some(200), "{}", text(&response));
+    assert!(response.list_has(HeaderId::Supported, "mcp") && response.list_has(HeaderId::Supported, "x-mcp"));
     let capabilities = header(&response, HeaderId::McpCapabilities);
     assert!(capabilities.contains("pay@1") && !capabilities.contains("echo"), "{capabilities}");
     // What is not selected is not there any more.
