@@ -7,4 +7,5 @@ cargo metadata --locked --format-version 1 --no-deps | python3 scripts/layers.py
 for link in session-store/clippy.toml edge/core/clippy.toml; do
   cmp -s "$link" protocol/clippy.toml || die "$link is not the law of the pure zone (protocol/clippy.toml)"
 done
+python3 scripts/conformance.py
 exec "$ROOT/scripts/law.sh"
