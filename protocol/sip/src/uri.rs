@@ -158,6 +158,7 @@ impl<'a> SipUri<'a> {
             if params.ends_with(b";") || params.windows(2).any(|pair| matches!(pair, [b';', b';'])) {
                 return Err("empty URI parameter");
             }
+            check_once(params)?;
         }
         if let Some(headers) = headers
             && (headers.is_empty() || !headers.iter().all(|&b| chars::is(b, URI_PARAM) || matches!(b, b'?' | b'%')))
@@ -288,10 +289,6 @@ impl<'a> SipUri<'a> {
                 _ => false,
             }
         }
-        fn same_text(a: &str, b: &str) -> bool {
-            let folded = |(b, reserved): (u8, bool)| (b.to_ascii_lowercase(), reserved);
-            units(a.as_bytes()).map(folded).eq(units(b.as_bytes()).map(folded))
-        }
         fn covers(a: &SipUri<'_>, b: &SipUri<'_>) -> bool {
             a.params().all(|(name, value)| match b.params().find(|(n, _)| same_text(n, name)) {
                 Some((_, other)) => match (value, other) {
@@ -400,6 +397,32 @@ fn split_params<'a>(params: &'a str, separator: char) -> impl Iterator<Item = (&
         Some((name, value)) => (name, Some(value)),
         None => (param, None),
     })
+}
+
+/// The same without regard to case and to how octets are escaped.
+fn same_text(a: &str, b: &str) -> bool {
+    let folded = |(b, reserved): (u8, bool)| (b.to_ascii_lowercase(), reserved);
+    units(a.as_bytes()).map(folded).eq(units(b.as_bytes()).map(folded))
+}
+
+/// More parameters have no honest URI, and each is compared with those before it.
+const MAX_PARAMS: usize = 32;
+
+/// No parameter twice (RFC 3261 §19.1.1): of two `transport`s one program takes the first and another the last.
+fn check_once(params: &[u8]) -> Result<(), Why> {
+    if !params[1..].contains(&b';') {
+        return Ok(());
+    }
+    let params = text(params);
+    for (i, (name, _)) in split_params(params, ';').enumerate() {
+        if i == MAX_PARAMS {
+            return Err("too many URI parameters");
+        }
+        if split_params(params, ';').take(i).any(|(before, _)| same_text(before, name)) {
+            return Err("URI parameter twice");
+        }
+    }
+    Ok(())
 }
 
 /// Resolves `%HH`. Octets that are no UTF-8 become U+FFFD.

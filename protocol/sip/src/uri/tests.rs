@@ -88,9 +88,17 @@ fn what_is_no_uri() {
         "urn:<a>",
         "http://a/\"b\"",
         "sip:a<b>@c",
+        "sip:a@b;transport=udp;Transport=tcp",
+        "sip:a@b;lr;x;%6Cr",
     ] {
         assert!(Uri::parse(bad).is_err(), "{bad:?} was taken for a URI");
     }
+}
+
+#[test]
+fn no_more_than_32_parameters() {
+    let uri = |n: usize| (0..n).fold("sip:a@b".to_owned(), |uri, i| format!("{uri};p{i}"));
+    assert!(Uri::parse(&uri(32)).is_ok() && Uri::parse(&uri(33)).is_err());
 }
 
 #[test]
