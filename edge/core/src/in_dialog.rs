@@ -79,15 +79,7 @@ impl EdgeState {
         let tag = request.message.to_tag().unwrap_or_default();
         let Some(token) = DialogToken::from_tag(&self.config.token_keys, tag) else {
             self.stats.drop_one("bad seal");
-            // To an address of ours the question who asks comes first, as always; our Contact is none.
-            if let Some(domain) = self.addressed_domain(&request.message) {
-                if let Some(refusal) = self.check_transport(request, &domain) {
-                    return Err(refusal);
-                }
-                if self.identify(request, &domain)?.is_none() {
-                    return Err(self.challenge(&domain, false));
-                }
-            }
+            self.authenticate_addressed(request)?;
             return Err(Answer::new(481));
         };
         let Some(domain) = self.domain_of(token.key.tenant) else { return Err(Answer::new(481)) };

@@ -131,10 +131,14 @@ impl EdgeState {
         message.vias().any(|via| via.branch().is_some_and(|b| BranchToken::from_branch(keys, b).is_some()))
     }
 
-    /// The domain of ours that the Request-URI names.
-    pub(crate) fn addressed_domain(&self, message: &Message) -> Option<Arc<DomainConfig>> {
-        let uri = Uri::parse(message.request_uri()?).ok()?.sip()?;
-        self.config.domains.get(&uri.host_str().to_ascii_lowercase()).cloned()
+    /// A request to an address of ours whose To tag is none of ours: who asks comes first, as for a new one; our Contact is no address.
+    pub(crate) fn authenticate_addressed(&mut self, request: &Request) -> Result<(), Answer> {
+        let address = self.address(&request.message);
+        let Some(domain) = address.domain.filter(|_| address.is_sip) else { return Ok(()) };
+        if let Some(refusal) = self.check_transport(request, &domain) {
+            return Err(refusal);
+        }
+        self.authenticate(request, &domain, address.callee.as_ref()).map(|_| ())
     }
 
     fn address(&self, message: &Message) -> Address {

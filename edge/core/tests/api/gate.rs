@@ -352,4 +352,11 @@ fn anonymous_callers_get_what_a_rule_names_for_them_and_no_reflection_over_udp()
     let mut elsewhere = Ua::new(&mut world, "nobody", &tcp, "sip:other@acme.example");
     elsewhere.send(&mut world, "MESSAGE", MCP, &tool_call(1, "echo"));
     assert_eq!(world.status(), 401);
+    // A dialog that nobody knows is no question of credentials where none are needed.
+    for (address, status) in [("sip:echo@acme.example", 481), ("sip:other@acme.example", 401)] {
+        let mut lost = Ua::new(&mut world, "nobody", &tcp, address);
+        lost.to_tag = Some("abcdefghijklmnop".to_owned());
+        lost.send(&mut world, "BYE", "", "");
+        assert_eq!(world.status(), status, "{address}");
+    }
 }
