@@ -151,7 +151,7 @@ impl Admin {
         CountsReport {
             shards: scrape.shards.len(),
             connections: scrape.connections,
-            dialogs: scrape.store.dialogs,
+            dialogs: scrape.sum(|stats| stats.dialogs),
             sessions: scrape.store.sessions,
             in_flight: scrape.sum(|stats| stats.engine.exchanges),
             registrations: scrape.store.aors,

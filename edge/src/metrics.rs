@@ -167,7 +167,7 @@ impl Collector for Scrape {
             value.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
         };
         gauge("registrations", "Addresses with a live binding", self.store.aors as u64)?;
-        gauge("dialogs", "SIP dialogs", self.store.dialogs as u64)?;
+        gauge("dialogs", "SIP dialogs", self.sum(|stats| stats.dialogs))?;
         gauge("sessions", "MCP sessions", self.store.sessions as u64)?;
         gauge("inflight", "MCP exchanges in flight", self.sum(|stats| stats.engine.exchanges))?;
         gauge("backend_calls", "Calls to backends under way", self.backend_calls as u64)?;

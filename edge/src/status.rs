@@ -77,7 +77,7 @@ pub struct Report {
 pub struct CountsReport {
     pub shards: usize,
     pub connections: usize,
-    pub dialogs: usize,
+    pub dialogs: u64,
     pub sessions: usize,
     /// MCP exchanges without a final answer.
     pub in_flight: u64,
