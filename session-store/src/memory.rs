@@ -165,7 +165,9 @@ impl MemoryStore {
             StoreOp::WriteSession { session, version, record, ttl_ms } => {
                 self.write_session(now_ms, session, version, *record, ttl_ms)
             }
-            StoreOp::DropSession { session } => Ok(self.drop_session(session)),
+            StoreOp::DropSession { session, if_ends_within_ms } => {
+                Ok(self.drop_session(now_ms, session, if_ends_within_ms))
+            }
         }
     }
 

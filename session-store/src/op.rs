@@ -113,8 +113,9 @@ pub enum StoreOp {
     ReadSession { session: SessionKey, ttl_ms: u64 },
     /// Create or change a session; compare-and-set on `version` (0 = must not exist).
     WriteSession { session: SessionKey, version: u64, record: Box<SessionRecord>, ttl_ms: u64 },
-    /// End a session: the record and its journal go.
-    DropSession { session: SessionKey },
+    /// End a session: the record and its journal go. With `if_ends_within_ms` only where it would end so soon by itself, else nothing
+    /// changes and the reply is [`StoreReply::Session`]: somebody else moved its idle end.
+    DropSession { session: SessionKey, if_ends_within_ms: Option<u64> },
 }
 
 /// Closes an exchange.

@@ -127,6 +127,8 @@ impl Engine {
             }
             Op::CreateImplicit { session, record, again } => self.created_implicit(ctx, session, record, again, reply),
             Op::Change(session) => self.changed(session, &reply),
+            Op::Touch(session) => self.touched(session, &reply),
+            Op::EndIdle(session) => self.idle_ended(ctx, session, &reply),
             Op::LoadForEnd(session) => self.loaded_for_end(ctx, session, reply),
             Op::Forget => {}
         }

@@ -106,7 +106,13 @@ impl MemoryStore {
         Ok(StoreReply::Version(version + 1))
     }
 
-    pub(super) fn drop_session(&mut self, key: SessionKey) -> StoreReply {
+    pub(super) fn drop_session(&mut self, now_ms: u64, key: SessionKey, if_ends_within_ms: Option<u64>) -> StoreReply {
+        let end = if_ends_within_ms.map(|ms| now_ms.saturating_add(ms));
+        if let (Some(end), Some(session)) = (end, self.live_session(now_ms, key))
+            && session.expires_at > end
+        {
+            return StoreReply::Session { version: session.version, record: Box::new(session.record.clone()) };
+        }
         let from = ExchangeKey { session: key, hash: [0; 16] };
         let to = ExchangeKey { session: key, hash: [0xff; 16] };
         let names: Vec<ExchangeKey> = self.exchanges.range(from..=to).map(|(k, _)| *k).collect();

@@ -97,7 +97,8 @@ fn operation() -> impl Strategy<Value = StoreOp> {
             ttl_ms,
         }),
         (n.clone(), 0u64..2_000).prop_map(|(k, ttl_ms)| StoreOp::ReadSession { session: session(k), ttl_ms }),
-        n.prop_map(|k| StoreOp::DropSession { session: session(k) }),
+        (n, proptest::option::of(0u64..1_000))
+            .prop_map(|(k, within)| StoreOp::DropSession { session: session(k), if_ends_within_ms: within }),
     ]
 }
 
@@ -179,7 +180,7 @@ proptest! {
                     prop_assert_ne!(&reply, &StoreReply::Fenced);
                     open_by.remove(&close.key);
                 }
-                StoreOp::DropSession { session } => open_by.retain(|key, _| key.session != session),
+                StoreOp::DropSession { session, .. } if !matches!(reply, StoreReply::Session { .. }) => open_by.retain(|key, _| key.session != session),
                 _ => {}
             }
         }

@@ -47,6 +47,21 @@ fn an_exchange_brings_the_session_and_moves_its_end() {
     assert_eq!(run(&mut s, NOW + 5_500, read(0)), StoreReply::Unknown);
 }
 
+fn drop_session(if_ends_within_ms: Option<u64>) -> StoreOp {
+    StoreOp::DropSession { session: session(1), if_ends_within_ms }
+}
+
+#[test]
+fn an_idle_session_is_dropped_only_while_nobody_moves_its_end() {
+    let mut s = store();
+    run(&mut s, NOW, write(0, 1_000));
+    assert!(matches!(run(&mut s, NOW, drop_session(Some(999))), StoreReply::Session { version: 1, .. }));
+    run(&mut s, NOW + 500, read(1_000));
+    assert!(matches!(run(&mut s, NOW + 900, drop_session(Some(100))), StoreReply::Session { .. }));
+    assert_eq!(run(&mut s, NOW + 1_400, drop_session(Some(100))), StoreReply::Done);
+    assert_eq!(run(&mut s, NOW + 1_400, drop_session(Some(100))), StoreReply::Unknown);
+}
+
 #[test]
 fn dropping_takes_the_journal_along_and_nothing_else() {
     let mut s = store();
@@ -54,7 +69,7 @@ fn dropping_takes_the_journal_along_and_nothing_else() {
     for key in [exchange(1, 1), exchange(1, 2), exchange(2, 1)] {
         run(&mut s, NOW, StoreOp::OpenExchange { open: Box::new(open(key, A, 1, false)), nonce: None });
     }
-    assert_eq!(run(&mut s, NOW, StoreOp::DropSession { session: session(1) }), StoreReply::Done);
+    assert_eq!(run(&mut s, NOW, drop_session(None)), StoreReply::Done);
     assert_eq!((s.counts().sessions, s.counts().exchanges), (0, 1));
-    assert_eq!(run(&mut s, NOW, StoreOp::DropSession { session: session(1) }), StoreReply::Unknown);
+    assert_eq!(run(&mut s, NOW, drop_session(None)), StoreReply::Unknown);
 }

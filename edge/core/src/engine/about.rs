@@ -1,5 +1,7 @@
 //! What is told about a request: one audit record, one pair of spans, one count. Names and ids, never a payload (SEC-11).
 
+use std::sync::Arc;
+
 use mcp_sip::exchange::{Exchange, McpExchange};
 use mcp_sip::jsonrpc::{Envelope, Kind};
 use sip_proto::time::Now;
@@ -12,25 +14,18 @@ use crate::text;
 /// Who asks whom for what, by which rule.
 #[derive(Clone, Debug)]
 pub(super) struct About {
-    pub domain: String,
-    pub principal: String,
-    /// `sip:echo@demo.example`
-    pub agent: String,
-    /// namespace/name
-    pub agent_key: String,
+    pub leg: Arc<Leg>,
     pub method: String,
     pub subject: Option<String>,
     pub rule: String,
-    pub call_id: String,
     pub exchange: Option<String>,
-    pub conversation: Option<String>,
     pub received: Now,
     pub trace: Trace,
 }
 
 impl About {
     pub(super) fn new(
-        leg: &Leg,
+        leg: &Arc<Leg>,
         envelope: &Envelope,
         header: Option<&McpExchange>,
         rule: String,
@@ -38,22 +33,32 @@ impl About {
         trace: Trace,
     ) -> About {
         About {
-            domain: leg.domain.domain.clone(),
-            principal: leg.principal.as_str().to_owned(),
-            agent: format!("sip:{}@{}", leg.agent.user, leg.agent.domain),
-            agent_key: leg.agent.key.clone(),
+            leg: leg.clone(),
             method: envelope.method().unwrap_or_default().to_owned(),
             subject: envelope.subject().map(|subject| subject.into_owned()),
             rule,
-            call_id: leg.call_id.clone(),
             exchange: header.and_then(|header| match header.exchange {
                 Exchange::Id(id) => Some(id.to_string()),
                 Exchange::Session => None,
             }),
-            conversation: leg.mcp.as_ref().map(|mcp| mcp.conversation.clone()),
             received,
             trace,
         }
+    }
+
+    /// namespace/name of the agent.
+    pub(super) fn agent_key(&self) -> &str {
+        &self.leg.agent.key
+    }
+
+    /// The tool, if its agent declares it.
+    pub(super) fn declared_tool(&self) -> Option<&str> {
+        let tool = self.subject.as_deref().filter(|_| self.is_tool_call())?;
+        self.leg.agent.capabilities.tools.iter().any(|declared| declared.name == tool).then_some(tool)
+    }
+
+    fn conversation(&self) -> Option<&str> {
+        self.leg.mcp.as_ref().map(|mcp| mcp.conversation.as_str())
     }
 
     pub(super) fn is_tool_call(&self) -> bool {
@@ -68,16 +73,16 @@ impl About {
         Some(AuditRecord {
             at: now.wall,
             kind: if self.is_tool_call() { AuditKind::ToolCall } else { AuditKind::McpRequest },
-            domain: self.domain.clone(),
-            principal: self.principal.clone(),
-            agent: self.agent.clone(),
+            domain: self.leg.domain.domain.clone(),
+            principal: self.leg.principal.as_str().to_owned(),
+            agent: address(&self.leg),
             method: Some(text::shown(&self.method)),
             tool: self.subject.as_deref().map(text::shown),
             rule: self.rule.clone(),
             outcome,
-            call_id: text::shown(&self.call_id),
+            call_id: text::shown(&self.leg.call_id),
             exchange: self.exchange.clone(),
-            conversation: self.conversation.clone(),
+            conversation: self.conversation().map(str::to_owned),
             duration_us: Some(self.duration_us(now)),
         })
     }
@@ -98,8 +103,8 @@ impl About {
         let error = !matches!(outcome, Outcome::Ok | Outcome::Cancelled);
         let mut attributes = vec![
             ("mcp.method.name", text::shown(&self.method)),
-            ("sip.call_id", text::shown(&self.call_id)),
-            ("sipmcp.agent", self.agent.clone()),
+            ("sip.call_id", text::shown(&self.leg.call_id)),
+            ("sipmcp.agent", address(&self.leg)),
             ("sipmcp.rule", self.rule.clone()),
         ];
         if let Some(tool) = self.subject.as_deref().filter(|_| self.is_tool_call()) {
@@ -109,8 +114,8 @@ impl About {
         if let Some(exchange) = &self.exchange {
             attributes.push(("sipmcp.exchange", exchange.clone()));
         }
-        if let Some(conversation) = &self.conversation {
-            attributes.push(("gen_ai.conversation.id", conversation.clone()));
+        if let Some(conversation) = self.conversation() {
+            attributes.push(("gen_ai.conversation.id", conversation.to_owned()));
         }
         match outcome {
             Outcome::Error(code) | Outcome::Denied(code) => {
@@ -136,6 +141,11 @@ impl About {
         spans.push(span(self.trace.server, self.trace.parent, self.received.wall));
         spans
     }
+}
+
+/// `sip:echo@demo.example`
+pub(super) fn address(leg: &Leg) -> String {
+    format!("sip:{}@{}", leg.agent.user, leg.agent.domain)
 }
 
 /// What a final answer of the backend means for the record.

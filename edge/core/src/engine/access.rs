@@ -1,7 +1,5 @@
 //! Who may see and call what at an agent: its declaration ∩ what the leg negotiated ∩ policy. Default deny.
 
-use std::sync::Arc;
-
 use mcp_sip::errors::RpcError;
 use mcp_sip::jsonrpc::ListOf;
 use mcp_sip::policy::{self, Decision, Phase, Policies, Request, Target};
@@ -10,12 +8,10 @@ use super::types::{Leg, Principal};
 use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, ToolEffect};
 
 /// One caller at one agent, under the configuration of this moment.
-pub(super) struct Access {
-    domain: Arc<DomainConfig>,
-    agent: Arc<AgentConfig>,
-    principal: Principal,
-    /// Tool names that the leg negotiated; `None` = all.
-    tools: Option<Vec<String>>,
+pub(super) struct Access<'a> {
+    domain: &'a DomainConfig,
+    agent: &'a AgentConfig,
+    leg: &'a Leg,
 }
 
 /// Why a request is refused.
@@ -37,22 +33,16 @@ impl Refusal {
     }
 }
 
-impl Access {
+impl<'a> Access<'a> {
     /// What the configuration says now; the leg's own view may be older (SEC-16). `None`: the agent is no more.
-    pub(super) fn of(config: &Config, leg: &Leg) -> Option<Access> {
+    pub(super) fn of(config: &'a Config, leg: &'a Leg) -> Option<Access<'a>> {
         let agent = config.agents.get(&(leg.agent.domain.clone(), leg.agent.user.clone()))?;
         let domain = config.domains.get(&leg.domain.domain)?;
-        let tools = leg.mcp.as_ref().and_then(|mcp| mcp.tools.as_ref());
-        Some(Access {
-            domain: domain.clone(),
-            agent: agent.clone(),
-            principal: leg.principal.clone(),
-            tools: tools.map(|tools| tools.iter().map(|tool| name_of(tool).to_owned()).collect()),
-        })
+        Some(Access { domain, agent, leg })
     }
 
-    pub(super) fn agent(&self) -> &Arc<AgentConfig> {
-        &self.agent
+    pub(super) fn agent(&self) -> &'a AgentConfig {
+        self.agent
     }
 
     /// Judges a request or notification of the caller.
@@ -108,15 +98,16 @@ impl Access {
                 self.agent.capabilities.tools.iter().any(|tool| tool.name == name)
             }
         };
-        declared && self.tools.as_ref().is_none_or(|tools| tools.iter().any(|tool| tool == name))
+        let negotiated = self.leg.mcp.as_ref().and_then(|mcp| mcp.tools.as_ref());
+        declared && negotiated.is_none_or(|tools| tools.iter().any(|tool| name_of(tool) == name))
     }
 
-    fn policies(&self) -> Policies<'_> {
+    fn policies(&self) -> Policies<'a> {
         Policies { agent: &self.agent.policies, domain: &self.domain.policies }
     }
 
-    fn principal(&self) -> policy::Principal<'_> {
-        match &self.principal {
+    fn principal(&self) -> policy::Principal<'a> {
+        match &self.leg.principal {
             Principal::User(uri) => policy::Principal::User(uri),
             Principal::Anonymous => policy::Principal::Anonymous,
         }

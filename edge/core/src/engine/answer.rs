@@ -128,7 +128,7 @@ impl Engine {
         } else {
             RpcError::interrupted(true, Executed::No)
         };
-        self.stats.backend_failed(ctx.config, &exchange.about.agent_key.clone());
+        self.stats.backend_failed(ctx.config, exchange.about.agent_key());
         self.stop(ctx, no, None);
         self.fail(ctx, no, error);
     }

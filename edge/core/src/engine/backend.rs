@@ -162,7 +162,7 @@ impl Engine {
         if is_wrong {
             // The tool's schema changed behind our cache. The server refused before it ran anything.
             exchange.retried = true;
-            let agent = exchange.about.agent_key.clone();
+            let agent = exchange.about.agent_key().to_owned();
             if let Some(call) = exchange.call() {
                 exchange.stage = Stage::Waiting;
                 self.spend(ctx, call);
@@ -187,7 +187,8 @@ impl Engine {
     /// A list shows what this caller may see. What policy does not change leaves byte-exact.
     fn list_answered(&mut self, ctx: &mut Ctx<'_>, no: u64, list: ListOf, envelope: &Envelope) {
         let Some(exchange) = self.exchanges.get(&no) else { return };
-        let Some(access) = Access::of(ctx.config, &exchange.leg) else {
+        let leg = exchange.leg.clone();
+        let Some(access) = Access::of(ctx.config, &leg) else {
             let error = RpcError::denied(&exchange.about.method);
             return self.fail(ctx, no, error);
         };
@@ -209,7 +210,7 @@ impl Engine {
         }
         let key = exchange.session;
         let error = failure(how, exchange.repeatable, ctx.config.edge.limits.message_bytes);
-        let agent = exchange.about.agent_key.clone();
+        let agent = exchange.about.agent_key().to_owned();
         let session_is_gone =
             how == BackendFailure::SessionGone && exchange.era == Era::Legacy && !exchange.is_initialize();
         self.stats.backend_failed(ctx.config, &agent);

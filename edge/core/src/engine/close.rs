@@ -9,16 +9,20 @@ use session_store::record::SessionRecord;
 use std::sync::Arc;
 
 use super::Engine;
+use super::about::address;
 use super::access::Access;
 use super::answer::cancellation;
 use super::forward::OWN_MS;
 use super::pending::{Call, Farewell, Fate, Op};
-use super::session::{DIALOG_TOUCH_MS, IDLE_MS};
+use super::session::{DIALOG_TOUCH_MS, IDLE_MS, IDLE_TTL_MS};
 use super::timers::Timer;
 use super::types::{Closing, Ctx, DeliveryId, EngineOut, Leg, LegKey};
 use crate::audit::{AuditKind, AuditRecord, Outcome};
 use crate::effect::{BackendAction, BackendCall};
 use crate::text;
+
+/// An idle session whose end the store did not take is tried again after so long; milliseconds.
+const AGAIN_MS: u64 = 30_000;
 
 impl Engine {
     /// A leg is gone: its plain exchanges are cancelled, its legacy session ends at the backend, its records go.
@@ -43,7 +47,8 @@ impl Engine {
     pub(super) fn loaded_for_end(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, reply: Result<StoreReply, StoreError>) {
         if let Ok(StoreReply::Session { record, .. }) = reply {
             self.end_backend(ctx, &record);
-            self.store(ctx, StoreOp::DropSession { session: key }, Op::Forget);
+            let operation = StoreOp::DropSession { session: key, if_ends_within_ms: None };
+            self.store(ctx, operation, Op::Forget);
         }
     }
 
@@ -76,7 +81,8 @@ impl Engine {
             self.session_told(ctx, &leg, AuditKind::SessionEnd);
         }
         if is_stored {
-            self.store(ctx, StoreOp::DropSession { session: key }, Op::Forget);
+            let operation = StoreOp::DropSession { session: key, if_ends_within_ms: None };
+            self.store(ctx, operation, Op::Forget);
         }
     }
 
@@ -130,20 +136,59 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let now = ctx.now.mono;
         if session.leg.key.in_dialog() {
-            if session.legacy.is_some() {
-                session.touched = now;
-                let ttl_ms = session.ttl_ms();
-                self.timers.set(Timer::Session(key), now.plus_millis(DIALOG_TOUCH_MS));
-                self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Forget);
-            }
+            session.touched = now;
+            let ttl_ms = session.ttl_ms();
+            self.timers.set(Timer::Session(key), now.plus_millis(DIALOG_TOUCH_MS));
+            self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
             return;
         }
-        let is_busy = !session.open.is_empty() || !session.asked.is_empty() || session.tickets > 0;
-        let idle_at = if is_busy { now.plus_millis(IDLE_MS) } else { session.last_used.plus_millis(IDLE_MS) };
+        let idle_at = if session.is_busy() { now.plus_millis(IDLE_MS) } else { session.last_used.plus_millis(IDLE_MS) };
         if idle_at > now {
             self.timers.set(Timer::Session(key), idle_at);
         } else {
-            self.end(ctx, key);
+            // Another edge may serve it; the record knows.
+            let operation = StoreOp::DropSession { session: key, if_ends_within_ms: Some(IDLE_TTL_MS - IDLE_MS) };
+            self.timers.set(Timer::Session(key), now.plus_millis(AGAIN_MS));
+            self.store(ctx, operation, Op::EndIdle(key));
+        }
+    }
+
+    pub(super) fn idle_ended(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, reply: &Result<StoreReply, StoreError>) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        match reply {
+            Ok(StoreReply::Done) if session.is_busy() => {
+                // It was used in the same moment after all: the record comes back.
+                session.version = 0;
+                if let Some(legacy) = &session.legacy {
+                    let record = legacy.record.clone();
+                    self.write_record(ctx, key, record, Op::Change(key));
+                }
+            }
+            Ok(StoreReply::Done) => {
+                session.version = 0;
+                self.end(ctx, key);
+            }
+            Ok(_) if session.is_busy() => {}
+            // In use elsewhere, or ended there: nothing is left to do here.
+            Ok(_) => self.drop_quietly(key),
+            // The alarm is set: once more.
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn touched(&mut self, key: SessionKey, reply: &Result<StoreReply, StoreError>) {
+        let is_idle = self.sessions.get(&key).is_some_and(|session| !session.is_busy());
+        // The leg closed at another edge.
+        if is_idle && *reply == Ok(StoreReply::Unknown) {
+            self.drop_quietly(key);
+        }
+    }
+
+    /// Forgets a session that lives, or ended, at another edge.
+    fn drop_quietly(&mut self, key: SessionKey) {
+        let legacy = self.forget(key).and_then(|session| session.legacy);
+        if let Some(call) = legacy.and_then(|legacy| legacy.stream_call()) {
+            self.cancel_call(call);
         }
     }
 
@@ -157,7 +202,7 @@ impl Engine {
             kind,
             domain: leg.domain.domain.clone(),
             principal: leg.principal.as_str().to_owned(),
-            agent: format!("sip:{}@{}", leg.agent.user, leg.agent.domain),
+            agent: address(leg),
             method: None,
             tool: None,
             rule: "default".into(),

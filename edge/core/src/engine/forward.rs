@@ -27,7 +27,7 @@ impl Engine {
     pub(super) fn forward(&mut self, ctx: &mut Ctx<'_>, no: u64) {
         let Some(exchange) = self.exchanges.get(&no) else { return };
         let Some(envelope) = exchange.envelope.clone() else { return };
-        let agent = exchange.about.agent_key.clone();
+        let agent = exchange.about.agent_key().to_owned();
         match exchange.era {
             Era::Modern => match self.schemas.of(ctx.now.mono, &agent, &envelope, no) {
                 Known::Yes(annotations) => match mirrors(&envelope, Era::Modern, None, annotations) {
@@ -82,7 +82,7 @@ impl Engine {
         let id = ctx.ids.backend();
         exchange.stage = Stage::Forwarded { call: id, at: ctx.now };
         let call = BackendCall {
-            agent: exchange.about.agent_key.clone(),
+            agent: exchange.about.agent_key().to_owned(),
             action: BackendAction::Post { body: envelope.bytes().clone() },
             session,
             protocol_version,

@@ -113,10 +113,10 @@ impl Engine {
         }
         session.touched = ctx.now.mono;
         let ttl_ms = session.ttl_ms();
-        self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Forget);
+        self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
     }
 
-    fn write_record(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, record: SessionRecord, waiting: Op) {
+    pub(super) fn write_record(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, record: SessionRecord, waiting: Op) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         session.writes += 1;
         let (version, ttl_ms) = (session.version, session.ttl_ms());
@@ -136,7 +136,7 @@ impl Engine {
         let (key, call, at) = (exchange.session, *call, *at);
         let record = SessionRecord {
             principal: exchange.leg.principal.as_str().to_owned(),
-            agent: exchange.about.agent_key.clone(),
+            agent: exchange.about.agent_key().to_owned(),
             version: Some(version.into_owned()),
             backend_session: exchange.backend_session.take(),
             initialized: false,
@@ -234,7 +234,7 @@ impl Engine {
     /// A draft peer whose envelope stands for `initialize` (mcp.md 5.1): the edge initializes in its place.
     pub(super) fn initialize_for(&mut self, ctx: &mut Ctx<'_>, no: u64) {
         let Some(exchange) = self.exchanges.get(&no) else { return };
-        let (key, leg, agent) = (exchange.session, exchange.leg.clone(), exchange.about.agent_key.clone());
+        let (key, leg, agent) = (exchange.session, exchange.leg.clone(), exchange.about.agent_key().to_owned());
         let traceparent = exchange.about.trace.header();
         let AgentBackend::McpHttp { revisions } = &leg.agent.backend else { return };
         let version = revisions.iter().find(|version| Era::of_version(version) == Some(Era::Legacy));

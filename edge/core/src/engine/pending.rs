@@ -70,6 +70,10 @@ pub(super) enum Op {
     CreateImplicit { session: SessionKey, record: Box<SessionRecord>, again: bool },
     /// A change of a record that nobody waits for.
     Change(SessionKey),
+    /// The record is touched; where it is gone, so is what is known here.
+    Touch(SessionKey),
+    /// An idle session out of a dialog: whether it may end.
+    EndIdle(SessionKey),
     /// What a closed leg left behind, which this engine did not know.
     LoadForEnd(SessionKey),
     /// Nobody waits.

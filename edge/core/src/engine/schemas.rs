@@ -18,6 +18,8 @@ const MAX_PAGES: u32 = 16;
 /// How long a list is believed that does not say so itself, and the longest that one may ask for; milliseconds.
 const DEFAULT_TTL_MS: u64 = 5 * 60_000;
 const MAX_TTL_MS: u64 = 60 * 60_000;
+/// Only mirrors are made of it, and wrong ones are found and made again: what should not be kept at all is kept so long.
+const MIN_TTL_MS: u64 = 60_000;
 /// After a list that could not be had.
 const RETRY_MS: u64 = 10_000;
 
@@ -133,8 +135,7 @@ impl Schemas {
             _ => {
                 let Some(asking) = entry.asking.take() else { return Next::Ready(Vec::new()) };
                 entry.tools = asking.tools;
-                // What waits is served from this list even where it may not be kept at all.
-                entry.fresh_until = now.plus_millis(asking.ttl_ms.max(1));
+                entry.fresh_until = now.plus_millis(asking.ttl_ms.max(MIN_TTL_MS));
                 Next::Ready(asking.waiting)
             }
         }
@@ -198,7 +199,7 @@ mod tests {
     fn list(cursor: Option<&str>) -> Envelope {
         let mut result = json!({"tools": [{"name": "deploy", "inputSchema": {"type": "object", "properties": {
             "region": {"type": "string", "x-mcp-header": "Region"},
-        }}}, {"name": "echo", "inputSchema": {"type": "object"}}, {"name": "odd"}], "ttlMs": 1000});
+        }}}, {"name": "echo", "inputSchema": {"type": "object"}}, {"name": "odd"}], "ttlMs": 120_000});
         if let Some(cursor) = cursor {
             result["nextCursor"] = cursor.into();
         }
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(schemas.page(T, "a", &list(None)), Next::Ready(vec![1, 2]));
         assert!(matches!(schemas.of(T, "a", &with, 3), Known::Yes(Some(_))));
         assert_eq!(schemas.of(T, "a", &call("echo", json!({"text": "x"})), 3), Known::Yes(None));
-        assert_eq!(schemas.of(T.plus_millis(1000), "a", &with, 3), Known::Ask, "not longer than ttlMs");
+        assert_eq!(schemas.of(T.plus_millis(120_000), "a", &with, 3), Known::Ask, "not longer than ttlMs");
     }
 
     #[test]

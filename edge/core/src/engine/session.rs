@@ -158,8 +158,13 @@ impl Session {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_empty(&self) -> bool {
+        self.legacy.is_none() && !self.lost && !self.is_busy()
+    }
+
+    /// Whether something is going on.
+    pub(super) fn is_busy(&self) -> bool {
         let waits = self.tickets > 0 || self.writes > 0 || self.loading.is_some();
-        self.open.is_empty() && self.legacy.is_none() && !self.lost && !waits
+        waits || !self.open.is_empty() || !self.asked.is_empty()
     }
 
     /// The header of what belongs to no request.

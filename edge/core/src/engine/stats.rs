@@ -83,18 +83,16 @@ impl Counters {
     }
 
     pub(super) fn count(&mut self, config: &Config, now: Now, about: &About, outcome: &Outcome) {
-        let tool = about.subject.as_deref().filter(|_| about.is_tool_call()).map(|tool| {
-            let declared = config.agents.values().find(|agent| agent.key == about.agent_key);
-            let is_declared =
-                declared.is_some_and(|agent| agent.capabilities.tools.iter().any(|declared| declared.name == tool));
-            if is_declared { tool } else { OTHER }
-        });
-        let Some(agent) = self.agent(config, &about.agent_key) else { return };
+        let Some(agent) = self.agent(config, about.agent_key()) else { return };
         if !about.is_tool_call() {
             agent.requests += 1;
             return;
         }
-        let tool = agent.tools.entry(tool.unwrap_or(OTHER).to_owned()).or_default();
+        let tool = about.declared_tool().unwrap_or(OTHER);
+        if !agent.tools.contains_key(tool) {
+            agent.tools.insert(tool.to_owned(), ToolStats::default());
+        }
+        let Some(tool) = agent.tools.get_mut(tool) else { return };
         match outcome {
             Outcome::Ok => tool.ok += 1,
             Outcome::ToolError => tool.tool_errors += 1,

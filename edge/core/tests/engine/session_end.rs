@@ -141,3 +141,49 @@ fn a_leg_that_closes_while_its_session_opens_leaves_nothing_behind() {
         rig.assert_empty();
     }
 }
+
+#[test]
+fn a_session_that_is_idle_here_and_used_elsewhere_lives() {
+    let mut rig = Rig::default();
+    let leg = rig.out_of_dialog("legacy", "alice");
+    let stream = rig.initialize(&leg, true);
+    // Four minutes later another edge serves it.
+    let elsewhere = StoreOp::ReadSession { session: leg.session, ttl_ms: 360_000 };
+    rig.pass(240_000);
+    rig.run(elsewhere).unwrap();
+    rig.pass(61_000);
+    assert_eq!(rig.cancelled, [stream], "the stream is the other edge's now");
+    assert!(rig.calls.is_empty(), "nothing ends at the backend");
+    assert_eq!(rig.store.counts().sessions, 1);
+    rig.assert_empty();
+    // The next message that comes here finds it.
+    assert_eq!(rig.send(&leg, Some(X), &legacy_call(1, "echo")), 200);
+    assert_eq!(rig.new_calls().len(), 2);
+}
+
+#[test]
+fn a_leg_that_closed_elsewhere_is_forgotten_here() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("legacy");
+    let stream = rig.initialize(&leg, true);
+    rig.run(StoreOp::DropSession { session: leg.session, if_ends_within_ms: None }).unwrap();
+    rig.pass(31 * 60_000);
+    assert_eq!(rig.cancelled, [stream]);
+    rig.assert_empty();
+}
+
+#[test]
+fn an_idle_session_ends_once_the_store_is_there_again() {
+    let mut rig = Rig::default();
+    let leg = rig.out_of_dialog("legacy", "alice");
+    rig.initialize(&leg, true);
+    rig.store_is_up = false;
+    rig.pass(310_000);
+    assert!(rig.calls.is_empty());
+    rig.store_is_up = true;
+    rig.pass(31_000);
+    let (end, call) = rig.one_call();
+    assert_eq!(call.action, BackendAction::EndSession);
+    rig.done(end);
+    rig.assert_empty();
+}
