@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edge_core::audit::Span;
+use edge_core::audit::{self, Span};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig};
@@ -143,8 +143,12 @@ fn span_data(span: Span, scope: &InstrumentationScope) -> SpanData {
     SpanData {
         span_context: context,
         parent_span_id: span.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
-        parent_span_is_remote: false,
-        span_kind: SpanKind::Server,
+        // The parent of what a caller asked is the caller's own span.
+        parent_span_is_remote: span.parent.is_some() && span.kind == audit::SpanKind::Server,
+        span_kind: match span.kind {
+            audit::SpanKind::Server => SpanKind::Server,
+            audit::SpanKind::Client => SpanKind::Client,
+        },
         name: span.name.into(),
         start_time: at(span.start),
         end_time: at(span.end),

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "api/building.rs"]
 mod building;
+#[path = "api/calls.rs"]
+mod calls;
 #[path = "api/certificates.rs"]
 mod certificates;
 #[path = "api/limits.rs"]
@@ -13,5 +15,7 @@ mod limits;
 mod process;
 #[path = "api/reload.rs"]
 mod reload;
+#[path = "api/traces.rs"]
+mod traces;
 #[path = "api/transports.rs"]
 mod transports;

@@ -53,6 +53,15 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// On which side of a request a span stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanKind {
+    /// What a caller asked of us.
+    Server,
+    /// What we asked of a backend.
+    Client,
+}
+
 /// A finished span (OpenTelemetry).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -60,6 +69,7 @@ pub struct Span {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
     pub parent: Option<[u8; 8]>,
+    pub kind: SpanKind,
     pub start: UnixMillis,
     pub end: UnixMillis,
     /// Names of the GenAI and MCP semantic conventions; values without payloads.

@@ -220,3 +220,117 @@ pub fn unavailable(request: &Message, source: SocketAddr) -> Bytes {
         .header(HeaderId::RetryAfter, retry_after.to_string())
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use edge_core::input::{ConnId, FlowKey, Transport};
+    use sip_proto::message::Transportation;
+
+    use super::*;
+
+    fn flow() -> Arc<Flow> {
+        Arc::new(Flow {
+            key: FlowKey::Stream(ConnId(1)),
+            transport: Transport::Tcp,
+            listener: 0,
+            local: ([127, 0, 0, 1], 5060).into(),
+            remote: ([127, 0, 0, 1], 40_000).into(),
+            certificate: None,
+        })
+    }
+
+    fn message(method: &str, to_tag: &str, more: &str) -> Message {
+        let text = format!(
+            "{method} sip:a@demo.example SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:40000;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
+             From: <sip:b@demo.example>;tag=1\r\nTo: <sip:a@demo.example>{to_tag}\r\nCall-ID: c\r\nCSeq: 1 {method}\r\n{more}\
+             Content-Length: 0\r\n\r\n"
+        );
+        Message::parse(text.into(), Transportation::Stream).unwrap()
+    }
+
+    fn one_shard() -> (Shards, ShardQueues, Arc<Counters>) {
+        let counters = Arc::<Counters>::default();
+        let (handle, queues) = queues();
+        (Shards::new(vec![handle], counters.clone()), queues, counters)
+    }
+
+    #[test]
+    fn a_long_queue_refuses_the_newest_new_work_and_never_what_is_in_a_dialog() {
+        let (shards, _queues, counters) = one_shard();
+        let flow = flow();
+        let in_dialog = message("INFO", ";tag=ours", "");
+        let fill_to = |percent: usize| {
+            while shards.handles[0].wire.max_capacity() - shards.handles[0].wire.capacity()
+                < (WIRE * percent).div_ceil(100)
+            {
+                assert_eq!(shards.offer(&flow, in_dialog.clone()), None);
+            }
+        };
+        let refused = |message: &Message| shards.offer(&flow, message.clone()).is_some();
+        let options = message("OPTIONS", "", "");
+        let new_call = message("INVITE", "", "");
+        let first = message("REGISTER", "", "");
+        let refresh = message("REGISTER", "", "Authorization: Digest username=\"a\"\r\n");
+        let all = |of: [bool; 4]| assert_eq!([&options, &new_call, &first, &refresh].map(refused), of);
+        all([false; 4]);
+        fill_to(50);
+        all([true, false, false, false]);
+        fill_to(65);
+        all([true, true, false, false]);
+        fill_to(80);
+        all([true, true, true, false]);
+        fill_to(90);
+        all([true, true, true, true]);
+        assert_eq!(counters.shed.get(), 10);
+        for method in ["ACK", "CANCEL", "BYE", "PRACK"] {
+            assert!(!refused(&message(method, "", "")));
+        }
+        // Full: a datagram of a dialog is dropped and counted, its sender sends it again.
+        fill_to(100);
+        assert_eq!(counters.shard_full.get(), 0);
+        assert_eq!(shards.offer(&flow, in_dialog.clone()), None);
+        assert_eq!(counters.shard_full.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_for_room_and_goes_on_with_it() {
+        let (shards, mut queues, counters) = one_shard();
+        let in_dialog = message("INFO", ";tag=ours", "");
+        for _ in 0..WIRE {
+            assert_eq!(shards.deliver(&flow(), in_dialog.clone()).await, None);
+        }
+        let waiting = tokio::spawn({
+            let (shards, message) = (shards.clone(), in_dialog.clone());
+            async move { shards.deliver(&flow(), message).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        queues.wire.recv().await.unwrap();
+        assert_eq!(waiting.await.unwrap(), None);
+        assert_eq!((counters.shard_full.get(), counters.shed.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_503_is_the_same_for_a_repetition_and_asks_for_a_short_pause() {
+        let source = ([127, 0, 0, 1], 40_000).into();
+        let invite = message("INVITE", "", "");
+        let answer = unavailable(&invite, source);
+        assert_eq!(answer, unavailable(&invite, source));
+        let answer = Message::parse(answer, Transportation::Stream).unwrap();
+        assert_eq!(answer.status(), Some(503));
+        assert!(answer.to_tag().is_some());
+        let seconds: u64 = answer.header_str(HeaderId::RetryAfter).unwrap().parse().unwrap();
+        assert!((1..=5).contains(&seconds));
+    }
+
+    #[test]
+    fn what_is_no_message_leaves_half_the_queue_to_others() {
+        let (shards, queues, counters) = one_shard();
+        let refusal = || Message::parse(Bytes::from_static(b"rubbish\r\n\r\n"), Transportation::Datagram).unwrap_err();
+        for _ in 0..WIRE {
+            shards.offer_fault(&flow(), refusal());
+        }
+        assert!(queues.wire.len() <= WIRE / 2 + 1, "{}", queues.wire.len());
+        assert_eq!(counters.shard_full.get() as usize, WIRE - queues.wire.len());
+    }
+}

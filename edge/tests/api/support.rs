@@ -112,7 +112,12 @@ impl Edge {
 
     /// Starts an edge and waits until it is ready.
     pub fn start(manifests: &Manifests) -> Edge {
-        let mut edge = Edge::spawn(manifests, &[]);
+        Edge::start_with(manifests, &[])
+    }
+
+    /// As [`Edge::start`], with more arguments.
+    pub fn start_with(manifests: &Manifests, more: &[&str]) -> Edge {
+        let mut edge = Edge::spawn(manifests, more);
         let line = edge.wait_for("listening http ");
         let address = line.split("listening http ").nth(1).unwrap().split(' ').next().unwrap();
         edge.admin = address.parse().unwrap();

@@ -8,7 +8,7 @@ use sip_proto::time::Now;
 
 use super::trace::Trace;
 use super::types::Leg;
-use crate::audit::{AuditKind, AuditRecord, Outcome, Span};
+use crate::audit::{AuditKind, AuditRecord, Outcome, Span, SpanKind};
 use crate::text;
 
 /// Who asks whom for what, by which rule.
@@ -124,11 +124,12 @@ impl About {
             Outcome::ToolError => attributes.push(("error.type", "tool_error".into())),
             Outcome::Ok | Outcome::Cancelled => {}
         }
-        let span = |span_id, parent, start| Span {
+        let span = |kind, span_id, parent, start| Span {
             name: name.clone(),
             trace_id: self.trace.id,
             span_id,
             parent,
+            kind,
             start,
             end: now.wall,
             attributes: attributes.clone(),
@@ -136,9 +137,9 @@ impl About {
         };
         let mut spans = Vec::with_capacity(2);
         if let Some(at) = forwarded {
-            spans.push(span(self.trace.client, Some(self.trace.server), at.wall));
+            spans.push(span(SpanKind::Client, self.trace.client, Some(self.trace.server), at.wall));
         }
-        spans.push(span(self.trace.server, self.trace.parent, self.received.wall));
+        spans.push(span(SpanKind::Server, self.trace.server, self.trace.parent, self.received.wall));
         spans
     }
 }
