@@ -105,7 +105,8 @@ impl Engine {
             exchanges: self.exchanges.len(),
             sessions: self.sessions.len(),
             backend_calls: self.calls.len(),
-            deliveries: self.deliveries.len(),
+            // The index may not outlive what it points to.
+            deliveries: self.deliveries.len().max(self.leg_deliveries.len()),
             waiting: self.tickets.len() + self.ops.len() + self.farewells.len(),
             timers: self.timers.len(),
             ..self.stats.read()
