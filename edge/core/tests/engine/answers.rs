@@ -423,3 +423,18 @@ fn an_abandoned_ticket_leaves_nothing() {
     }
     assert!(rig.steps.is_empty());
 }
+
+#[test]
+fn a_store_that_forgot_an_entry_does_not_make_a_call_run_twice() {
+    use session_store::op::StoreOp;
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.run(StoreOp::DropSession { session: leg.session, if_ends_within_ms: None }).unwrap();
+    assert_eq!(rig.send(&leg, Some(X), &call(1, "deploy")), 200);
+    assert!(rig.calls.is_empty());
+    rig.answer(id, &result(1, "once"));
+    assert_eq!(rig.one_delivery().1, result(1, "once"));
+    rig.assert_empty();
+}
