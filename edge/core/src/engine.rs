@@ -19,6 +19,7 @@ mod forward;
 mod judge;
 mod legacy;
 mod pending;
+mod questions;
 mod schemas;
 mod session;
 mod stats;

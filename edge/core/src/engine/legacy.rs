@@ -1,11 +1,10 @@
-//! The legacy session (2025-11-25 and older): `initialize` makes it, the backend's `Mcp-Session-Id` is kept with it, and the server may
-//! ask the caller things of its own.
+//! The legacy session (2025-11-25 and older): `initialize` makes it, the backend's `Mcp-Session-Id` is kept with it.
+//! What the server asks in it is in `questions.rs`.
 
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Executed, RpcError};
-use mcp_sip::exchange::{ExchangeId, Side};
-use mcp_sip::jsonrpc::{Envelope, Kind, RawId, error_response, notification, request};
+use mcp_sip::jsonrpc::{Envelope, Kind, RawId, notification, request};
 use serde_json::json;
 use session_store::key::SessionKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
@@ -13,11 +12,12 @@ use session_store::record::SessionRecord;
 
 use super::Engine;
 use super::answer::failure;
-use super::exchange::{ASK_MS, Stage};
+use super::exchange::Stage;
 use super::forward::OWN_MS;
 use super::judge::reread;
-use super::pending::{Call, Op, Purpose};
-use super::session::{Asked, DIALOG_TOUCH_MS, IDLE_MS, Legacy, MAX_QUEUE, Phase, Session, TOUCH_MS};
+use super::pending::{Call, Op};
+use super::questions::close_all_nested;
+use super::session::{DIALOG_TOUCH_MS, IDLE_MS, Legacy, MAX_QUEUE, Phase, TOUCH_MS};
 use super::timers::Timer;
 use super::types::Ctx;
 use crate::audit::{AuditKind, Outcome};
@@ -382,7 +382,7 @@ impl Engine {
         self.post_or_queue(ctx, key, envelope.bytes().clone());
     }
 
-    fn post_or_queue(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, body: Bytes) {
+    pub(super) fn post_or_queue(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, body: Bytes) {
         let Some(legacy) = self.sessions.get_mut(&key).and_then(|session| session.legacy.as_mut()) else { return };
         if legacy.takes_requests() {
             self.post_session(ctx, key, BackendAction::Post { body }, Call::Post(key));
@@ -391,28 +391,6 @@ impl Engine {
         } else {
             self.stats.dropped += 1;
         }
-    }
-
-    /// The caller answers a question of the server; the table has found which.
-    pub(super) fn response(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, envelope: &Envelope) {
-        let Some(id) = envelope.id() else { return };
-        self.settled(ctx, key, &id);
-        self.post_or_queue(ctx, key, envelope.bytes().clone());
-    }
-
-    /// A question is no longer open.
-    pub(super) fn settled(&mut self, ctx: &Ctx<'_>, key: SessionKey, id: &RawId) -> Option<Asked> {
-        let session = self.sessions.get_mut(&key)?;
-        let asked = session.asked.remove(&id.canonical())?;
-        close_nested(session, id);
-        if let Some(no) = asked.exchange
-            && let Some(exchange) = self.exchanges.get_mut(&no)
-        {
-            exchange.start_clock(ctx.now.mono);
-            let at = if exchange.owed > 0 { exchange.latest } else { exchange.deadline };
-            self.timers.set(Timer::Exchange(no), at);
-        }
-        Some(asked)
     }
 
     // --- opening, in order ---
@@ -472,68 +450,6 @@ impl Engine {
             self.fail(ctx, no, RpcError::interrupted(true, Executed::No));
         }
     }
-
-    // --- what the server asks ---
-
-    /// A request of the server: to the caller, in the exchange that it came in, or as `session`. Only to the client whose
-    /// session it is (security.md 9).
-    pub(super) fn ask(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, exchange: Option<u64>, envelope: &Envelope) {
-        let (Some(id), Some(session)) = (envelope.id(), self.sessions.get_mut(&key)) else { return };
-        // The same question again, after the stream was resumed.
-        if session.asked.contains_key(&id.canonical()) {
-            self.stats.unmatched += 1;
-            return;
-        }
-        let deadline = ctx.now.mono.plus_millis(ASK_MS);
-        session.asked.insert(id.canonical(), Asked { id: id.clone(), exchange, deadline });
-        if session.asked.len() == 1 {
-            self.timers.set(Timer::Asked(key), deadline);
-        }
-        let (mut leg, mut header) = (session.leg.clone(), session.session_header());
-        if let Some(no) = exchange
-            && let Some(exchange) = self.exchanges.get_mut(&no)
-        {
-            exchange.stop_clock(ctx.now.mono);
-            (leg, header) = (exchange.leg.clone(), exchange.header.clone());
-            self.timers.set(Timer::Exchange(no), exchange.latest);
-        }
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, Purpose::Ask { session: key, exchange, id });
-    }
-
-    /// The server takes a question back.
-    pub(super) fn withdrawn(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, envelope: &Envelope) {
-        let Some(asked) = envelope.request_id().and_then(|id| self.settled(ctx, key, &id)) else {
-            self.stats.unmatched += 1;
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let (mut leg, mut header) = (session.leg.clone(), session.session_header());
-        match asked.exchange.and_then(|no| self.exchanges.get_mut(&no)) {
-            Some(exchange) => {
-                exchange.notes += 1;
-                (leg, header) = (exchange.leg.clone(), exchange.header.clone());
-            }
-            None => session.notes += 1,
-        }
-        let purpose = Purpose::Note { session: key, exchange: asked.exchange };
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
-    }
-
-    /// The caller owes answers for too long: the server hears that there will be none.
-    pub(super) fn asked_alarm(&mut self, ctx: &mut Ctx<'_>, key: SessionKey) {
-        let Some(session) = self.sessions.get(&key) else { return };
-        let now = ctx.now.mono;
-        let late: Vec<RawId> =
-            session.asked.values().filter(|asked| asked.deadline <= now).map(|asked| asked.id.clone()).collect();
-        for id in late {
-            self.settled(ctx, key, &id);
-            self.answer_for_caller(ctx, key, &id, &RpcError::interrupted(false, Executed::Unknown));
-        }
-        let next = self.sessions.get(&key).and_then(|s| s.asked.values().map(|asked| asked.deadline).min());
-        if let Some(at) = next {
-            self.timers.set(Timer::Asked(key), at);
-        }
-    }
 }
 
 /// The record of a session that is no more.
@@ -541,21 +457,6 @@ fn lost(record: &SessionRecord) -> SessionRecord {
     let mut record = SessionRecord { backend_session: None, initialized: false, ..record.clone() };
     record.extra.insert(LOST.into(), String::new());
     record
-}
-
-/// Takes a question out of the table, whoever answered it.
-fn close_nested(session: &mut Session, id: &RawId) {
-    let answer = error_response(Some(id), &RpcError::internal("closed"));
-    if let Some(answer) = reread(&answer) {
-        // Where it was answered already, the table says so, which is as good.
-        let _ = session.table.admit(Side::Client, None, &answer, ExchangeId::from_random(&[0; 16]));
-    }
-}
-
-fn close_all_nested(session: &mut Session) {
-    for (_, asked) in std::mem::take(&mut session.asked) {
-        close_nested(session, &asked.id);
-    }
 }
 
 /// How a write of a session record ended.
