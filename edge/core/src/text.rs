@@ -4,8 +4,27 @@
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const BASE64URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
+/// What no alphabet has.
+const NONE: u8 = 0xff;
+const FROM_BASE32: [u8; 256] = reversed(BASE32, true);
+const FROM_BASE64URL: [u8; 256] = reversed(BASE64URL, false);
+
+/// The value of each octet; `either_case` gives upper case the value of lower case.
+const fn reversed(alphabet: &[u8], either_case: bool) -> [u8; 256] {
+    let mut table = [NONE; 256];
+    let mut value = 0;
+    while value < alphabet.len() {
+        table[alphabet[value] as usize] = value as u8;
+        if either_case {
+            table[alphabet[value].to_ascii_uppercase() as usize] = value as u8;
+        }
+        value += 1;
+    }
+    table
+}
+
 fn encode(bytes: &[u8], bits: u32, alphabet: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 8 / bits as usize + 1);
+    let mut out = Vec::with_capacity(bytes.len() * 8 / bits as usize + 1);
     let (mut pool, mut have) = (0u32, 0);
     let mask = (1 << bits) - 1;
     for byte in bytes {
@@ -13,20 +32,25 @@ fn encode(bytes: &[u8], bits: u32, alphabet: &[u8]) -> String {
         have += 8;
         while have >= bits {
             have -= bits;
-            out.push(char::from(alphabet[(pool >> have & mask) as usize]));
+            out.push(alphabet[(pool >> have & mask) as usize]);
         }
     }
     if have > 0 {
-        out.push(char::from(alphabet[(pool << (bits - have) & mask) as usize]));
+        out.push(alphabet[(pool << (bits - have) & mask) as usize]);
     }
-    out
+    // Alphabets are ASCII.
+    String::from_utf8(out).unwrap_or_default()
 }
 
-fn decode(text: &str, bits: u32, value: impl Fn(u8) -> Option<u32>) -> Option<Vec<u8>> {
+fn decode(text: &str, bits: u32, values: &[u8; 256]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() * bits as usize / 8);
     let (mut pool, mut have) = (0u32, 0);
     for byte in text.bytes() {
-        pool = (pool << bits | value(byte)?) & 0x3fff;
+        let value = values[usize::from(byte)];
+        if value == NONE {
+            return None;
+        }
+        pool = (pool << bits | u32::from(value)) & 0x3fff;
         have += bits;
         if have >= 8 {
             have -= 8;
@@ -46,12 +70,7 @@ pub fn base32(bytes: &[u8]) -> String {
 /// The bytes of a base32 text in either case.
 #[must_use]
 pub fn from_base32(text: &str) -> Option<Vec<u8>> {
-    decode(text, 5, |byte| match byte {
-        b'a'..=b'z' => Some(u32::from(byte - b'a')),
-        b'A'..=b'Z' => Some(u32::from(byte - b'A')),
-        b'2'..=b'7' => Some(u32::from(byte - b'2') + 26),
-        _ => None,
-    })
+    decode(text, 5, &FROM_BASE32)
 }
 
 /// Base64url without padding.
@@ -63,14 +82,7 @@ pub fn base64url(bytes: &[u8]) -> String {
 /// The bytes of a base64url text.
 #[must_use]
 pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
-    decode(text, 6, |byte| match byte {
-        b'A'..=b'Z' => Some(u32::from(byte - b'A')),
-        b'a'..=b'z' => Some(u32::from(byte - b'a') + 26),
-        b'0'..=b'9' => Some(u32::from(byte - b'0') + 52),
-        b'-' => Some(62),
-        b'_' => Some(63),
-        _ => None,
-    })
+    decode(text, 6, &FROM_BASE64URL)
 }
 
 /// Lower-case hex.

@@ -104,7 +104,8 @@ impl Fields<'_> {
 
 impl DialogToken {
     fn sealed(&self, keys: &[TokenKey]) -> Vec<u8> {
-        let mut content = vec![VERSION, u8::from(self.anonymous)];
+        let mut content = Vec::with_capacity(22);
+        content.extend([VERSION, u8::from(self.anonymous)]);
         content.extend(self.key.tenant.to_be_bytes());
         content.extend(self.key.slot.to_be_bytes());
         content.extend(self.key.id);
