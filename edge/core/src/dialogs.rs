@@ -23,7 +23,7 @@ use crate::input::{Flow, FlowKey};
 use crate::locate::Located;
 use crate::page::rule_name;
 use crate::purpose::{Outcome, Purpose};
-use crate::state::EdgeState;
+use crate::state::{EdgeState, MAX_WAITING};
 use crate::text::shown;
 use crate::timers::TimerKey;
 use crate::token::FlowToken;
@@ -176,6 +176,11 @@ pub(crate) fn dialog_state(record: &DialogRecord) -> DialogState {
     }
 }
 
+/// Waits between the tries of a tombstone: doubling, and no more than so many.
+const BURIAL_FIRST_MS: u64 = 100;
+const BURIAL_LAST_MS: u64 = 8_000;
+const BURIAL_TRIES: u32 = 14;
+
 impl EdgeState {
     /// A flow on which the peer of this dialog is reached: the one that it used last, or the one that it came on.
     pub(crate) fn flow_of_dialog(&self, record: &DialogRecord, dialog: DialogKey) -> Option<Target> {
@@ -279,9 +284,24 @@ impl EdgeState {
         self.end_dialog(dialog, closing);
     }
 
-    /// The tombstone: nothing more will come of this dialog.
+    /// The tombstone: nothing more will come of this dialog. The end wins over an outage of the store: the write is tried again until
+    /// it is taken, about a minute long (after that the record's own end does it).
     pub(crate) fn bury(&mut self, dialog: DialogKey) {
-        self.store(StoreOp::Bury { dialog }, Waiting::Nobody);
+        self.store(StoreOp::Bury { dialog }, Waiting::Bury(dialog));
+    }
+
+    pub(crate) fn buried(&mut self, dialog: DialogKey, reply: &Result<StoreReply, StoreError>) {
+        let tries = self.burials.remove(&dialog).unwrap_or(0);
+        if reply.is_ok() {
+            return;
+        }
+        if tries >= BURIAL_TRIES || self.burials.len() >= MAX_WAITING {
+            self.stats.limit("burials");
+            return;
+        }
+        self.burials.insert(dialog, tries + 1);
+        let wait = (BURIAL_FIRST_MS << tries).min(BURIAL_LAST_MS);
+        self.timers.arm(TimerKey::Burial(dialog), Some(self.now.mono.plus_millis(wait)));
     }
 
     /// Forgets what was continuous, and tells the MCP half.

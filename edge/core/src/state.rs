@@ -62,6 +62,8 @@ pub struct EdgeState {
     pub(crate) servers: Servers,
     pub(crate) clients: Clients,
     pub(crate) dialogs: BTreeMap<DialogKey, LocalDialog>,
+    /// Tombstones that the store did not take yet, with the tries so far.
+    pub(crate) burials: BTreeMap<DialogKey, u32>,
     /// INVITEs between their guard and their record.
     pub(crate) opening: usize,
     /// Second, and how many callers without credentials were told in it that we live.
@@ -91,6 +93,7 @@ impl EdgeState {
             servers: Servers::default(),
             clients: Clients::default(),
             dialogs: BTreeMap::new(),
+            burials: BTreeMap::new(),
             opening: 0,
             liveness: (0, 0),
             flows: Flows::default(),
@@ -129,6 +132,7 @@ impl EdgeState {
                 TimerKey::Server(id) => self.server_timeout(id),
                 TimerKey::Client(id) => self.client_timeout(id),
                 TimerKey::Dialog(dialog) => self.dialog_timeout(dialog),
+                TimerKey::Burial(dialog) => self.bury(dialog),
                 TimerKey::Route(leg) => self.routes.expire(&leg, now.mono, &mut self.timers),
                 TimerKey::Drain => self.drain_timeout(),
             }

@@ -16,6 +16,8 @@ pub(crate) enum TimerKey {
     Client(u64),
     /// 2xx retransmission, session timer, BYE of a dialog.
     Dialog(DialogKey),
+    /// A tombstone that the store did not take yet.
+    Burial(DialogKey),
     /// The way back to a caller out of a dialog.
     Route(LegKey),
     /// A step of the drain.
@@ -28,6 +30,7 @@ impl TimerKey {
             TimerKey::Server(_) => "server transaction",
             TimerKey::Client(_) => "client transaction",
             TimerKey::Dialog(_) => "dialog",
+            TimerKey::Burial(_) => "tombstone",
             TimerKey::Route(_) => "way back to a caller",
             TimerKey::Drain => "drain",
         }

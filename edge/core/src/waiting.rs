@@ -41,6 +41,8 @@ pub(crate) enum Waiting {
     Begin(Box<InDialog>),
     Commit(Box<InDialog>),
     Terminate(Box<InDialog>),
+    /// A tombstone.
+    Bury(DialogKey),
     DeliveryClose(Box<Delivery>),
     DeliveryBindings(Box<Delivery>),
     DeliveryCseq(Box<Delivery>),
@@ -80,6 +82,7 @@ impl EdgeState {
             Waiting::Begin(request) => self.begun(*request, reply),
             Waiting::Commit(request) => self.committed(*request, reply),
             Waiting::Terminate(request) => self.terminated(&request, reply),
+            Waiting::Bury(dialog) => self.buried(dialog, &reply),
             Waiting::DeliveryClose(delivery) => self.delivery_closed(*delivery, reply),
             Waiting::DeliveryBindings(delivery) => self.delivery_bindings(*delivery, reply),
             Waiting::DeliveryCseq(delivery) => self.delivery_cseq(*delivery, reply),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use edge_core::config::AgentBackend;
 use edge_core::effect::BackendAction;
 use edge_core::input::{BackendEvent, ConnId, Input, Transport};
-use session_store::op::StoreError;
+use session_store::op::{StoreError, StoreOp, StoreReply};
 use sip_proto::message::HeaderId;
 
 use crate::calls::{ECHO, SUPPORTED, both, tls_call};
@@ -205,6 +205,17 @@ fn a_store_that_fails_is_503_and_nothing_is_forwarded() {
     assert_eq!(alice.ask(&mut world, "BYE", "", "").status(), Some(200));
     assert_eq!(world.core.stats().dialogs, 0);
     assert!(world.core.stats().store_failures > 5);
+    // The tombstone is tried until the store takes it.
+    world.advance(3_000);
+    world.mode = StoreMode::Prompt;
+    world.advance(10_000);
+    let buried = world.operations.iter().find_map(|operation| match operation {
+        StoreOp::Bury { dialog } => Some(*dialog),
+        _ => None,
+    });
+    let dialog = buried.unwrap();
+    let now = world.now.wall.0;
+    assert_eq!(world.store.execute(now, StoreOp::ReadDialog { dialog }), Ok(StoreReply::Gone));
 }
 
 #[test]
