@@ -429,7 +429,11 @@ impl World {
         let mut lose_reply = false;
         if !self.is_calm() {
             let fate = self.rng.below(1000);
-            if fate < 8 {
+            if matches!(operation, StoreOp::AnswerCall { .. }) && self.rng.chance(15) {
+                // The write that decides a call, later than its lease: another edge may have taken the call over.
+                self.report.faults += 1;
+                there = self.rng.range(10_000, 16_000);
+            } else if fate < 8 {
                 self.report.faults += 1;
                 there = self.rng.range(100, 2_000);
             } else if fate < 16 {
