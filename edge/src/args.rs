@@ -15,6 +15,7 @@ Manifests are the YAML of the Kubernetes kinds SipEdge, SipDomain, McpAgent and 
 beside them. They are read again when a file changes; a broken file is reported and the last good state stays.
 
 Signals: SIGTERM or SIGINT drains (new work is refused, what is in flight ends), a second one ends at once.
+SIGHUP reads the manifests at once and opens the audit file again (after a rotation).
 
 Exit codes: 0 after a drain; 1 a port, certificate or file cannot be used; 2 wrong arguments, or nothing usable in the manifests.
 
@@ -33,8 +34,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "SIPMCP_EDGE")]
     pub edge: Option<String>,
 
-    /// Address of /healthz, /readyz, /metrics and /status; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", env = "SIPMCP_ADMIN")]
+    /// Address of /healthz, /readyz, /metrics and /status, or a port alone for 127.0.0.1; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", value_parser = admin, env = "SIPMCP_ADMIN")]
     pub admin: SocketAddr,
 
     /// Shards, each with a thread of its own; without it one per processor core.
@@ -56,6 +57,14 @@ pub struct Args {
     /// Log level, or a filter such as `info,edge=debug`. Payloads, arguments and credentials are never logged.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIPMCP_LOG")]
     pub log_level: String,
+}
+
+fn admin(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse()
+        .map_err(|_| "give an address and a port, for example 127.0.0.1:9090 or [::1]:9090, or a port alone".into())
 }
 
 /// Form of log lines.
@@ -90,6 +99,15 @@ mod tests {
     fn manifests_may_be_repeated_and_listed() {
         let args = Args::try_parse_from(["sipmcp-edge", "--manifests", "a,b", "--manifests", "c"]).unwrap();
         assert_eq!(args.manifests, [PathBuf::from("a"), PathBuf::from("b"), PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn the_admin_address_may_be_a_port_alone() {
+        let admin =
+            |text| Args::try_parse_from(["sipmcp-edge", "--manifests", "a", "--admin", text]).map(|args| args.admin);
+        assert_eq!(admin("0").unwrap(), "127.0.0.1:0".parse().unwrap());
+        assert_eq!(admin("[::1]:9").unwrap(), "[::1]:9".parse().unwrap());
+        assert!(admin("localhost").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,8 @@ use serde::Serialize;
 #[derive(Debug)]
 pub struct Audit {
     out: Mutex<Out>,
+    /// Where the file is; `None`: standard output.
+    path: Option<PathBuf>,
     lost: AtomicU64,
     /// Rules that say `audit: None`, as records name them.
     silent: ArcSwap<BTreeSet<String>>,
@@ -31,7 +33,7 @@ impl Audit {
     /// To standard output.
     #[must_use]
     pub fn stdout() -> Self {
-        Self::to(Out::Stdout)
+        Self::to(Out::Stdout, None)
     }
 
     /// To the end of a file, which only its owner may read when it is new.
@@ -39,13 +41,23 @@ impl Audit {
     /// # Errors
     /// When it cannot be opened.
     pub fn file(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        Ok(Self::to(Out::File(file)))
+        Ok(Self::to(Out::File(open(path)?), Some(path.to_owned())))
     }
 
-    fn to(out: Out) -> Self {
-        Audit { out: Mutex::new(out), lost: AtomicU64::new(0), silent: ArcSwap::default() }
+    fn to(out: Out, path: Option<PathBuf>) -> Self {
+        Audit { out: Mutex::new(out), path, lost: AtomicU64::new(0), silent: ArcSwap::default() }
+    }
+
+    /// Opens the file again, after somebody moved it away. When that fails the old one goes on.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            let file = open(path)?;
+            *self.out.lock().unwrap_or_else(PoisonError::into_inner) = Out::File(file);
+        }
+        Ok(())
     }
 
     /// Takes the rules (`namespace/policy/rule`) whose decisions leave no record.
@@ -79,6 +91,11 @@ impl Audit {
             tracing::error!(%error, "an audit record could not be written");
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 #[derive(Serialize)]
@@ -191,6 +208,11 @@ mod tests {
         audit.configure(BTreeSet::from([record.rule.clone()]));
         audit.write(&record);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "the rule says audit: None");
+        audit.configure(BTreeSet::new());
+        std::fs::rename(&path, folder.path().join("audit.1")).unwrap();
+        audit.reopen().unwrap();
+        audit.write(&record);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1, "after a rotation");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -57,7 +57,7 @@ pub struct Parts {
     pub runtime: tokio::runtime::Handle,
 }
 
-/// Starts a shard's thread. It ends when its queues are closed.
+/// Starts a shard's thread. It runs as long as the process.
 ///
 /// # Errors
 /// When the system gives no thread or no runtime.

@@ -89,13 +89,21 @@ struct Process {
 }
 
 async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
-    let mut signals = Signals::new().map_err(|error| Refused::failure(format!("no signals: {error}")))?;
+    let no_signals = |error| Refused::failure(format!("no signals: {error}"));
+    let mut signals = Signals::new().map_err(no_signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let (mut process, exporter, mut drained) = start(args, runtime).await?;
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = signals.next() => break,
+            _ = hangup.recv() => {
+                if let Err(error) = process.parts.audit.reopen() {
+                    tracing::error!(%error, "--audit: the file cannot be opened again; the old one goes on");
+                }
+                process.reload().await;
+            }
             _ = poll.tick() => {
                 if process.manifests.look() {
                     process.reload().await;

@@ -11,6 +11,8 @@ mod calls;
 mod certificates;
 #[path = "api/limits.rs"]
 mod limits;
+#[path = "api/names.rs"]
+mod names;
 #[path = "api/process.rs"]
 mod process;
 #[path = "api/reload.rs"]

@@ -4,17 +4,18 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use edge::net::verify::{DomainTrust, Trust, anchors};
+use edge::net::verify::{DomainTrust, ServerVerifier, Trust, anchors};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
-use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, options, read_message};
+use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, options, read_message, register};
 
 /// A certificate authority of a test.
 pub struct Authority {
@@ -155,6 +156,69 @@ fn sec_4_a_certificate_speaks_for_the_domains_whose_authority_issued_it() {
     let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1 << 37));
     let expired = trust.identify(&chain(&one.user("sip:alice@one.example").certificate), later).unwrap_err();
     assert_eq!(expired.to_string(), "it has expired");
+}
+
+/// RFC 5922 §7 as a client: who may be `example.com`. Stock verifiers are wrong in five of these.
+#[test]
+fn sec_1_a_server_is_the_sip_domain_that_its_certificate_names_and_nothing_near_it() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, Other, ServerAuth};
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let verifier = ServerVerifier { trust: Arc::new(trust(&[("demo.example", &authority)])) };
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let accepted_of = |authority: &Authority, asked: &str, names: &[SanType], usages: Vec<ExtendedKeyUsagePurpose>| {
+        let pair = authority.issue(names.to_vec(), usages);
+        let name = ServerName::try_from(asked.to_owned()).unwrap();
+        verifier.verify_server_cert(&chain(&pair.certificate)[0], &[], &name, &[], UnixTime::now()).is_ok()
+    };
+    let accepted = |asked: &str, names: &[SanType]| accepted_of(&authority, asked, names, vec![ServerAuth]);
+    let both = [uri("sip:example.com"), dns("proxy7.example.com")];
+    assert!(accepted("example.com", &[uri("sip:example.com")]));
+    assert!(accepted("example.com", &both));
+    assert!(!accepted("proxy7.example.com", &both), "a URI makes the DNS names count for nothing");
+    assert!(!accepted("sip.example.com", &[dns("*.example.com")]), "no wildcards");
+    assert!(accepted("example.com", &[dns("example.com")]));
+    assert!(accepted("EXAMPLE.com", &[dns("example.COM")]));
+    assert!(!accepted("example.com", &[uri("sip:alice@example.com")]), "a user is no domain");
+    assert!(!accepted("127.0.0.1", &[SanType::IpAddress([127, 0, 0, 1].into())]), "an address is no domain");
+    let usage = |usages| accepted_of(&authority, "example.com", &[uri("sip:example.com")], usages);
+    assert!(usage(vec![Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 20])]), "RFC 5924");
+    assert!(usage(vec![]));
+    assert!(!usage(vec![ClientAuth]));
+    assert!(!accepted_of(&stranger, "example.com", &[uri("sip:example.com")], vec![ServerAuth]));
+}
+
+#[test]
+fn sec_4_a_client_certificate_registers_its_address_and_no_other() {
+    let port = free_port();
+    let authority = Authority::new();
+    let manifests = Manifests::new();
+    manifests.write("domain.yaml", &with_authority(&authority));
+    manifests.write(
+        "agent.yaml",
+        "apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {name: alice}\nspec:\n  address: {user: alice, domainRef: {name: demo}}\n  \
+         backend: {sipContact: {authentication: ClientCertificate}}\n  capabilities: {source: Declared}\n",
+    );
+    manifests.write("tls.yaml", &authority.server("demo.example").secret("edge-tls"));
+    let listener = format!(
+        "{{name: sips, protocol: TLS, port: {port}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}"
+    );
+    let edge = Edge::with(manifests.with_edge(&listener));
+    let registers = |user: &str, id: &str| {
+        let mut stream = tls_client(&authority, port, Some(&authority.user(user)), TLS13);
+        let local = stream.sock.local_addr().unwrap();
+        stream.write_all(register("TLS", local, id).as_bytes()).unwrap();
+        answered(&read_message(&mut stream), id)
+    };
+    assert_eq!(registers("sip:alice@demo.example", "alice"), 200);
+    assert_eq!(edge.status()["counts"]["registrations"], 1);
+    assert_eq!(registers("sip:bob@demo.example", "bob"), 403);
+    let nobody = {
+        let mut stream = tls_client(&authority, port, None, TLS13);
+        let local = stream.sock.local_addr().unwrap();
+        stream.write_all(register("TLS", local, "nobody").as_bytes()).unwrap();
+        answered(&read_message(&mut stream), "nobody")
+    };
+    assert!(matches!(nobody, 401 | 403), "{nobody}");
 }
 
 /// The certificate that the edge shows now.

@@ -125,3 +125,15 @@ fn a_policy_that_changes_acts_at_once() {
     // Without credentials the address is now as any other.
     assert_eq!((open, ask("closed")), (200, 401));
 }
+
+#[test]
+fn sighup_reads_at_once_and_ends_nothing() {
+    let port = free_port();
+    let manifests = Manifests::new()
+        .with_domain()
+        .with_edge(&format!("{{name: udp, protocol: UDP, port: {port}, address: 127.0.0.1}}"));
+    let edge = Edge::start(&manifests);
+    edge.signal("-HUP");
+    let status = edge.status_until(|status| status["configVersion"] == 2);
+    assert_eq!(status["state"], "running");
+}
