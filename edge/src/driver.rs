@@ -14,7 +14,7 @@ use edge_core::state::{EdgeState, Shard};
 use session_store::record::Owner;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use crate::audit::Audit;
@@ -78,7 +78,7 @@ pub fn start(
 
 struct Port {
     out: UdpPort,
-    receiver: AbortHandle,
+    receiver: JoinHandle<()>,
 }
 
 struct Driver {
@@ -151,9 +151,15 @@ impl Driver {
             Control::Drain => self.handle(Input::Drain),
             // Whoever asked may have given up.
             Control::Stats(answer) => drop(answer.send(self.core.stats())),
-            Control::RemoveUdp { listener } => {
-                if let Some(port) = self.udp.remove(&listener) {
-                    port.receiver.abort();
+            Control::RemoveUdp { listener, done } => {
+                if let Some(Port { out, receiver }) = self.udp.remove(&listener) {
+                    receiver.abort();
+                    // The receiver holds the socket, too; it is gone when its task has ended.
+                    tokio::spawn(async move {
+                        drop(out);
+                        let _ = receiver.await;
+                        drop(done);
+                    });
                 }
             }
             Control::AddUdp { listener, address, socket } => match UdpSocket::from_std(socket) {
@@ -167,7 +173,7 @@ impl Driver {
                         counters: self.parts.counters.clone(),
                     };
                     let task = tokio::spawn(udp::receive(socket.clone(), receiver));
-                    self.udp.insert(listener, Port { out: UdpPort::new(socket), receiver: task.abort_handle() });
+                    self.udp.insert(listener, Port { out: UdpPort::new(socket), receiver: task });
                 }
                 Err(error) => tracing::error!(%address, %error, "a UDP socket could not be used"),
             },

@@ -69,7 +69,10 @@ fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
         files.insert(path.to_owned(), seen.map(|m| (modified(&m), m.len(), m.ino())));
     };
     for path in paths {
-        add(path);
+        // A directory's own time changes with files that nobody reads (an editor's, a log).
+        if !path.is_dir() {
+            add(path);
+        }
         // One more than is ever read, so that a directory of any size costs a bounded look.
         for entry in fs::read_dir(path).into_iter().flatten().flatten().take(4 * MAX_FILES) {
             let path = entry.path();

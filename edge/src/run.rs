@@ -88,6 +88,15 @@ struct Process {
     goals: Goals,
 }
 
+/// A configuration that everything but the cores has.
+struct Applied {
+    /// For the cores.
+    config: Arc<Config>,
+    listener_problems: Vec<String>,
+    /// All problems, as `/status` shows them.
+    told: Vec<String>,
+}
+
 async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     let no_signals = |error| Refused::failure(format!("no signals: {error}"));
     let mut signals = Signals::new().map_err(no_signals)?;
@@ -194,10 +203,11 @@ async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter
         backends: BTreeMap::new(),
         goals: Goals { settle: Duration::ZERO, work: Duration::ZERO },
     };
-    let (config, listener_problems) = process.apply(built, &problems).await;
+    let Applied { config, listener_problems, told } = process.apply(built, &problems).await;
     if !listener_problems.is_empty() {
         return Err(Refused { lines: listener_problems, code: EXIT_FAILURE });
     }
+    process.status.configured(&config, &process.parts.net.open_listeners(), told);
 
     let mut seed = [0; 16];
     fill(&mut seed)?;
@@ -231,11 +241,13 @@ impl Process {
         tell(&problems);
         tell(&built.problems);
         let trust = built.trust.clone();
-        let (config, listener_problems) = self.apply(built, &problems).await;
+        let Applied { config, listener_problems, told } = self.apply(built, &problems).await;
         for problem in listener_problems {
             tracing::error!("{problem}");
         }
         self.parts.shards.order_all(|| Control::Configure(config.clone())).await;
+        // Told when every message from now on finds it.
+        self.status.configured(&config, &self.parts.net.open_listeners(), told);
         let closed = self.parts.net.judge_again(&trust);
         if closed > 0 {
             tracing::info!(connections = closed, "closed: their client certificates are no longer trusted as before");
@@ -249,8 +261,8 @@ impl Process {
         );
     }
 
-    /// Gives everything but the cores its part of a configuration. Answers what the cores get, and what is wrong with listeners.
-    async fn apply(&mut self, built: Built, problems: &[Problem]) -> (Arc<Config>, Vec<String>) {
+    /// Gives everything but the cores its part of a configuration.
+    async fn apply(&mut self, built: Built, problems: &[Problem]) -> Applied {
         let Built { mut config, listeners, backends, unaudited, settle_seconds, problems: more, .. } = built;
         let mut told = lines(problems);
         told.extend(lines(&more));
@@ -271,8 +283,7 @@ impl Process {
         };
         told.extend(listener_problems.iter().cloned());
         told.extend(backend_problems);
-        self.status.configured(&config, &self.parts.net.open_listeners(), told);
-        (Arc::new(config), listener_problems)
+        Applied { config: Arc::new(config), listener_problems, told }
     }
 
     async fn listen(&self, wanted: &[Wanted]) -> Vec<String> {

@@ -45,8 +45,10 @@ pub enum Control {
         address: SocketAddr,
         socket: std::net::UdpSocket,
     },
+    /// `done` when the socket is closed.
     RemoveUdp {
         listener: u16,
+        done: oneshot::Sender<()>,
     },
     Stats(oneshot::Sender<Stats>),
     Drain,

@@ -138,7 +138,8 @@ impl Connections {
     /// The queue toward a target, and whether it was made by this call: then the caller opens the connection.
     pub fn toward(&self, target: &Target) -> (Arc<Outbox>, bool) {
         let mut targets = lock(&self.by_target);
-        if let Some(outbox) = targets.get(target) {
+        // One that takes no more is on its way out, and takes itself out of the table only if it still stands there.
+        if let Some(outbox) = targets.get(target).filter(|outbox| outbox.is_open()) {
             return (outbox.clone(), false);
         }
         let outbox = Arc::<Outbox>::default();
@@ -285,6 +286,13 @@ mod tests {
         let (again, opened) = table.toward(&target);
         assert!(!opened && Arc::ptr_eq(&outbox, &again));
         table.forget(Some(&target), &outbox);
-        assert!(table.toward(&target).1);
+        let (next, opened) = table.toward(&target);
+        assert!(opened);
+        // One that closes leads nowhere any more, and its end does not take its successor out.
+        next.finish();
+        let (last, opened) = table.toward(&target);
+        assert!(opened);
+        table.forget(Some(&target), &next);
+        assert!(Arc::ptr_eq(&last, &table.toward(&target).0));
     }
 }

@@ -10,7 +10,8 @@ use edge_core::config::ListenerConfig;
 use edge_core::input::{Flow, FlowKey, Input, PeerCertificate, Transport};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::{TlsAcceptor, TlsStream};
@@ -56,7 +57,7 @@ pub struct Listening {
 
 #[derive(Debug, Default)]
 struct Running {
-    accept: Option<AbortHandle>,
+    accept: Option<JoinHandle<()>>,
     lock: Option<AddressLock>,
 }
 
@@ -111,9 +112,15 @@ impl Listening {
             std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(accept) = accept {
             accept.abort();
+            // Ends at once, and only then the port is free.
+            let _ = accept.await;
         }
         if self.transport == Transport::Udp {
-            net.shards.order_all(|| Control::RemoveUdp { listener: self.index }).await;
+            for shard in net.shards.handles() {
+                let (done, closed) = oneshot::channel();
+                let _ = shard.control.send(Control::RemoveUdp { listener: self.index, done }).await;
+                let _ = closed.await;
+            }
         }
         drop(lock);
         tracing::info!(listener = %self.name, address = %self.bound, "closed");
@@ -148,8 +155,7 @@ impl Listening {
                 started.lock = Some(sockets.lock);
             }
             Sockets::Tcp(_, listener) => {
-                let accept = net.runtime.spawn(accept(net.clone(), self.clone(), listener));
-                started.accept = Some(accept.abort_handle());
+                started.accept = Some(net.runtime.spawn(accept(net.clone(), self.clone(), listener)));
             }
         }
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = started;

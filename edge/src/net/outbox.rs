@@ -162,6 +162,12 @@ impl Outbox {
         self.wake.notified().await;
     }
 
+    /// Whether more is taken.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().state == State::Open
+    }
+
     /// Whether the limit was passed.
     #[must_use]
     pub fn overflowed(&self) -> bool {

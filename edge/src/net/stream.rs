@@ -23,6 +23,8 @@ use crate::driver::ingress::Shards;
 const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// A connection that we opened and on which nothing came for so long is closed.
 const OUTGOING_IDLE: Duration = Duration::from_secs(120);
+/// For the peer to see our end and close its side.
+const LINGER: Duration = Duration::from_secs(2);
 /// The answer to a double CRLF (RFC 5626 §4.4.1).
 const PONG: Bytes = Bytes::from_static(b"\r\n");
 
@@ -66,11 +68,17 @@ pub async fn serve_websocket(socket: WebSocketStream<Io>, context: &Context<'_>)
     both(read, write, context).await
 }
 
-/// Runs both directions until one ends. When the peer ended, what is queued still gets its time.
+/// Runs both directions until one ends. When the peer ended, what is queued still gets its time. When we ended, what the peer still
+/// sends is read and dropped for a moment: closing with unread octets resets the connection, and the last answer could be lost.
 async fn both(read: impl Future<Output = Ended>, write: impl Future<Output = Ended>, context: &Context<'_>) -> Ended {
     tokio::pin!(read, write);
     let ended = tokio::select! {
-        ended = &mut write => return ended,
+        ended = &mut write => {
+            if ended == Ended::Us {
+                let _ = timeout(LINGER, read).await;
+            }
+            return ended;
+        }
         ended = &mut read => ended,
     };
     if ended == Ended::Silent {
@@ -106,6 +114,7 @@ async fn receive<R: AsyncRead + Unpin>(io: &mut R, context: &Context<'_>) -> End
         };
         match read {
             Ok(0) | Err(_) => return Ended::Peer,
+            Ok(_) if !context.outbox.is_open() => return after_fault(io).await,
             Ok(_) if greeted && !pending => since = Instant::now(),
             Ok(_) => {}
         }
@@ -126,7 +135,7 @@ async fn receive<R: AsyncRead + Unpin>(io: &mut R, context: &Context<'_>) -> End
                     let close = fault.refusal.close;
                     context.shards.deliver_fault(context.flow, fault.refusal).await;
                     if close {
-                        return after_fault().await;
+                        return after_fault(io).await;
                     }
                     // The message was bad, its end is known: the next one can be read, and has its time.
                     since = Instant::now();
@@ -137,10 +146,14 @@ async fn receive<R: AsyncRead + Unpin>(io: &mut R, context: &Context<'_>) -> End
     }
 }
 
-/// After a framing fault nothing more is read; the core answers and closes. If it does not, we do.
-async fn after_fault() -> Ended {
-    tokio::time::sleep(MESSAGE_TIME).await;
-    Ended::Us
+/// After a fault that leaves the rest without meaning, and after our own end: what comes is dropped. The core answers and closes; if it
+/// does not, we do.
+async fn after_fault<R: AsyncRead + Unpin>(io: &mut R) -> Ended {
+    let drop_all = async { while matches!(read_chunk(io, |_| {}).await, Ok(octets) if octets > 0) {} };
+    match timeout(MESSAGE_TIME, drop_all).await {
+        Ok(()) => Ended::Peer,
+        Err(_) => Ended::Us,
+    }
 }
 
 async fn transmit<W: AsyncWrite + Unpin>(io: &mut W, outbox: &Outbox) -> Ended {
@@ -208,6 +221,9 @@ async fn receive_websocket(stream: &mut SplitStream<WebSocketStream<Io>>, contex
             Some(Ok(WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_))) => continue,
             Some(Ok(WsMessage::Close(_)) | Err(_)) | None => return Ended::Peer,
         };
+        if !context.outbox.is_open() {
+            continue;
+        }
         match framing::datagram(bytes, &context.limits) {
             Ok(Some(message)) => {
                 first_by = None;

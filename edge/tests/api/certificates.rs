@@ -160,7 +160,7 @@ fn sec_4_a_certificate_speaks_for_the_domains_whose_authority_issued_it() {
 
 /// RFC 5922 §7 as a client: who may be `example.com`. Stock verifiers are wrong in five of these.
 #[test]
-fn sec_1_a_server_is_the_sip_domain_that_its_certificate_names_and_nothing_near_it() {
+fn sec_2_a_server_is_the_sip_domain_that_its_certificate_names_and_nothing_near_it() {
     use ExtendedKeyUsagePurpose::{ClientAuth, Other, ServerAuth};
     let (authority, stranger) = (Authority::new(), Authority::new());
     let verifier = ServerVerifier { trust: Arc::new(trust(&[("demo.example", &authority)])) };

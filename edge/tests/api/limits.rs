@@ -116,6 +116,16 @@ fn a_first_message_beyond_every_limit_is_refused_and_closed() {
         register("TCP", stream.local_addr().unwrap(), "large").replace("Content-Length: 0", "Content-Length: 70000");
     stream.write_all(text.as_bytes()).unwrap();
     assert_eq!(answered(&read_message(&mut stream), "large"), 413);
+    // Also where the body is on its way already: the answer is not lost with the rest.
+    let mut stream = connect(port);
+    let head =
+        register("TCP", stream.local_addr().unwrap(), "sent").replace("Content-Length: 0", "Content-Length: 9000000");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let body = thread::spawn(move || (0..100).all(|_| writer.write_all(&[b'x'; 10_000]).is_ok()));
+    assert_eq!(answered(&read_message(&mut stream), "sent"), 413);
+    assert!(closed(&mut stream));
+    body.join().unwrap();
 }
 
 #[test]

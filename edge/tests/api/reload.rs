@@ -88,6 +88,16 @@ fn listeners_come_and_go_and_their_connections_live_on() {
     let length = socket.recv(&mut buffer).unwrap();
     assert_eq!(answered(std::str::from_utf8(&buffer[..length]).unwrap(), "three"), 200);
 
+    // The same port on another address: the old socket is gone before the new one is opened.
+    for address in ["127.0.0.2", "127.0.0.1", "127.0.0.3", "0.0.0.0"] {
+        let moved = |text: &str| text.replace("127.0.0.1", address);
+        manifests.write("edge.yaml", &edge(&format!("{}\n{}", moved(&one), moved(&two))));
+        let wanted = format!("{address}:{second}");
+        let status = running.status_until(|status| status["listeners"].to_string().contains(&wanted));
+        assert!(no_problems(&status), "{status:#}");
+        assert_eq!(status["listeners"].as_array().unwrap().len(), 2);
+    }
+
     // A port in use is a problem, and the others run.
     let held = UdpSocket::bind("127.0.0.1:0").unwrap();
     let taken = held.local_addr().unwrap().port();
