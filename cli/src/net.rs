@@ -8,6 +8,8 @@ mod ws;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,7 +92,7 @@ pub enum NetEvent {
     /// A connection that somebody opened to us.
     Opened {
         peer: Peer,
-        out: mpsc::Sender<Bytes>,
+        out: Outbox,
     },
     Closed {
         link: LinkId,
@@ -99,8 +101,42 @@ pub enum NetEvent {
 }
 
 enum Out {
-    Udp(std::sync::Arc<UdpSocket>),
-    Stream(mpsc::Sender<Bytes>),
+    Udp(Arc<UdpSocket>),
+    Stream(Outbox),
+}
+
+/// What waits to be written on a connection, and a count of it over all connections, so that the program does not end before it.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    queue: mpsc::Sender<Bytes>,
+    unwritten: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    fn new(capacity: usize, unwritten: &Arc<AtomicUsize>) -> (Outbox, mpsc::Receiver<Bytes>) {
+        let (queue, waiting) = mpsc::channel(capacity);
+        (Outbox { queue, unwritten: unwritten.clone() }, waiting)
+    }
+
+    async fn send(&self, bytes: Bytes) -> io::Result<()> {
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
+        self.queue.send(bytes).await.map_err(|_| {
+            self.written();
+            io::ErrorKind::BrokenPipe.into()
+        })
+    }
+
+    /// A full queue may lose it.
+    fn try_send(&self, bytes: Bytes) {
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(bytes).is_err() {
+            self.written();
+        }
+    }
+
+    fn written(&self) {
+        self.unwritten.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// All links of one UA.
@@ -108,13 +144,14 @@ pub struct Net {
     events: mpsc::Sender<NetEvent>,
     inbox: mpsc::Receiver<NetEvent>,
     links: BTreeMap<LinkId, Out>,
+    unwritten: Arc<AtomicUsize>,
     next: u64,
 }
 
 impl Net {
     pub fn new() -> Net {
         let (events, inbox) = mpsc::channel(QUEUE);
-        Net { events, inbox, links: BTreeMap::new(), next: 1 }
+        Net { events, inbox, links: BTreeMap::new(), unwritten: Arc::default(), next: 1 }
     }
 
     fn id(&mut self) -> LinkId {
@@ -133,11 +170,11 @@ impl Net {
             let local = socket.local_addr()?;
             match TcpListener::bind(local).await {
                 Ok(listener) => {
-                    let socket = std::sync::Arc::new(socket);
+                    let socket = Arc::new(socket);
                     let link = self.id();
                     let peer = Peer { link, transport: Transport::Udp, local, remote };
                     udp::spawn(peer, socket.clone(), self.events.clone());
-                    stream::spawn_listener(listener, self.events.clone());
+                    stream::spawn_listener(listener, &self.unwritten, self.events.clone());
                     self.links.insert(link, Out::Udp(socket));
                     return Ok(peer);
                 }
@@ -154,7 +191,7 @@ impl Net {
         remote: SocketAddr,
         host: &str,
         name: &str,
-        tls: Option<std::sync::Arc<tokio_rustls::rustls::ClientConfig>>,
+        tls: Option<Arc<tokio_rustls::rustls::ClientConfig>>,
     ) -> io::Result<Peer> {
         let open = async {
             let tcp = TcpStream::connect(remote).await?;
@@ -162,15 +199,19 @@ impl Net {
             let local = tcp.local_addr()?;
             let link = self.id();
             let peer = Peer { link, transport, local, remote };
+            let unwritten = self.unwritten.clone();
             let config = || tls.clone().ok_or_else(|| io::Error::other("TLS is not configured"));
             let out = match transport {
                 Transport::Udp => return Err(io::Error::other("UDP has no connections")),
-                Transport::Tcp => stream::spawn(peer, tcp, self.events.clone()),
-                Transport::Tls => stream::spawn(peer, tls::connect(tcp, name, config()?).await?, self.events.clone()),
-                Transport::Ws => ws::spawn(peer, tcp, host, false, self.events.clone()).await?,
+                Transport::Tcp => stream::spawn(peer, tcp, &unwritten, self.events.clone()),
+                Transport::Tls => {
+                    let stream = tls::connect(tcp, name, config()?).await?;
+                    stream::spawn(peer, stream, &unwritten, self.events.clone())
+                }
+                Transport::Ws => ws::spawn(peer, tcp, host, false, &unwritten, self.events.clone()).await?,
                 Transport::Wss => {
                     let stream = tls::connect(tcp, name, config()?).await?;
-                    ws::spawn(peer, stream, host, true, self.events.clone()).await?
+                    ws::spawn(peer, stream, host, true, &unwritten, self.events.clone()).await?
                 }
             };
             self.links.insert(link, Out::Stream(out));
@@ -182,8 +223,18 @@ impl Net {
     pub async fn send(&mut self, peer: &Peer, bytes: Bytes) -> io::Result<()> {
         match self.links.get(&peer.link) {
             Some(Out::Udp(socket)) => socket.send_to(&bytes, peer.remote).await.map(|_| ()),
-            Some(Out::Stream(out)) => out.send(bytes).await.map_err(|_| io::ErrorKind::BrokenPipe.into()),
+            Some(Out::Stream(out)) => out.send(bytes).await,
             None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Waits until everything is written, a second at most.
+    pub async fn flush(&self) {
+        for _ in 0..1000 {
+            if self.unwritten.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 

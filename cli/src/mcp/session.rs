@@ -292,10 +292,13 @@ impl Session {
 
     /// Ends the dialog, if there is one.
     pub async fn close(mut self) -> Result<(), Failure> {
-        match self.dialog.take() {
+        let ended = match self.dialog.take() {
             Some(dialog) => dialog.bye(&mut self.caller).await,
             None => Ok(()),
-        }
+        };
+        // The answer to the edge's last request is still on its way.
+        self.caller.ua.net.flush().await;
+        ended
     }
 
     /// Ends the dialog after a failure, whose report matters more.

@@ -1,6 +1,7 @@
 //! Stream connections: TCP and TLS, framed by Content-Length.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,29 +10,36 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{LinkId, NetEvent, Peer, Transport};
+use super::{LinkId, NetEvent, Outbox, Peer, Transport};
 
 /// Messages that wait to be written.
 const OUT_QUEUE: usize = 64;
 /// A message larger than the default is an answer that we asked for.
 const LIMITS: FrameLimits = FrameLimits { head: 65_536, body: 1_114_112 };
 
-pub fn spawn<S>(peer: Peer, stream: S, events: mpsc::Sender<NetEvent>) -> mpsc::Sender<Bytes>
+pub fn spawn<S>(peer: Peer, stream: S, unwritten: &Arc<AtomicUsize>, events: mpsc::Sender<NetEvent>) -> Outbox
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (out, mut waiting) = mpsc::channel::<Bytes>(OUT_QUEUE);
+    let (out, mut waiting) = Outbox::new(OUT_QUEUE, unwritten);
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let pong = out.clone();
+    let (pong, done) = (out.clone(), out.clone().unwritten);
     tokio::spawn(async move {
         while let Some(bytes) = waiting.recv().await {
             let written = tokio::time::timeout(Duration::from_secs(10), async {
                 writer.write_all(&bytes).await?;
                 writer.flush().await
             });
-            if !matches!(written.await, Ok(Ok(()))) {
-                return;
+            let written = written.await;
+            done.fetch_sub(1, Ordering::Relaxed);
+            if !matches!(written, Ok(Ok(()))) {
+                break;
             }
+        }
+        // What nobody will write any more is not waited for.
+        waiting.close();
+        while waiting.try_recv().is_ok() {
+            done.fetch_sub(1, Ordering::Relaxed);
         }
         let _ = writer.shutdown().await;
     });
@@ -50,7 +58,7 @@ where
                     Ok(Frame::Message(message)) => NetEvent::Message { peer, message },
                     Ok(Frame::KeepAlive(_)) => {
                         // RFC 5626 §4.4.1: a ping is answered with one CRLF; a full queue may skip it.
-                        let _ = pong.try_send(Bytes::from_static(b"\r\n"));
+                        pong.try_send(Bytes::from_static(b"\r\n"));
                         continue;
                     }
                     Err(bad) => {
@@ -73,7 +81,8 @@ where
 }
 
 /// Accepts what comes to our own port: answers that were too large for UDP.
-pub fn spawn_listener(listener: TcpListener, events: mpsc::Sender<NetEvent>) {
+pub fn spawn_listener(listener: TcpListener, unwritten: &Arc<AtomicUsize>, events: mpsc::Sender<NetEvent>) {
+    let unwritten = unwritten.clone();
     static NEXT: AtomicU64 = AtomicU64::new(2);
     tokio::spawn(async move {
         let Ok(local) = listener.local_addr() else { return };
@@ -85,7 +94,7 @@ pub fn spawn_listener(listener: TcpListener, events: mpsc::Sender<NetEvent>) {
             let inner = events.clone();
             // The link is announced before its first message.
             let (gate, mut gated) = mpsc::channel(16);
-            let out = spawn(peer, tcp, gate);
+            let out = spawn(peer, tcp, &unwritten, gate);
             if events.send(NetEvent::Opened { peer, out }).await.is_err() {
                 return;
             }

@@ -1,6 +1,8 @@
 //! SIP over WebSocket (RFC 7118): one message per WebSocket message, subprotocol `sip`.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -12,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message as Frame};
 
-use super::{NetEvent, Peer};
+use super::{NetEvent, Outbox, Peer};
 
 const LIMITS: FrameLimits = FrameLimits { head: 65_536, body: 1_114_112 };
 
@@ -21,8 +23,9 @@ pub async fn spawn<S>(
     stream: S,
     host: &str,
     secure: bool,
+    unwritten: &Arc<AtomicUsize>,
     events: mpsc::Sender<NetEvent>,
-) -> io::Result<mpsc::Sender<Bytes>>
+) -> io::Result<Outbox>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -38,7 +41,8 @@ where
     config.max_frame_size = Some(LIMITS.head + LIMITS.body);
     let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await.map_err(bad)?;
     let (mut sink, mut source) = socket.split();
-    let (out, mut waiting) = mpsc::channel::<Bytes>(64);
+    let (out, mut waiting) = Outbox::new(64, unwritten);
+    let done = out.unwritten.clone();
     tokio::spawn(async move {
         while let Some(bytes) = waiting.recv().await {
             // Text where it is text, as browsers send it.
@@ -46,9 +50,15 @@ where
                 Ok(text) => Frame::Text(text),
                 Err(_) => Frame::Binary(bytes),
             };
-            if sink.send(frame).await.is_err() {
-                return;
+            let sent = sink.send(frame).await;
+            done.fetch_sub(1, Ordering::Relaxed);
+            if sent.is_err() {
+                break;
             }
+        }
+        waiting.close();
+        while waiting.try_recv().is_ok() {
+            done.fetch_sub(1, Ordering::Relaxed);
         }
         let _ = sink.close().await;
     });
