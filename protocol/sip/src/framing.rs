@@ -69,6 +69,9 @@ pub struct StreamFramer {
     state: State,
 }
 
+/// Buffer that a connection may keep while nothing is under way: thousands of them are idle.
+const IDLE_BYTES: usize = 4096;
+
 #[derive(Debug)]
 enum State {
     /// Between messages. A CRLF was just given out as a pong.
@@ -125,7 +128,13 @@ impl StreamFramer {
             match &mut self.state {
                 State::Closed => return None,
                 State::Idle { half_ping } => match &self.buffer[..] {
-                    [] | [b'\r'] => return None,
+                    [] => {
+                        if self.buffer.capacity() > IDLE_BYTES {
+                            self.buffer = BytesMut::new();
+                        }
+                        return None;
+                    }
+                    [b'\r'] => return None,
                     [b'\r', b'\n', ..] => {
                         let whole = *half_ping || self.buffer[2..].starts_with(b"\r\n");
                         self.buffer.advance(if *half_ping || !whole { 2 } else { 4 });
@@ -145,8 +154,10 @@ impl StreamFramer {
                         *searched = self.buffer.len().saturating_sub(3);
                         return None;
                     };
-                    match self.scan_head() {
-                        Ok((head, total)) => self.state = State::Body { head, total },
+                    let mut head = Head::EMPTY;
+                    match self.scan_head(&mut head) {
+                        Ok(total) if self.buffer.len() >= total => return Some(self.message(head, total)),
+                        Ok(total) => self.state = State::Body { head: Box::new(head), total },
                         Err(fault) => return Some(Err(self.close(fault))),
                     }
                 }
@@ -157,30 +168,34 @@ impl StreamFramer {
                     else {
                         return None;
                     };
-                    let bytes = self.buffer.split_to(total).freeze();
-                    let message = Message::framed(bytes, *head).map(Frame::Message);
-                    if let Err(refusal) = &message
-                        && refusal.close
-                    {
-                        self.state = State::Closed;
-                        self.buffer = BytesMut::new();
-                    }
-                    return Some(message.map_err(|refusal| FrameFault { refusal }));
+                    return Some(self.message(*head, total));
                 }
             }
         }
     }
 
-    /// Scans the complete head at the beginning of the buffer: it, and the length of the whole message.
-    fn scan_head(&self) -> Result<(Box<Head>, usize), Fault> {
-        let mut head = Box::new(Head::EMPTY);
-        scan::scan(&self.buffer, &mut head)?;
+    /// The whole message, which lies at the beginning of the buffer.
+    fn message(&mut self, head: Head, total: usize) -> Result<Frame, FrameFault> {
+        self.state = State::Idle { half_ping: false };
+        let bytes = self.buffer.split_to(total).freeze();
+        let message = Message::framed(bytes, head).map(Frame::Message);
+        if let Err(refusal) = &message
+            && refusal.close
+        {
+            self.state = State::Closed;
+            self.buffer = BytesMut::new();
+        }
+        message.map_err(|refusal| FrameFault { refusal })
+    }
+
+    /// Scans the complete head at the beginning of the buffer; the length of the whole message.
+    fn scan_head(&self, head: &mut Head) -> Result<usize, Fault> {
+        scan::scan(&self.buffer, head)?;
         let body = head.content_length.ok_or(Fault::framing("Missing Content-Length"))?;
         if body > self.limits.body {
             return Err(Fault::TOO_LARGE_BODY);
         }
-        let total = head.end + body;
-        Ok((head, total))
+        Ok(head.end + body)
     }
 
     fn close(&mut self, fault: Fault) -> FrameFault {
