@@ -17,7 +17,8 @@ beside them. They are read again when a file changes; a broken file is reported 
 Signals: SIGTERM or SIGINT drains (new work is refused, what is in flight ends), a second one ends at once.
 SIGHUP reads the manifests at once and opens the audit file again (after a rotation).
 
-Exit codes: 0 after a drain; 1 a port, certificate or file cannot be used; 2 wrong arguments, or nothing usable in the manifests.
+Exit codes: 0 after a drain; 1 a port, certificate or file cannot be used; 2 wrong arguments, or nothing usable in the manifests;
+143 ended by a second signal.
 
 Example:
   sipmcp-edge --manifests crds/examples --admin 127.0.0.1:9090";

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
+use crate::args::EXIT_FAILURE;
 use crate::audit::Audit;
 use crate::backend::Backends;
 use crate::clock::Clock;
@@ -71,9 +72,23 @@ pub fn start(
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name(format!("shard-{}", shard.index)).spawn(move || {
+        let _end = EndsTheProcess;
         let driver = Driver::new(shard, EdgeState::new(config, owner, shard, seed), parts);
         runtime.block_on(driver.run(queues));
     })
+}
+
+/// A shard that panicked has lost its calls, and whoever hashes to it would wait in vain: the process ends, so that whoever watches it
+/// starts it again.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a shard failed; the process ends");
+            std::process::exit(EXIT_FAILURE.into());
+        }
+    }
 }
 
 struct Port {

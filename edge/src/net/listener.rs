@@ -292,9 +292,9 @@ pub(super) struct Ready {
 /// Serves a ready connection to its end, and tells the shards of both.
 pub(super) async fn run(net: &Arc<Net>, ready: Ready) {
     let Ready { flow, outbox, chain, socket, target, opened_by_us } = ready;
-    let FlowKey::Stream(conn) = flow.key else { return };
     let connection = Arc::new(Connection { flow: flow.clone(), outbox: outbox.clone(), chain });
-    net.connections.insert(connection.clone(), target.clone());
+    let registered = Registered { net: net.clone(), connection: connection.clone(), target: target.clone() };
+    net.connections.insert(connection, target);
     net.shards.tell_all(|| Input::FlowOpened { flow: flow.clone() }).await;
     let context = Context {
         flow: &flow,
@@ -308,13 +308,30 @@ pub(super) async fn run(net: &Arc<Net>, ready: Ready) {
         Socket::Bytes(io) => serve(io, &context).await,
         Socket::Web(socket) => serve_websocket(*socket, &context).await,
     };
-    let unsent = net.connections.remove(&connection, target.as_ref());
+    drop(registered);
     tracing::debug!(remote = %flow.remote, ?ended, "a connection ended");
     if ended == Ended::SlowReader {
         tracing::info!(remote = %flow.remote, transport = name(flow.transport), "closed: the peer does not read");
     }
-    net.send_failed(unsent).await;
-    net.shards.tell_all(|| Input::FlowClosed { conn }).await;
+}
+
+/// A connection in the table. However its task ends, it is taken out and the shards hear of it.
+struct Registered {
+    net: Arc<Net>,
+    connection: Arc<Connection>,
+    target: Option<Target>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let unsent = self.net.connections.remove(&self.connection, self.target.as_ref());
+        let FlowKey::Stream(conn) = self.connection.flow.key else { return };
+        let net = self.net.clone();
+        self.net.runtime.spawn(async move {
+            net.send_failed(unsent).await;
+            net.shards.tell_all(|| Input::FlowClosed { conn }).await;
+        });
+    }
 }
 
 type Secured = (Io, Vec<CertificateDer<'static>>, Option<PeerCertificate>);
