@@ -55,7 +55,12 @@ impl Session {
         let dialog = match options.via {
             Via::Message => None,
             via => {
-                let (dialog, version) = Dialog::invite(&mut caller, options, tool, via == Via::Info).await?;
+                let invited = Dialog::invite(&mut caller, options, tool, via == Via::Info).await;
+                if invited.is_err() {
+                    // The ACK of the refusal is still on its way.
+                    caller.ua.net.flush().await;
+                }
+                let (dialog, version) = invited?;
                 if era == EraChoice::Auto {
                     match version.as_deref().and_then(mcp_sip::era::Era::of_version) {
                         Some(mcp_sip::era::Era::Legacy) => era = EraChoice::Legacy,
