@@ -1,5 +1,6 @@
 //! tshark, an independent dissector, reads what we send: nothing malformed, no expert error, and the bodies are JSON to it.
 
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
@@ -61,14 +62,19 @@ fn neg_10_neg_14_xch_1_tshark_finds_nothing_wrong_in_what_we_send() {
         let ran = sipmcp(&edge, transport, alice, "register", "sip:alice@demo.example", &["--param", "+mcp"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
     }
-    // A refusal, too.
-    assert_eq!(sipmcp(&edge, "udp", alice, "call", "sip:nobody@demo.example", &["--tool", "x"]).code, 3);
+    // Refusals, too.
+    for (transport, via) in [("udp", "message"), ("tcp", "message"), ("tcp", "info")] {
+        let ran = sipmcp(&edge, transport, alice, "call", "sip:nobody@demo.example", &["--tool", "x", "--via", via]);
+        assert_eq!(ran.code, 3, "{}", ran.err);
+    }
 
-    let wanted = "sip.Method == \"BYE\" && tcp";
+    // Captured in order: when this has arrived, everything has.
+    let last: &[u8] = b"that was all";
+    probe.send_to(last, (edge.ip(), 9)).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while packets(&tshark, &file, wanted, &["frame.number"]).len() < 2 {
+    while !std::fs::read(&file).unwrap().windows(last.len()).any(|bytes| bytes == last) {
         assert!(Instant::now() < deadline, "the capture is not complete");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(50));
     }
     crate::harness::process::signal(capture.pid(), "INT");
     capture.wait(PATIENCE);
@@ -80,6 +86,14 @@ fn neg_10_neg_14_xch_1_tshark_finds_nothing_wrong_in_what_we_send() {
             assert!(has(what), "no {what} over {name} in what tshark saw: {seen:?}");
         }
     }
+    // Every INVITE is acknowledged, also one whose refusal ends the program.
+    let of = |method: &str| {
+        let filter = format!("!icmp && sip.Method == \"{method}\"");
+        packets(&tshark, &file, &filter, &["sip.Call-ID", "sip.CSeq.seq"]).into_iter().collect::<BTreeSet<_>>()
+    };
+    let invites = of("INVITE");
+    assert!(invites.len() >= 10, "{invites:?}");
+    assert_eq!(invites, of("ACK"));
     let json = packets(&tshark, &file, "sip && json", &["frame.number"]);
     assert!(json.len() >= 4 * calls, "only {} packets with JSON of {calls} calls", json.len());
 
