@@ -111,7 +111,7 @@ impl Status {
             address: format!("sip:{}@{}", agent.user, agent.domain),
             backend: match agent.backend {
                 AgentBackend::McpHttp { .. } => "mcpHttp",
-                AgentBackend::SipContact => "sipContact",
+                AgentBackend::SipContact { .. } => "sipContact",
             },
         });
         self.now.store(std::sync::Arc::new(Configured {

@@ -157,8 +157,17 @@ pub struct AgentConfig {
 pub enum AgentBackend {
     /// An MCP server over Streamable HTTP; `revisions` in order of preference. URL, TLS and credential stay in the shell.
     McpHttp { revisions: Vec<String> },
-    /// A SIP UA that registers itself at this address.
-    SipContact,
+    /// A SIP UA that registers itself at this address; with `by_certificate` its TLS client certificate must name the address, a digest is
+    /// not enough.
+    SipContact { by_certificate: bool },
+}
+
+impl AgentBackend {
+    /// Whether the agent registers itself.
+    #[must_use]
+    pub fn is_sip_contact(&self) -> bool {
+        matches!(self, AgentBackend::SipContact { .. })
+    }
 }
 
 /// `McpAgent.spec.capabilities`.

@@ -31,6 +31,8 @@ pub(crate) struct Caller {
     pub principal: Principal,
     /// The digest's nonce count, for the next store operation.
     pub nonce: Option<NonceUse>,
+    /// By a client certificate, not by a secret.
+    pub certified: bool,
     /// Its address is proven: a stream, or a datagram that answered a challenge.
     pub proven: bool,
 }
@@ -110,7 +112,8 @@ impl EdgeState {
     /// The answer to credentials that are wrong or stale.
     pub(crate) fn identify(&mut self, request: &Request, domain: &Arc<DomainConfig>) -> Result<Option<Caller>, Answer> {
         let proven = request.flow.transport != Transport::Udp;
-        let caller = |principal, nonce, proven| Caller { domain: domain.clone(), principal, nonce, proven };
+        let caller =
+            |principal, nonce, proven| Caller { domain: domain.clone(), principal, nonce, certified: false, proven };
         if let Some(certificate) = request.flow.certificate.clone() {
             // One certificate may name several users: the one that the request claims to come from, else the first.
             let method_is_register = request.method() == "REGISTER";
@@ -119,7 +122,7 @@ impl EdgeState {
             let users = certified(&certificate, domain);
             let user = users.iter().find(|user| Some(*user) == claimed.as_ref()).or(users.first());
             if let Some(user) = user {
-                return Ok(Some(caller(Principal::User(user.clone()), None, true)));
+                return Ok(Some(Caller { certified: true, ..caller(Principal::User(user.clone()), None, true) }));
             }
         }
         match self.digest(request, domain)? {

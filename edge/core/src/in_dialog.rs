@@ -88,9 +88,13 @@ impl EdgeState {
         }
         let caller = match self.identify(request, &domain)? {
             Some(caller) => caller,
-            None if token.anonymous => {
-                Caller { domain: domain.clone(), principal: Principal::Anonymous, nonce: None, proven: true }
-            }
+            None if token.anonymous => Caller {
+                domain: domain.clone(),
+                principal: Principal::Anonymous,
+                nonce: None,
+                certified: false,
+                proven: true,
+            },
             None => return Err(self.challenge(&domain, false)),
         };
         let kind = self.kind_of(request)?;

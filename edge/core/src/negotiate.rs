@@ -28,7 +28,7 @@ pub(crate) fn supported(domain: &DomainConfig) -> String {
 pub(crate) fn versions(agent: &AgentConfig) -> Vec<&str> {
     match &agent.backend {
         AgentBackend::McpHttp { revisions } => revisions.iter().map(String::as_str).collect(),
-        AgentBackend::SipContact => Vec::new(),
+        AgentBackend::SipContact { .. } => Vec::new(),
     }
 }
 

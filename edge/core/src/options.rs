@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sip_proto::message::HeaderId;
 
 use crate::answer::{ACCEPT, ALLOW, Answer};
-use crate::config::{AgentBackend, AgentConfig, DomainConfig};
+use crate::config::{AgentConfig, DomainConfig};
 use crate::gate::{policies, transport_allowed};
 use crate::negotiate::option_tags;
 use crate::request::Request;
@@ -95,7 +95,7 @@ impl EdgeState {
         let denied = policies.mcp_denied_for_all().is_some()
             || policies.nothing_left(crate::gate::policy_principal(principal)).is_some();
         let answer = Answer::new(200).header(HeaderId::Allow, ALLOW);
-        if denied || agent.backend == AgentBackend::SipContact {
+        if denied || agent.backend.is_sip_contact() {
             return answer.header(HeaderId::Accept, "application/sdp").header(HeaderId::Supported, "timer");
         }
         let answer = answer.header(HeaderId::Accept, ACCEPT);

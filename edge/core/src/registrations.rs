@@ -67,7 +67,12 @@ impl EdgeState {
         }
         let user = to.user_unescaped().unwrap_or_default().into_owned();
         let bounds = match self.config.agents.get(&(caller.domain.domain.clone(), user)) {
-            Some(agent) if agent.backend == AgentBackend::SipContact => bounds(&agent.registration),
+            Some(agent)
+                if agent.backend == (AgentBackend::SipContact { by_certificate: true }) && !caller.certified =>
+            {
+                return Err(Answer::new(403).phrase("Client Certificate Required"));
+            }
+            Some(agent) if agent.backend.is_sip_contact() => bounds(&agent.registration),
             // A declared agent answers without a registration; nobody may put himself in its place.
             Some(_) => return Err(Answer::new(403).phrase("A Declared Agent Does Not Register")),
             None => Profile::Production.bounds().raising(),

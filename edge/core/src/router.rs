@@ -10,7 +10,7 @@ use sip_proto::method::Method;
 use sip_proto::uri::Uri;
 
 use crate::answer::Answer;
-use crate::config::{AgentBackend, AgentConfig, DomainConfig};
+use crate::config::{AgentConfig, DomainConfig};
 use crate::effect::Effect;
 use crate::engine::Principal;
 use crate::gate::{Caller, policies, policy_principal};
@@ -206,7 +206,7 @@ impl EdgeState {
             return Err(Answer::new(482).phrase("Merged Request"));
         }
         let agent = match callee {
-            Callee::Agent(agent) if agent.backend != AgentBackend::SipContact => agent,
+            Callee::Agent(agent) if !agent.backend.is_sip_contact() => agent,
             // It would have to be sent on, which is a hop (RFC 3261 §16.3 item 3).
             Callee::Agent(_) | Callee::User if request.message.max_forwards() == Some(0) => {
                 return Err(Answer::new(483));
@@ -237,6 +237,7 @@ impl EdgeState {
             Some(Callee::Agent(agent)) if policies(agent, domain).anonymous_allowed() => Ok(Caller {
                 domain: domain.clone(),
                 principal: Principal::Anonymous,
+                certified: false,
                 nonce: None,
                 proven: !matches!(request.flow.key, FlowKey::Datagram { .. }),
             }),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot};
 use crds::v1alpha1::{
-    self, BackendKind, Disclosure, EdgeLimits, McpAgent, McpHttp, RegistrationProfile as Profile, TargetKind,
+    self, BackendKind, ContactAuthentication, Disclosure, EdgeLimits, McpAgent, McpHttp,
+    RegistrationProfile as Profile, TargetKind,
 };
 use crds::validate::references::{CA_KEY, TOKEN_KEY};
 use edge_core::config::{
@@ -34,7 +35,9 @@ pub fn build(
                 let revisions = http.revisions.iter().map(|revision| revision.as_str().to_owned()).collect();
                 AgentBackend::McpHttp { revisions }
             }
-            Some(BackendKind::SipContact(_)) => AgentBackend::SipContact,
+            Some(BackendKind::SipContact(contact)) => AgentBackend::SipContact {
+                by_certificate: contact.authentication == ContactAuthentication::ClientCertificate,
+            },
             None => {
                 problems.push(object.origin.problem("spec.backend", "give exactly one of mcpHttp and sipContact"));
                 continue;

@@ -99,7 +99,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));
     assert_eq!(echo.capabilities.tools[1].effect, ToolEffect::Destructive);
     let phone = &config.agents[&("demo.example".to_owned(), "alice".to_owned())];
-    assert_eq!(phone.backend, AgentBackend::SipContact);
+    assert!(phone.backend.is_sip_contact());
     let profile = phone.registration;
     assert_eq!((profile.min, profile.max, profile.default, profile.jitter), (300, 900, 600, true));
 

@@ -45,7 +45,7 @@ impl From<SipRefusal> for No {
 fn revisions(agent: &AgentConfig) -> &[String] {
     match &agent.backend {
         AgentBackend::McpHttp { revisions } => revisions,
-        AgentBackend::SipContact => &[],
+        AgentBackend::SipContact { .. } => &[],
     }
 }
 
@@ -93,7 +93,7 @@ impl Engine {
     }
 
     fn consider(&mut self, ctx: &mut Ctx<'_>, inbound: &Inbound) -> Result<What, No> {
-        if inbound.leg.agent.backend == AgentBackend::SipContact {
+        if inbound.leg.agent.backend.is_sip_contact() {
             return Err(No { status: 480, phrase: "Temporarily Unavailable" });
         }
         if self.deliveries.len() + self.tickets.len() >= MAX_DELIVERIES {

@@ -38,7 +38,7 @@ fn contacts(message: &Message) -> Vec<String> {
 fn with_agent(profile: RegistrationProfile) -> World {
     let mut config = config();
     let mut agent = agent("alice", DOMAIN);
-    agent.backend = AgentBackend::SipContact;
+    agent.backend = AgentBackend::SipContact { by_certificate: false };
     agent.registration = profile;
     config.agents.insert((DOMAIN.into(), "alice".into()), std::sync::Arc::new(agent));
     World::new(config)
@@ -57,6 +57,21 @@ fn reg_1_contact_parameters_are_returned_byte_exact() {
     world.advance(10_000);
     let response = register(&mut world, &mut alice, "");
     assert_eq!(contacts(&response), [format!("{value};expires=3590")]);
+}
+
+#[test]
+fn sec_4_an_agent_that_proves_itself_by_certificate_does_not_register_by_digest() {
+    let mut world = with_agent(RegistrationProfile { min: 60, max: 300, default: 120, jitter: false });
+    world.reconfigure(|config| {
+        let alice = config.agents.get_mut(&(DOMAIN.to_owned(), "alice".to_owned())).unwrap();
+        std::sync::Arc::make_mut(alice).backend = AgentBackend::SipContact { by_certificate: true };
+    });
+    let contact = "Contact: <sip:alice@198.51.100.7:5062>;expires=60\r\n";
+    let mut by_digest = Ua::new(&mut world, "alice", &udp(5062), REGISTRAR);
+    assert_eq!(register(&mut world, &mut by_digest, contact).status(), Some(403));
+    let flow = stream(Transport::Tls, 4, &[&format!("sip:alice@{DOMAIN}")]);
+    let mut by_certificate = Ua::new(&mut world, "alice", &flow, REGISTRAR);
+    assert_eq!(register(&mut world, &mut by_certificate, contact).status(), Some(200));
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn a_registered_agent_has_no_backend_here() {
     let mut rig = Rig::default();
     let mut config = (*rig.config).clone();
     let mut phone = agent("phone", &[]);
-    phone.backend = edge_core::config::AgentBackend::SipContact;
+    phone.backend = edge_core::config::AgentBackend::SipContact { by_certificate: false };
     config.agents.insert(("demo.example".into(), "phone".into()), phone.into());
     rig.configure(config);
     let leg = rig.dialog("phone");
