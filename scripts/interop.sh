@@ -11,7 +11,8 @@ trap 'rm -f "$log"' EXIT
 rounds=1
 [ "${1:-test}" = nightly ] && rounds=5
 for _ in $(seq "$rounds"); do
-  cargo test --locked -p interop 2>&1 | tee -a "$log"
+  # The tests mostly wait for other processes.
+  RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked -p interop 2>&1 | tee -a "$log"
 done
 # A test whose peer is missing has passed for cargo; here it counts as skipped.
 skipped=$(grep -c '^skipped: ' "$log" || true)

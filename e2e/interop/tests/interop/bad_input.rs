@@ -314,7 +314,7 @@ fn an_id_that_is_in_flight_is_refused_and_the_first_request_is_answered() {
 #[test]
 fn xch_4_an_answer_that_fits_no_carrier_is_an_error_that_says_so() {
     let (edge, _echo) = edge();
-    for transport in ["udp", "tcp"] {
+    for transport in ["udp", "tcp", "tls", "wss"] {
         for via in ["message", "info"] {
             let call = |bytes: &str| {
                 let bytes = format!("bytes={bytes}");

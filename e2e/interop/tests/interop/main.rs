@@ -7,6 +7,7 @@ mod digest;
 mod dissect;
 mod harness;
 mod lifecycle;
+mod load;
 mod names;
 mod sipp;
 mod table;
