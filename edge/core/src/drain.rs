@@ -65,7 +65,7 @@ impl EdgeState {
 
     /// After every input: is the next step of the drain reached already?
     pub(crate) fn check_drained(&mut self) {
-        let quiet = self.engine.in_flight() == 0 && self.waiting_len() == 0 && self.clients.len() == 0;
+        let quiet = self.engine.in_flight() == 0 && self.waiting_len() == 0 && self.clients.open() == 0;
         match self.drain {
             Drain::InFlight | Drain::Dialogs | Drain::HungUp
                 if quiet && self.dialogs.is_empty() && self.opening == 0 =>

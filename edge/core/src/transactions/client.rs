@@ -78,6 +78,8 @@ struct ClientEntry {
 pub(crate) struct Clients {
     entries: BTreeMap<u64, ClientEntry>,
     by_key: HashMap<TransactionKey, u64>,
+    /// Entries with a purpose.
+    open: usize,
 }
 
 impl Clients {
@@ -85,10 +87,30 @@ impl Clients {
         self.entries.len()
     }
 
-    fn remove(&mut self, id: u64) -> Option<ClientEntry> {
-        let entry = self.entries.remove(&id)?;
-        self.by_key.remove(&entry.key);
-        Some(entry)
+    /// Those that wait for their outcome; the others only absorb copies of it (Timers D, K, M).
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    fn insert(&mut self, id: u64, entry: ClientEntry) {
+        self.open += usize::from(entry.purpose.is_some());
+        self.by_key.insert(entry.key.clone(), id);
+        self.entries.insert(id, entry);
+    }
+
+    fn take_purpose(&mut self, id: u64) -> Option<Purpose> {
+        let purpose = self.entries.get_mut(&id)?.purpose.take()?;
+        self.open -= 1;
+        Some(purpose)
+    }
+
+    /// Removes an entry; answers what still waited for it.
+    fn remove(&mut self, id: u64) -> Option<Purpose> {
+        let purpose = self.take_purpose(id);
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_key.remove(&entry.key);
+        }
+        purpose
     }
 }
 
@@ -123,9 +145,8 @@ impl EdgeState {
             (ClientMachine::Other(ClientNonInvite::new(now, bytes, reliability, values, &mut actions)), None)
         };
         let peer = target.remote().ip();
-        let entry = ClientEntry { key: key.clone(), machine, target, peer, purpose: Some(purpose), invite, ack: None };
-        self.clients.entries.insert(id, entry);
-        self.clients.by_key.insert(key, id);
+        let entry = ClientEntry { key, machine, target, peer, purpose: Some(purpose), invite, ack: None };
+        self.clients.insert(id, entry);
         self.client_actions(id, actions, None);
         Ok(())
     }
@@ -233,14 +254,14 @@ impl EdgeState {
             }
         }
         if let Some(message) = outcome
-            && let Some(purpose) = self.clients.entries.get_mut(&id).and_then(|e| e.purpose.take())
+            && let Some(purpose) = self.clients.take_purpose(id)
         {
             self.concluded(purpose, id, Outcome::Response(message));
         }
         match ended {
             Some(cause) => {
                 self.timers.arm(TimerKey::Client(id), None);
-                if let Some(purpose) = self.clients.remove(id).and_then(|e| e.purpose) {
+                if let Some(purpose) = self.clients.remove(id) {
                     let outcome = match cause {
                         Cause::TransportError => Outcome::TransportError,
                         Cause::Timeout | Cause::Normal => Outcome::Timeout,

@@ -119,6 +119,22 @@ fn drain_and_full_are_503_with_a_short_jittered_retry_after() {
 }
 
 #[test]
+fn drain_does_not_wait_for_copies_of_what_was_answered() {
+    let mut world = World::new(config());
+    let flow = udp(5062);
+    let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+    assert_eq!(alice.ask(&mut world, "MESSAGE", MCP, &tool_call(1, "echo")).status(), Some(200));
+    let (id, _, body) = world.posted();
+    world.backend_answers(id, &tool_result(&id_of(&body)));
+    let answer = world.request();
+    world.input(Input::Drain);
+    assert!(!world.drained, "the answer is not acknowledged");
+    // Over UDP the transaction stays for T4, to absorb copies of this response (RFC 3261 §17.1.2.2).
+    world.reply(&flow, &answer.message, 200, "");
+    assert!(world.drained, "{:?}", world.core.stats());
+}
+
+#[test]
 fn drain_hangs_up_what_does_not_end_by_itself() {
     let mut world = World::new(config());
     let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
