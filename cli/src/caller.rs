@@ -254,6 +254,7 @@ pub fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused: nothing listens there; is the edge running?".into(),
         io::ErrorKind::TimedOut => "no answer in 10 s".into(),
+        io::ErrorKind::UnexpectedEof => format!("{error}; does this port speak TLS?"),
         _ => error.to_string(),
     }
 }

@@ -61,6 +61,9 @@ impl Failure {
             Some(-31003) => ": the tool is visible to you, but this call is not allowed",
             Some(-31004) => ": the edge's store is not available; try again",
             Some(-31006) => ": the answer fits no carrier of this call; use --transport tcp or tls",
+            Some(-32021) if data.contains("elicitation") => {
+                ": the tool asks its caller; give the answers with --elicit FILE, or run it on a terminal"
+            }
             Some(-32022) => ": the agent speaks another version of MCP; try --era legacy or --era modern",
             _ => "",
         };

@@ -9,6 +9,8 @@ use crate::mcp::Session;
 
 /// Pages until we stop asking.
 const MAX_PAGES: usize = 64;
+/// Characters of a description that are shown.
+const SUMMARY: usize = 90;
 
 pub async fn run(args: ToolsArgs) -> Result<(), Failure> {
     let mut session = Session::open(&args.uri, &args.connection, &args.mcp, None).await?;
@@ -41,8 +43,17 @@ pub async fn run(args: ToolsArgs) -> Result<(), Failure> {
     let width = tools.iter().map(|t| name(t).chars().count()).max().unwrap_or(0).min(40);
     for tool in &tools {
         let text = tool.get("description").and_then(Value::as_str).unwrap_or("");
-        let line = text.lines().next().unwrap_or("");
-        println!("{:<width$}  {}", escape(name(tool).as_bytes()), escape(line.as_bytes()));
+        let name = escape(name(tool).as_bytes()).to_string();
+        println!("{name:<width$}  {}", escape(summary(text).as_bytes()));
     }
     Ok(())
+}
+
+/// The first line, cut where it would fill more than a line of a terminal.
+fn summary(text: &str) -> String {
+    let line = text.lines().next().unwrap_or("").trim();
+    match line.char_indices().nth(SUMMARY) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line.to_owned(),
+    }
 }
