@@ -390,12 +390,13 @@ fn the_command_line_says_what_is_wrong() {
     let list = scratch.join("list.json");
     /// Transport, who, whom, arguments, exit code, words of the message.
     type Case<'a> = (&'a str, Who, &'a str, &'a [&'a str], i32, &'a str);
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         ("tcp", Who::Nobody, ECHO, &["--tool", "echo"], 3, "401"),
         ("tcp", alice, "sip:unknown@demo.example", &["--tool", "echo"], 3, "404"),
         ("tcp", alice, "sip:echo@elsewhere.example", &["--tool", "echo"], 3, "404"),
         ("tcp", alice, ECHO, &["--tool", "no-such-tool"], 5, "-32602"),
         ("tcp", alice, ECHO, &["--tool", "fail"], 1, "said that it failed"),
+        ("tcp", alice, ECHO, &["--tool", "elicit", "--era", "modern"], 5, "--elicit FILE"),
         ("tcp", alice, ECHO, &["--tool", "echo", "--arg", "text"], 2, "NAME=VALUE"),
         ("tcp", alice, ECHO, &["--tool", "elicit", "--elicit", list.to_str().unwrap()], 2, "a JSON object is expected"),
         ("tls", Who::Nobody, "sip:echo@elsewhere.example", &["--tool", "echo"], 4, "RFC 5922"),
