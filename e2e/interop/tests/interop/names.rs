@@ -26,9 +26,7 @@ struct Namespace {
 impl Namespace {
     fn make() -> Option<Namespace> {
         let ip = place::peer("ip")?;
-        let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-        if !is_root {
-            place::skip("root, for a network namespace,");
+        if !place::root_or_skip() {
             return None;
         }
         sweep(&ip);

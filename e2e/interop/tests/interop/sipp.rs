@@ -79,6 +79,19 @@ fn neg_3_neg_14_xch_1_sipp_calls_a_tool_in_a_dialog() {
 }
 
 #[test]
+fn sipp_two_hundred_calls_leave_nothing_behind() {
+    let (edge, _echo) = edge();
+    for transport in ["udp", "tcp"] {
+        // The last -m counts.
+        play(&edge, transport, "call", &["-m", "100", "-r", "100"]);
+    }
+    let status = edge.status_until("no dialog is left", |status| status["counts"]["dialogs"] == 0);
+    assert_eq!(status["counts"]["inFlight"], 0, "{status:#}");
+    let count = |kind: &str| edge.audit().iter().filter(|record| record["audit"] == kind).count();
+    assert_eq!((count("session_start"), count("session_end"), count("tool_call")), (200, 200, 400));
+}
+
+#[test]
 fn xch_1_sec_4_sipp_message_out_of_a_dialog_is_answered_by_a_message() {
     let (edge, _echo) = edge();
     for transport in ["udp", "tcp"] {

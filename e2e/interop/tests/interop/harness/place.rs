@@ -49,11 +49,20 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Whether this test may capture and make namespaces; said where it may not.
+pub fn root_or_skip() -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    if !is_root {
+        skip("root, which this test needs,");
+    }
+    is_root
+}
+
 /// Something is missing on this machine: fails in CI, is said elsewhere. Written past the capture of the test runner;
 /// `scripts/interop.sh` counts these lines.
 pub fn skip(what: &str) {
     assert!(env::var("CI").as_deref() != Ok("true"), "{what} is missing, and in CI nothing is skipped");
-    say(&format!("skipped: {what} is missing (scripts/install.sh peers everything modern)"));
+    say(&format!("\nskipped: {what} is missing (scripts/install.sh peers everything modern)"));
 }
 
 /// A line on standard output, seen also when the test passes.
