@@ -7,8 +7,9 @@ use crate::harness::agents::{self, BOTH};
 use crate::harness::cli::{Ran, Who, begin, sipmcp};
 use crate::harness::edge::{Edge, command};
 use crate::harness::manifests::Manifests;
+use crate::harness::place;
 use crate::harness::process::{Stream, run};
-use crate::harness::raw::{Call, Client, MCP, tool_call};
+use crate::harness::raw::{Call, Client, INFO, MCP, tool_call};
 
 const ECHO: &str = "sip:echo@demo.example";
 const ALICE: Who = Who::Digest("alice");
@@ -65,6 +66,66 @@ fn obs_6_a_broken_manifest_is_told_and_the_last_good_state_stays() {
     let ended = run("sipmcp", &check, PATIENCE);
     assert_eq!(ended.code, Some(2));
     assert!(ended.out.contains("more.yaml:"), "{}", ended.out);
+}
+
+/// One JSON-RPC message by INFO, and the next one of the edge.
+#[track_caller]
+fn exchange(client: &mut Client, call: &mut Call, body: &str) -> serde_json::Value {
+    let taken = client.ask(call, "INFO", INFO, body);
+    assert_eq!(taken.status(), 200, "{}", taken.start);
+    client.incoming("INFO").json()
+}
+
+#[test]
+fn an_agent_that_comes_back_is_used_again_in_the_same_dialog() {
+    let port = place::wildcard_port();
+    let mut echo = agents::echo_at(port);
+    let manifests = Manifests::new();
+    manifests.agent("echo@demo", &echo.url, BOTH, 30);
+    let edge = Edge::start(manifests);
+    let (mut alice, mut call) = (Client::tcp(&edge, Some("alice"), "demo.example"), Call::to(ECHO));
+    alice.invite(&mut call);
+    let (mut bob, mut old) = (Client::tcp(&edge, Some("bob"), "demo.example"), Call::to(ECHO));
+    bob.invite_with(&mut old, r#""2025-11-25""#);
+    let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"raw","version":"1"}}}"#;
+    let ready = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    let legacy = |id: u32| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"legacy"}}}}}}"#
+        )
+    };
+    let begin = |bob: &mut Client, old: &mut Call| {
+        assert!(exchange(bob, old, hello)["result"]["serverInfo"].is_object());
+        assert_eq!(bob.ask(old, "INFO", INFO, ready).status(), 200);
+    };
+    begin(&mut bob, &mut old);
+    let mut id = 1;
+    for round in 0..3 {
+        id += 2;
+        let modern = tool_call(id, "echo", r#"{"text":"modern"}"#);
+        assert_eq!(exchange(&mut alice, &mut call, &modern)["result"]["content"][0]["text"], "modern", "round {round}");
+        assert_eq!(
+            exchange(&mut bob, &mut old, &legacy(id))["result"]["content"][0]["text"],
+            "legacy",
+            "round {round}"
+        );
+        // A new process, which knows no session of the old one.
+        drop(echo);
+        if round == 1 {
+            let down = exchange(&mut alice, &mut call, &tool_call(id + 1, "echo", "{}"));
+            assert_eq!((&down["error"]["code"], &down["error"]["data"]["executed"]), (&(-31001).into(), &"no".into()));
+        }
+        echo = agents::echo_at(port);
+        let lost = exchange(&mut bob, &mut old, &legacy(id + 1));
+        assert_eq!(
+            (&lost["error"]["code"], &lost["error"]["data"]["executed"]),
+            (&(-31001).into(), &"no".into()),
+            "{lost}"
+        );
+        begin(&mut bob, &mut old);
+    }
+    assert_eq!(alice.ask(&mut call, "BYE", "", "").status(), 200);
+    assert_eq!(bob.ask(&mut old, "BYE", "", "").status(), 200);
 }
 
 #[test]

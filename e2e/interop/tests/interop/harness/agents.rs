@@ -18,8 +18,14 @@ pub struct Agent {
 /// Our agent on rmcp: both eras.
 #[track_caller]
 pub fn echo() -> Agent {
+    echo_at(0)
+}
+
+/// The same on a port.
+#[track_caller]
+pub fn echo_at(port: u16) -> Agent {
     let mut command = Command::new(place::program("echo-agent"));
-    command.args(["--listen", "127.0.0.1:0"]);
+    command.args(["--listen", &format!("127.0.0.1:{port}")]);
     announced("echo-agent", &command)
 }
 

@@ -348,7 +348,14 @@ impl Client {
     /// INVITE with an envelope to its 200, and the ACK.
     #[track_caller]
     pub fn invite(&mut self, call: &mut Call) -> Sip {
+        self.invite_with(call, r#""2026-07-28","2025-11-25""#)
+    }
+
+    /// The same with the versions that it offers.
+    #[track_caller]
+    pub fn invite_with(&mut self, call: &mut Call, versions: &str) -> Sip {
         let (headers, body) = offer(self);
+        let body = body.replace(r#""2026-07-28","2025-11-25""#, versions);
         let response = self.ask(call, "INVITE", &headers, &body);
         assert_eq!(response.status(), 200, "{} {:?}", response.start, response.all("Warning"));
         self.established(call, &response);
