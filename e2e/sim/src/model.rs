@@ -83,10 +83,10 @@ impl Model {
                 self.guards.insert(*guard, *owner);
             }
             (StoreOp::AnswerCall { guard, owner, .. }, StoreReply::Answered { .. })
-            | (StoreOp::RejectCall { guard, owner, .. }, StoreReply::Done) => {
-                if self.guards.get(guard).is_some_and(|known| known != owner) {
-                    self.violated("an INVITE was answered by an edge that did not own it any more".into());
-                }
+            | (StoreOp::RejectCall { guard, owner, .. }, StoreReply::Done)
+                if self.guards.get(guard).is_some_and(|known| known != owner) =>
+            {
+                self.violated("an INVITE was answered by an edge that did not own it any more".into());
             }
             (
                 StoreOp::OpenExchange { open, .. },
@@ -100,10 +100,10 @@ impl Model {
             ) => {
                 self.exchanges.insert(open.key, open.entry.owner);
             }
-            (StoreOp::CloseExchange(close), StoreReply::Done) => {
-                if self.exchanges.get(&close.key).is_some_and(|known| *known != close.owner) {
-                    self.violated("an exchange was closed by an edge that did not own it".into());
-                }
+            (StoreOp::CloseExchange(close), StoreReply::Done)
+                if self.exchanges.get(&close.key).is_some_and(|known| *known != close.owner) =>
+            {
+                self.violated("an exchange was closed by an edge that did not own it".into());
             }
             (StoreOp::NextCseq { dialog, .. }, StoreReply::Cseq { cseq, .. }) => {
                 let highest = self.highest_out.entry(*dialog).or_default();

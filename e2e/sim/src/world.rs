@@ -363,7 +363,7 @@ impl World {
             match effect {
                 Effect::Send { flow: FlowKey::Datagram { remote, .. }, bytes, .. } => {
                     self.note_request(&bytes);
-                    self.to_caller(core, remote, bytes);
+                    self.send_to_caller(core, remote, bytes);
                 }
                 Effect::Send { flow: FlowKey::Stream(conn), bytes, .. } => {
                     if let Some(caller) = self.cores[core].conns.get(&conn).copied() {
@@ -374,7 +374,7 @@ impl World {
                 }
                 Effect::SendTo { transport: Transport::Udp, remote, bytes, .. } => {
                     self.note_request(&bytes);
-                    self.to_caller(core, remote, bytes);
+                    self.send_to_caller(core, remote, bytes);
                 }
                 Effect::SendTo { remote, bytes, tag, .. } => {
                     let Some(caller) = self.caller_at(remote) else {
@@ -485,7 +485,7 @@ impl World {
         }
     }
 
-    fn to_caller(&mut self, core: usize, remote: SocketAddr, bytes: Bytes) {
+    fn send_to_caller(&mut self, core: usize, remote: SocketAddr, bytes: Bytes) {
         let Some(caller) = self.caller_at(remote) else { return };
         for delay in self.fate_of_datagram() {
             let at = self.now + delay;
