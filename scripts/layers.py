@@ -8,16 +8,28 @@ ARROWS = {
     "sip-proto": set(),
     "mcp-sip": {"sip-proto"},
     "session-store": {"mcp-sip", "sip-proto"},
+    "session-store-redis": {"session-store", "mcp-sip", "sip-proto"},
+    "session-store-file": {"session-store", "mcp-sip", "sip-proto"},
+    "store-contract": {"session-store", "mcp-sip", "sip-proto"},
+    "edge-api": set(),
     "edge-core": {"session-store", "mcp-sip", "sip-proto"},
     "crds": {"mcp-sip", "sip-proto"},
-    "edge": {"edge-core", "session-store", "mcp-sip", "sip-proto", "crds"},
+    "edge": {
+        "edge-core", "session-store", "session-store-redis", "session-store-file", "edge-api", "mcp-sip", "sip-proto", "crds",
+    },
     "cli": {"sip-proto", "mcp-sip", "crds"},
     "echo-agent": set(),
+    "ledger-agent": set(),
+    "kill": {"mcp-sip", "sip-proto"},
+    "bench": {"sip-proto"},
     "sim": {"edge-core", "session-store", "mcp-sip", "sip-proto"},
     "interop": {"edge", "cli", "crds", "edge-core", "session-store", "mcp-sip", "sip-proto", "echo-agent"},
 }
 # Tests may start real peers.
-DEV_ARROWS = {"edge": {"echo-agent"}, "cli": {"edge", "echo-agent"}}
+DEV_ARROWS = {
+    "edge": {"echo-agent"}, "cli": {"edge", "echo-agent"},
+    "session-store": {"store-contract"}, "session-store-redis": {"store-contract"}, "session-store-file": {"store-contract"},
+}
 # The pure zone: nothing that does I/O, reads a clock or takes random numbers. Everything else is a new arrow.
 PURE = {
     "sip-proto": {"bytes", "hmac", "md-5", "memchr", "sdp-types", "sha2", "thiserror"},
@@ -29,10 +41,11 @@ PURE = {
 ONLY = {
     "kube": {"crds"},
     "k8s-openapi": {"crds"},
-    "rmcp": {"echo-agent", "interop"},
-    "redis": set(),
+    "rmcp": {"echo-agent", "ledger-agent", "interop"},
+    "redis": {"session-store-redis"},
+    "redb": {"session-store-file"},
     "rsip": set(),
-    "axum": {"edge", "echo-agent", "interop"},
+    "axum": {"edge", "echo-agent", "ledger-agent", "interop"},
     "rustls": set(),
 }
 

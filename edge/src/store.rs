@@ -70,5 +70,17 @@ fn operation_name(operation: &StoreOp) -> &'static str {
         StoreOp::ReadSession { .. } => "read_session",
         StoreOp::WriteSession { .. } => "write_session",
         StoreOp::DropSession { .. } => "drop_session",
+        StoreOp::PlaceLegs { .. } => "place_legs",
+        StoreOp::EarlyCall { .. } => "early_call",
+        StoreOp::RestoreDialog { .. } => "restore_dialog",
+        StoreOp::NoteExchange { .. } => "note_exchange",
+        StoreOp::TakeEpoch { .. } => "take_epoch",
+        StoreOp::Heartbeat { .. } => "heartbeat",
+        StoreOp::Leave { .. } => "leave",
+        StoreOp::Adopt { .. } => "adopt",
+        StoreOp::TenantNumber { .. } => "tenant_number",
+        StoreOp::FindCapability { .. } => "find_capability",
+        StoreOp::Export { .. } => "export",
+        StoreOp::Erase { .. } => "erase",
     }
 }

@@ -55,3 +55,17 @@ pub struct NonceKey {
     pub tenant: Tenant,
     pub hash: [u8; 16],
 }
+
+/// A conversation of a tenant: keyed hash of its UUID. Export and erasure find what belongs to it by this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ConversationKey {
+    pub tenant: Tenant,
+    pub hash: [u8; 16],
+}
+
+/// A capability that registered agents of a tenant offer: keyed hash of `name@version` (lower case).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CapabilityKey {
+    pub tenant: Tenant,
+    pub hash: [u8; 16],
+}

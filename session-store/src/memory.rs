@@ -131,23 +131,25 @@ impl MemoryStore {
             StoreOp::OpenCall { guard, dialog, invite, owner, lease_ms, nonce } => {
                 self.with_nonce(now_ms, nonce, |store| store.open_call(now_ms, guard, dialog, invite, owner, lease_ms))
             }
-            StoreOp::AnswerCall { guard, owner, dialog, record, ttl_ms } => {
+            StoreOp::AnswerCall { guard, owner, dialog, record, ttl_ms, .. } => {
                 self.answer_call(now_ms, guard, owner, dialog, *record, ttl_ms)
             }
             StoreOp::RejectCall { guard, owner, response } => Ok(self.reject_call(now_ms, guard, owner, response)),
             StoreOp::CancelCall { guard } => Ok(self.cancel_call(now_ms, guard)),
             StoreOp::ReadDialog { dialog } => Ok(self.read_dialog(now_ms, dialog)),
             StoreOp::Confirm { dialog } => Ok(self.confirm(now_ms, dialog)),
-            StoreOp::Begin { dialog, by, cseq, method, nonce, exchange } => self.with_nonce(now_ms, nonce, |store| {
-                store.begin(now_ms, dialog, &by, cseq, &method, exchange.map(|e| *e))
-            }),
+            StoreOp::Begin { dialog, by, cseq, method, nonce, exchange, flow: _ } => {
+                self.with_nonce(now_ms, nonce, |store| {
+                    store.begin(now_ms, dialog, &by, cseq, &method, exchange.map(|e| *e))
+                })
+            }
             StoreOp::Commit { dialog, cseq, response, record } => {
                 Ok(self.commit(now_ms, dialog, cseq, response, record))
             }
             StoreOp::Terminate { dialog, by, cseq, response, nonce } => {
                 self.with_nonce(now_ms, nonce, |store| Ok(store.terminate(now_ms, dialog, &by, cseq, response)))
             }
-            StoreOp::NextCseq { dialog, terminating, close } => {
+            StoreOp::NextCseq { dialog, terminating, close, fence: _ } => {
                 Ok(self.next_cseq(now_ms, dialog, terminating, close.map(|c| *c)))
             }
             StoreOp::UpdateDialog { dialog, version, record, ttl_ms } => {
@@ -168,6 +170,7 @@ impl MemoryStore {
             StoreOp::DropSession { session, if_ends_within_ms } => {
                 Ok(self.drop_session(now_ms, session, if_ends_within_ms))
             }
+            _ => Err(StoreError::Unavailable),
         }
     }
 

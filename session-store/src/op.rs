@@ -3,8 +3,12 @@
 
 use bytes::Bytes;
 
-use crate::key::{AorKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey};
-use crate::record::{Binding, DialogRecord, JournalEntry, Owner, SessionRecord};
+use crate::key::{
+    AorKey, CapabilityKey, ConversationKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey, Slot, Tenant,
+};
+use crate::record::{
+    Binding, CallLeg, DialogRecord, ExchangeNote, JournalEntry, Owner, PeerFlow, PodState, SessionRecord,
+};
 
 /// A tombstone of a dialog or an answered INVITE lives 64·T1.
 pub const TOMBSTONE_MS: u64 = 32_000;
@@ -72,8 +76,24 @@ pub enum StoreOp {
     /// INVITE received: the guard, set if absent. An entry whose owner let its lease end, or of an earlier life of the caller's own
     /// pod (a higher epoch proves that one dead), is taken over by the caller.
     OpenCall { guard: GuardKey, dialog: DialogKey, invite: Bytes, owner: Owner, lease_ms: u64, nonce: Option<NonceUse> },
+    /// The legs that we are about to open (or what became of them), before the INVITE leaves. Replaces what stood there. Done,
+    /// `CallCancelled` (send nothing more), `Fenced` or `Unknown`.
+    PlaceLegs { guard: GuardKey, owner: Owner, legs: Vec<CallLeg> },
+    /// A provisional response that makes an early dialog (reliable, or with SDP or an MCP answer): the record, phase `Early`, before
+    /// the response leaves. May come again.
+    EarlyCall { guard: GuardKey, owner: Owner, dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64 },
     /// 2xx: dialog record and guard in one operation; refused when cancelled meanwhile, or when somebody else owns the guard.
-    AnswerCall { guard: GuardKey, owner: Owner, dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64 },
+    /// `peer`: the other leg's dialog, in the same step. Both become resources of `owner`.
+    AnswerCall {
+        guard: GuardKey,
+        owner: Owner,
+        dialog: DialogKey,
+        record: Box<DialogRecord>,
+        ttl_ms: u64,
+        peer: Option<Box<(DialogKey, DialogRecord)>>,
+        /// Under this name the call is found by export and erasure.
+        conversation: Option<ConversationKey>,
+    },
     /// A final response other than 2xx.
     RejectCall { guard: GuardKey, owner: Owner, response: Bytes },
     /// CANCEL.
@@ -83,10 +103,12 @@ pub enum StoreOp {
     ReadDialog { dialog: DialogKey },
     /// ACK: accepted → confirmed; drops the 2xx bytes.
     Confirm { dialog: DialogKey },
-    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step.
+    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step. `flow`: the peer is reached there from now
+    /// on (not taken from another principal).
     Begin {
         dialog: DialogKey,
         by: Actor,
+        flow: Option<PeerFlow>,
         cseq: u32,
         method: String,
         nonce: Option<NonceUse>,
@@ -94,19 +116,24 @@ pub enum StoreOp {
     },
     /// Its final response, for replay; with a record: compare-and-set on `version`.
     Commit { dialog: DialogKey, cseq: u32, response: Bytes, record: Option<(u64, Box<DialogRecord>, u64)> },
-    /// BYE received: the tombstone and the response to replay.
+    /// BYE received: the tombstone and the response to replay. The other leg, if there is one, becomes `Terminating` in the same step.
     Terminate { dialog: DialogKey, by: Actor, cseq: u32, response: Bytes, nonce: Option<NonceUse> },
-    /// A request of ours in the dialog: the next CSeq. `terminating` before a BYE. May close an exchange in the same step.
-    NextCseq { dialog: DialogKey, terminating: bool, close: Option<Box<CloseExchange>> },
+    /// A request of ours in the dialog: the next CSeq. `terminating` before a BYE (the other leg becomes `Terminating`, too). May close
+    /// an exchange in the same step. `fence`: a timer's action, refused where it no longer holds.
+    NextCseq { dialog: DialogKey, terminating: bool, close: Option<Box<CloseExchange>>, fence: Option<Fence> },
     /// A change of ours (a session timer that was refreshed): compare-and-set on `version`.
     UpdateDialog { dialog: DialogKey, version: u64, record: Box<DialogRecord>, ttl_ms: u64 },
     /// BYE sent and answered, or the session expired: the tombstone.
     Bury { dialog: DialogKey },
+    /// After the store came back empty: a record that this edge still holds, set if absent, under the owner's new epoch.
+    RestoreDialog { dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64, conversation: Option<ConversationKey> },
 
-    /// A request out of a dialog, or one more in a session.
+    /// A request out of a dialog, or one more in a session. A repetition of one in flight moves its return path to the new leg's flow.
     OpenExchange { open: Box<OpenExchange>, nonce: Option<NonceUse> },
     /// The answer. Fenced: only the owner of the entry may close it.
     CloseExchange(CloseExchange),
+    /// What became known of an exchange in flight (asynchronous: nothing waits for it). Fenced.
+    NoteExchange { key: ExchangeKey, owner: Owner, note: ExchangeNote },
     /// A deduplicated message without an answer (notification, response) out of a dialog: true the first time only.
     Once { key: ExchangeKey, ttl_ms: u64, nonce: Option<NonceUse> },
     /// Read a session and move its idle end.
@@ -116,6 +143,33 @@ pub enum StoreOp {
     /// End a session: the record and its journal go. With `if_ends_within_ms` only where it would end so soon by itself, else nothing
     /// changes and the reply is [`StoreReply::Session`]: somebody else moved its idle end.
     DropSession { session: SessionKey, if_ends_within_ms: Option<u64> },
+
+    /// A new life of an edge: epoch = max(the store's counter for that pod, `last_epoch`) + 1, with a lease. `generation` names the
+    /// store's content: written if there is none.
+    TakeEpoch { pod: u64, boot: u64, last_epoch: u64, address: String, lease_ms: u64, generation: [u8; 16] },
+    /// Renews the one lease of an edge. `Fenced` where the key is gone (the lease ended) or another life has it; it is not made again.
+    Heartbeat { owner: Owner, address: String, lease_ms: u64, draining: bool },
+    /// A clean end: the lease ends now, and what is still owned may be adopted at once.
+    Leave { owner: Owner },
+    /// Takes over what `from` (this epoch, or an earlier one of that pod) owns under this slot label: pending calls, dialogs, exchanges
+    /// in flight; at most `limit`. The caller has seen that the lease of `from` ended or that the same pod lives in a higher epoch.
+    Adopt { slot: Slot, from: Owner, by: Owner, limit: usize, lease_ms: u64 },
+
+    /// The tenant number of a domain (keyed hash of its name): set if absent, from a counter that never goes back.
+    TenantNumber { domain: [u8; 16] },
+    /// Which registered agents of a tenant offer a capability: live bindings, at most `limit` of them.
+    FindCapability { capability: CapabilityKey, limit: usize },
+    /// What is stored of a conversation.
+    Export { conversation: ConversationKey },
+    /// Removes what is stored of a conversation: dialogs (as tombstones), sessions, exchanges.
+    Erase { conversation: ConversationKey },
+}
+
+/// What a timer's action was decided on. `Fenced` where another life owns the dialog; `Conflict` where the record changed meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    pub owner: Owner,
+    pub version: Option<u64>,
 }
 
 /// Closes an exchange.
@@ -144,7 +198,7 @@ pub enum StoreReply {
     /// The guard is ours.
     CallOpened,
     /// The owner's lease had ended: the call is ours now, with the INVITE that it started with.
-    CallAdopted { dialog: DialogKey, invite: Bytes },
+    CallAdopted { dialog: DialogKey, invite: Bytes, legs: Vec<CallLeg> },
     /// The same INVITE is known.
     CallKnown { dialog: DialogKey, state: CallState },
     /// The 2xx may leave.
@@ -152,7 +206,7 @@ pub enum StoreReply {
     /// A CANCEL came first.
     CallCancelled,
     /// What CANCEL found.
-    Cancelled { dialog: DialogKey, invite: Bytes, owner: Owner },
+    Cancelled { dialog: DialogKey, invite: Bytes, owner: Owner, legs: Vec<CallLeg> },
     /// CANCEL came after the final response: 200 to the CANCEL, nothing else.
     CancelTooLate,
 
@@ -189,6 +243,38 @@ pub enum StoreReply {
     Fenced,
     /// Created or changed by somebody else.
     SessionConflict { version: u64, record: Box<SessionRecord> },
+
+    /// `TakeEpoch`: this life, the store's generation, and all edges.
+    Epoch { owner: Owner, generation: [u8; 16], pods: Vec<PodState> },
+    /// `Heartbeat`: the store's generation, and all edges.
+    Pods { generation: [u8; 16], pods: Vec<PodState> },
+    /// `Adopt`: ours now. `more`: there is more under this label.
+    Adopted { items: Vec<Adopted>, more: bool },
+    /// `TenantNumber`.
+    Tenant(Tenant),
+    /// `Export`.
+    Exported(Vec<Exported>),
+    /// `Erase`: how many records went.
+    Erased(usize),
+}
+
+/// Something continuous that another edge left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// An INVITE without a final response.
+    Call { guard: GuardKey, dialog: DialogKey, invite: Bytes, legs: Vec<CallLeg> },
+    /// A dialog: its 2xx without ACK (phase `Accepted`), its session timer, its BYE (phase `Terminating`).
+    Dialog { dialog: DialogKey, version: u64, record: Box<DialogRecord> },
+    /// An exchange in flight.
+    Exchange { key: ExchangeKey, entry: Box<JournalEntry> },
+}
+
+/// One record of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exported {
+    Dialog(Box<DialogRecord>),
+    Session(Box<SessionRecord>),
+    Exchange { entry: Box<JournalEntry>, answer: Option<Bytes> },
 }
 
 /// How opening an exchange ended.

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::key::DialogKey;
+
 /// Who writes: a process and its life. A higher epoch of the same pod fences the lower one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
@@ -29,6 +31,52 @@ pub struct Binding {
     pub flow: Option<String>,
     /// Path values (RFC 3327), in order.
     pub path: Vec<String>,
+    /// The address of record, so that who is found by capability can be called by name.
+    #[serde(default)]
+    pub aor: String,
+    /// Keyed hashes of what the contact offers in `+mcp.cap` (see [`crate::key::CapabilityKey`]).
+    #[serde(default)]
+    pub capabilities: Vec<[u8; 16]>,
+}
+
+/// An edge as the store sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    pub owner: Owner,
+    /// Where its mesh listens (`host:port`); empty where it has none.
+    pub address: String,
+    /// Milliseconds that its lease still runs, by the store's clock; 0 = it ended, and what it owned may be adopted.
+    pub lease_left_ms: u64,
+    /// It takes no new work.
+    pub draining: bool,
+}
+
+/// A further leg of a call: one that we opened towards a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallLeg {
+    pub dialog: DialogKey,
+    pub call_id: String,
+    pub local_tag: String,
+    pub cseq: u32,
+    /// Request-URI, once a target was chosen.
+    pub target: String,
+    pub route_set: Vec<String>,
+    /// Via branch of the INVITE.
+    pub branch: String,
+    /// Sealed flow token or address where it was sent.
+    pub flow: Option<String>,
+    pub source: String,
+    /// A final response that is no 2xx came for it.
+    pub failed: bool,
+}
+
+/// How the peer was reached last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerFlow {
+    /// Sealed flow token.
+    pub flow: Option<String>,
+    /// Transport, listener and address (as `DialogRecord::source`).
+    pub source: String,
 }
 
 /// Where a dialog stands.
@@ -82,6 +130,15 @@ pub struct DialogRecord {
     pub created_at: u64,
     /// The transport, listener and address to reach the caller where no flow and no route says more.
     pub source: String,
+    /// Who runs its timers. The store's word: a writer's value counts only when the record is made.
+    #[serde(default)]
+    pub owner: Owner,
+    /// The other leg of the call, where we stand between two. It has the same slot.
+    #[serde(default)]
+    pub peer: Option<DialogKey>,
+    /// We sent the INVITE.
+    #[serde(default)]
+    pub we_called: bool,
     /// Further members, for what a module wants to remember with the dialog: name → value.
     pub extra: std::collections::BTreeMap<String, String>,
 }
@@ -148,5 +205,51 @@ pub struct JournalEntry {
     /// Wall-clock milliseconds.
     pub deadline: u64,
     pub started: u64,
+    /// The store's word once the entry stands.
     pub owner: Owner,
+    /// Where the answer goes: enough for another edge to give it.
+    #[serde(default)]
+    pub leg: LegRecord,
+    /// The request, byte for byte; kept only where it may be replayed.
+    #[serde(default)]
+    pub request: Option<Bytes>,
+    /// The id that the backend was given, where it is not the caller's.
+    #[serde(default)]
+    pub upstream_id: Option<String>,
+    /// The backend's `Mcp-Session-Id` at the time of the request.
+    #[serde(default)]
+    pub backend_session: Option<String>,
+    /// Id of the last SSE event of the answer's stream: the backend may offer to resume there.
+    #[serde(default)]
+    pub event_id: Option<String>,
+    /// Id of the task that the backend made of the request.
+    #[serde(default)]
+    pub task: Option<String>,
+}
+
+/// The leg of an exchange, for an edge that has never seen it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegRecord {
+    /// `None`: out of a dialog.
+    pub dialog: Option<DialogKey>,
+    pub principal: String,
+    pub agent_user: String,
+    pub domain: String,
+    pub call_id: String,
+    /// How answers are carried: `info` or `message`.
+    pub carrier: String,
+    /// Out of a dialog: the caller's URI (From) and ours (To), for the MESSAGE that answers.
+    pub caller_uri: String,
+    pub agent_uri: String,
+    /// The flow that the caller used last for this exchange; a repetition moves it.
+    pub flow: PeerFlow,
+}
+
+/// What became known of an exchange while it ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeNote {
+    pub event_id: Option<String>,
+    pub task: Option<String>,
+    pub upstream_id: Option<String>,
+    pub backend_session: Option<String>,
 }

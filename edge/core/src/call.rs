@@ -214,7 +214,15 @@ impl EdgeState {
         let (guard, dialog) = (call.guard, call.dialog);
         call.accepted = Some(Accepted { bytes, leg, native });
         self.opening += 1;
-        let operation = StoreOp::AnswerCall { guard, owner: self.owner, dialog, record: Box::new(record), ttl_ms };
+        let operation = StoreOp::AnswerCall {
+            guard,
+            owner: self.owner,
+            dialog,
+            record: Box::new(record),
+            ttl_ms,
+            peer: None,
+            conversation: None,
+        };
         self.store(operation, Waiting::AnswerCall(Box::new(call)));
     }
 

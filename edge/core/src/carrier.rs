@@ -41,7 +41,7 @@ impl EdgeState {
         let close = delivery.close.take();
         match (delivery.leg.key, close) {
             (LegKey::Dialog(dialog), close) => {
-                let operation = StoreOp::NextCseq { dialog, terminating: false, close };
+                let operation = StoreOp::NextCseq { dialog, terminating: false, close, fence: None };
                 self.store(operation, Waiting::DeliveryCseq(Box::new(delivery)));
             }
             (LegKey::OutOfDialog(_), Some(close)) => {

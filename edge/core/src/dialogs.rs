@@ -251,7 +251,7 @@ impl EdgeState {
             }
             local.ending = true;
         }
-        let operation = StoreOp::NextCseq { dialog: hang_up.dialog, terminating: true, close: None };
+        let operation = StoreOp::NextCseq { dialog: hang_up.dialog, terminating: true, close: None, fence: None };
         self.store(operation, Waiting::HangUp(hang_up));
     }
 

@@ -268,6 +268,7 @@ impl EdgeState {
         let operation = StoreOp::Begin {
             dialog: pending.dialog(),
             by: pending.caller.actor(&pending.request.flow),
+            flow: None,
             cseq: pending.cseq(),
             method: pending.request.method().to_owned(),
             nonce: pending.caller.nonce.clone(),

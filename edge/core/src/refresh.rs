@@ -59,7 +59,7 @@ impl EdgeState {
     }
 
     fn next_refresh(&mut self, refresh: Refresh) {
-        let operation = StoreOp::NextCseq { dialog: refresh.dialog, terminating: false, close: None };
+        let operation = StoreOp::NextCseq { dialog: refresh.dialog, terminating: false, close: None, fence: None };
         self.store(operation, Waiting::Refresh(Box::new(refresh)));
     }
 

@@ -116,6 +116,8 @@ impl EdgeState {
                         cseq: b.cseq,
                         flow: Some(flow.clone()),
                         path: b.path,
+                        aor: String::new(),
+                        capabilities: Vec::new(),
                     })
                     .collect(),
             ),

@@ -37,7 +37,7 @@ impl MemoryStore {
                 {
                     guard.owner = owner;
                     guard.lease_until = now_ms.saturating_add(lease_ms);
-                    return Ok(StoreReply::CallAdopted { dialog, invite: guard.invite.clone() });
+                    return Ok(StoreReply::CallAdopted { dialog, invite: guard.invite.clone(), legs: Vec::new() });
                 }
                 GuardState::Pending => CallState::Pending { owner: guard.owner },
                 GuardState::Cancelled => CallState::Cancelled,
@@ -114,7 +114,12 @@ impl MemoryStore {
         }
         guard.state = GuardState::Cancelled;
         guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
-        let reply = StoreReply::Cancelled { dialog: guard.dialog, invite: guard.invite.clone(), owner: guard.owner };
+        let reply = StoreReply::Cancelled {
+            dialog: guard.dialog,
+            invite: guard.invite.clone(),
+            owner: guard.owner,
+            legs: Vec::new(),
+        };
         let end = guard.expires_at;
         self.expiry.add(end, Name::Guard(key));
         reply

@@ -18,7 +18,15 @@ fn open_call(owner: Owner, d: u8) -> StoreOp {
 }
 
 fn answer(owner: Owner) -> StoreOp {
-    StoreOp::AnswerCall { guard: guard(1), owner, dialog: dialog(1), record: Box::new(record()), ttl_ms: 3_600_000 }
+    StoreOp::AnswerCall {
+        guard: guard(1),
+        owner,
+        dialog: dialog(1),
+        record: Box::new(record()),
+        ttl_ms: 3_600_000,
+        peer: None,
+        conversation: None,
+    }
 }
 
 fn reject(owner: Owner) -> StoreOp {
@@ -40,7 +48,10 @@ fn a_call_whose_lease_ended_is_adopted_once_and_the_old_owner_is_fenced() {
     let mut s = store();
     run(&mut s, NOW, open_call(A, 1));
     let invite = Bytes::from_static(b"INVITE");
-    assert_eq!(run(&mut s, NOW + 3_000, open_call(B, 2)), StoreReply::CallAdopted { dialog: dialog(1), invite });
+    assert_eq!(
+        run(&mut s, NOW + 3_000, open_call(B, 2)),
+        StoreReply::CallAdopted { dialog: dialog(1), invite, legs: Vec::new() }
+    );
     assert_eq!(run(&mut s, NOW + 3_001, answer(A)), StoreReply::Fenced);
     assert_eq!(run(&mut s, NOW + 3_001, reject(A)), StoreReply::Fenced);
     assert_eq!(run(&mut s, NOW + 3_002, answer(B)), StoreReply::Answered { version: 1 });
@@ -61,7 +72,10 @@ fn cancel_before_the_answer_wins_and_after_it_is_too_late() {
     let mut s = store();
     run(&mut s, NOW, open_call(A, 1));
     let found = run(&mut s, NOW, StoreOp::CancelCall { guard: guard(1) });
-    assert_eq!(found, StoreReply::Cancelled { dialog: dialog(1), invite: Bytes::from_static(b"INVITE"), owner: A });
+    assert_eq!(
+        found,
+        StoreReply::Cancelled { dialog: dialog(1), invite: Bytes::from_static(b"INVITE"), owner: A, legs: Vec::new() }
+    );
     assert_eq!(run(&mut s, NOW, answer(A)), StoreReply::CallCancelled);
     assert_eq!(run(&mut s, NOW, reject(A)), StoreReply::CallCancelled);
     assert_eq!(s.counts().dialogs, 0);

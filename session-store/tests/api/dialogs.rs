@@ -76,7 +76,7 @@ fn bye_leaves_a_tombstone_that_replays_its_answer() {
     assert_eq!(run(&mut s, NOW, bye), replay);
     assert_eq!(run(&mut s, NOW, begin(1, 3, "MESSAGE")), StoreReply::Gone);
     assert_eq!(run(&mut s, NOW, StoreOp::ReadDialog { dialog: dialog(1) }), StoreReply::Gone);
-    let next = StoreOp::NextCseq { dialog: dialog(1), terminating: false, close: None };
+    let next = StoreOp::NextCseq { dialog: dialog(1), terminating: false, close: None, fence: None };
     assert_eq!(run(&mut s, NOW, next.clone()), StoreReply::Gone);
     assert_eq!(run(&mut s, NOW, StoreOp::Bury { dialog: dialog(1) }), StoreReply::Gone);
     assert_eq!(run(&mut s, NOW + TOMBSTONE_MS, next), StoreReply::Unknown);
@@ -93,6 +93,7 @@ fn our_requests_count_upwards_and_close_an_exchange_on_the_way() {
         StoreOp::Begin {
             dialog: dialog(1),
             by: alice(),
+            flow: None,
             cseq: 2,
             method: "MESSAGE".into(),
             nonce: None,
@@ -101,7 +102,7 @@ fn our_requests_count_upwards_and_close_an_exchange_on_the_way() {
     ) else {
         panic!("opened")
     };
-    let next = |close| StoreOp::NextCseq { dialog: dialog(1), terminating: false, close };
+    let next = |close| StoreOp::NextCseq { dialog: dialog(1), terminating: false, close, fence: None };
     let StoreReply::Cseq { cseq: 1, .. } = run(&mut s, NOW, next(None)) else { panic!("first") };
     let theirs = Some(Box::new(close(key, B, None)));
     assert_eq!(run(&mut s, NOW, next(theirs)), StoreReply::Fenced, "nobody else closes it, and no number is used");
@@ -115,7 +116,7 @@ fn our_requests_count_upwards_and_close_an_exchange_on_the_way() {
 #[test]
 fn terminating_refuses_nothing_until_it_is_buried() {
     let mut s = with_dialog(1);
-    let bye = StoreOp::NextCseq { dialog: dialog(1), terminating: true, close: None };
+    let bye = StoreOp::NextCseq { dialog: dialog(1), terminating: true, close: None, fence: None };
     let StoreReply::Cseq { record, .. } = run(&mut s, NOW, bye) else { panic!("cseq") };
     assert_eq!(record.phase, DialogPhase::Terminating);
     assert!(matches!(run(&mut s, NOW, StoreOp::Bury { dialog: dialog(1) }), StoreReply::Dialog { .. }));
@@ -134,10 +135,23 @@ fn a_full_journal_changes_nothing_in_the_dialog() {
     };
     run(&mut s, NOW, call);
     let record = Box::new(record());
-    run(&mut s, NOW, StoreOp::AnswerCall { guard: guard(1), owner: A, dialog: dialog(1), record, ttl_ms: 60_000 });
+    run(
+        &mut s,
+        NOW,
+        StoreOp::AnswerCall {
+            guard: guard(1),
+            owner: A,
+            dialog: dialog(1),
+            record,
+            ttl_ms: 60_000,
+            peer: None,
+            conversation: None,
+        },
+    );
     let request = StoreOp::Begin {
         dialog: dialog(1),
         by: alice(),
+        flow: None,
         cseq: 2,
         method: "MESSAGE".into(),
         nonce: None,
@@ -157,7 +171,7 @@ fn unknown_dialogs_are_unknown_everywhere() {
         StoreOp::Confirm { dialog: dialog(1) },
         StoreOp::Bury { dialog: dialog(1) },
         StoreOp::Terminate { dialog: dialog(1), by: alice(), cseq: 2, response: Bytes::new(), nonce: None },
-        StoreOp::NextCseq { dialog: dialog(1), terminating: false, close: None },
+        StoreOp::NextCseq { dialog: dialog(1), terminating: false, close: None, fence: None },
     ] {
         assert_eq!(run(&mut s, NOW, operation), StoreReply::Unknown);
     }
@@ -169,6 +183,7 @@ fn another_principal_moves_nothing_and_an_anonymous_one_stays_on_its_flow() {
     let act = |by: Actor| StoreOp::Begin {
         dialog: dialog(1),
         by,
+        flow: None,
         cseq: 9,
         method: "MESSAGE".into(),
         nonce: None,

@@ -26,8 +26,8 @@ fn a_replay_changes_nothing() {
     run(&mut s, NOW, use_nonce(3, 1));
     let replayed = |operation| match operation {
         StoreOp::Register { aor, change, .. } => StoreOp::Register { aor, change, nonce: Some(nonce(1, 3, 2)) },
-        StoreOp::Begin { dialog, by, cseq, method, exchange, .. } => {
-            StoreOp::Begin { dialog, by, cseq, method, exchange, nonce: Some(nonce(1, 2, 2)) }
+        StoreOp::Begin { dialog, by, flow, cseq, method, exchange, .. } => {
+            StoreOp::Begin { dialog, by, flow, cseq, method, exchange, nonce: Some(nonce(1, 2, 2)) }
         }
         StoreOp::OpenExchange { open, .. } => StoreOp::OpenExchange { open, nonce: Some(nonce(1, 1, 2)) },
         StoreOp::Once { key, ttl_ms, .. } => StoreOp::Once { key, ttl_ms, nonce: Some(nonce(1, 3, 7)) },

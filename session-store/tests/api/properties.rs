@@ -39,6 +39,8 @@ fn operation() -> impl Strategy<Value = StoreOp> {
             dialog: dialog(k),
             record: Box::new(record()),
             ttl_ms,
+            peer: None,
+            conversation: None,
         }),
         (n.clone(), any::<bool>()).prop_map(|(k, o)| StoreOp::RejectCall {
             guard: guard(k),
@@ -51,6 +53,7 @@ fn operation() -> impl Strategy<Value = StoreOp> {
             |(k, cseq, bye, x)| StoreOp::Begin {
                 dialog: dialog(k),
                 by: alice(),
+                flow: None,
                 cseq,
                 method: if bye { "BYE".into() } else { "MESSAGE".into() },
                 nonce: None,
@@ -77,6 +80,7 @@ fn operation() -> impl Strategy<Value = StoreOp> {
                 dialog: dialog(k),
                 terminating,
                 close: x.map(|(e, o)| Box::new(close(exchange(k, e), owner(o), Some(b"a")))),
+                fence: None,
             }
         }),
         n.clone().prop_map(|k| StoreOp::Bury { dialog: dialog(k) }),

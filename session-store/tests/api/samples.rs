@@ -48,6 +48,8 @@ pub fn binding(key: &str, cseq: u32, expires_at: u64) -> Binding {
         cseq,
         flow: None,
         path: Vec::new(),
+        aor: String::new(),
+        capabilities: Vec::new(),
     }
 }
 
@@ -78,6 +80,9 @@ pub fn record() -> DialogRecord {
         policy_epoch: 1,
         created_at: NOW,
         source: "udp:0:192.0.2.1:5060".into(),
+        owner: A,
+        peer: None,
+        we_called: false,
         extra: Default::default(),
     }
 }
@@ -93,6 +98,12 @@ pub fn entry(owner: Owner, digest: u8, repeatable: bool) -> JournalEntry {
         deadline: NOW + 60_000,
         started: NOW,
         owner,
+        leg: Default::default(),
+        request: None,
+        upstream_id: None,
+        backend_session: None,
+        event_id: None,
+        task: None,
     }
 }
 
@@ -143,6 +154,8 @@ pub fn with_dialog(n: u8) -> MemoryStore {
             dialog: dialog(n),
             record: Box::new(record()),
             ttl_ms: 3_600_000,
+            peer: None,
+            conversation: None,
         },
     );
     assert_eq!(answered, StoreReply::Answered { version: 1 });
@@ -150,7 +163,15 @@ pub fn with_dialog(n: u8) -> MemoryStore {
 }
 
 pub fn begin(n: u8, cseq: u32, method: &str) -> StoreOp {
-    StoreOp::Begin { dialog: dialog(n), by: alice(), cseq, method: method.into(), nonce: None, exchange: None }
+    StoreOp::Begin {
+        dialog: dialog(n),
+        by: alice(),
+        flow: None,
+        cseq,
+        method: method.into(),
+        nonce: None,
+        exchange: None,
+    }
 }
 
 pub fn run(store: &mut MemoryStore, now: u64, operation: StoreOp) -> StoreReply {

@@ -364,6 +364,9 @@ pub(super) fn record(core: &EdgeState, call: &Call, tag: &str, bytes: &Bytes) ->
         policy_epoch: core.config.epoch,
         created_at: core.now.wall.0,
         source: source(flow),
+        owner: core.owner,
+        peer: None,
+        we_called: false,
         extra: offered_tools(plan),
     })
 }

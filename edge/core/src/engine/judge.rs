@@ -9,7 +9,7 @@ use mcp_sip::exchange::{Belongs, Exchange as Named, ExchangeId, Rejected, Side};
 use mcp_sip::jsonrpc::{Answer, Body, Bounds, Envelope, Kind, RawId};
 use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::OpenExchange;
-use session_store::record::JournalEntry;
+use session_store::record::{JournalEntry, LegRecord};
 use sha2::{Digest, Sha256};
 
 use super::Engine;
@@ -301,6 +301,12 @@ impl Engine {
                 deadline: ctx.now.wall.plus_millis(life_ms).0,
                 started: exchange.about.received.wall.0,
                 owner: ctx.owner,
+                leg: LegRecord::default(),
+                request: None,
+                upstream_id: None,
+                backend_session: None,
+                event_id: None,
+                task: None,
             },
             limit: ctx.config.edge.limits.in_flight_per_session,
             ttl_ms: life_ms.saturating_add(GRACE_MS),

@@ -1,0 +1,3 @@
+//! Load and pairs of measurements.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Faults against running edges, and one table of what each cost.
+
+fn main() {}
