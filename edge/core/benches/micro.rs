@@ -9,7 +9,7 @@ use session_store::key::DialogKey;
 
 fn tokens(c: &mut Criterion) {
     let keys = [TokenKey { kid: 1, siv: [7; 32].into(), mac: [9; 32].into() }];
-    let token = DialogToken { key: DialogKey { slot: 5, tenant: 7, id: [3; 16] }, anonymous: false };
+    let token = DialogToken { key: DialogKey { slot: 5, tenant: 7, id: [3; 16] }, anonymous: false, bridged: false };
     let mut group = c.benchmark_group("token");
     group.bench_function("seal", |b| b.iter(|| black_box(&token).tag(&keys)));
     let tag = token.tag(&keys);

@@ -59,6 +59,7 @@ pub(crate) struct Accepted {
 pub(crate) struct Cancel {
     request: Request,
     invite: Option<u64>,
+    guard: GuardKey,
 }
 
 impl EdgeState {
@@ -199,7 +200,7 @@ impl EdgeState {
             Err(answer) => return self.reject_call(&call, &answer),
         };
         let anonymous = call.caller.principal == crate::engine::Principal::Anonymous;
-        let token = DialogToken { key: call.dialog, anonymous };
+        let token = DialogToken { key: call.dialog, anonymous, bridged: false };
         let tag = token.tag(&self.config.token_keys);
         let answer = self.accept_answer(&call, &token);
         let bytes = answer.tag(&tag).build(&call.request.message, &call.request.flow, &tag);
@@ -348,6 +349,9 @@ impl EdgeState {
         let Some(token) = DialogToken::from_tag(&self.config.token_keys, tag) else {
             return self.stats.drop_one("stray ACK");
         };
+        if token.bridged {
+            return self.bridge_ack(request, token);
+        }
         // A copy of an ACK changes nothing; one for a dialog that this edge does not have does.
         let news = self.dialogs.get(&token.key).is_none_or(|local| local.accept.is_some());
         self.acknowledged(token.key);
@@ -380,7 +384,7 @@ impl EdgeState {
             return self.answer(&request, &answer);
         }
         request.server = self.open_server(&request.flow, &request.message, merged);
-        self.store(StoreOp::CancelCall { guard }, Waiting::Cancel(Box::new(Cancel { request, invite })));
+        self.store(StoreOp::CancelCall { guard }, Waiting::Cancel(Box::new(Cancel { request, invite, guard })));
     }
 
     fn guard_of_cancel(&self, request: &Request) -> Option<GuardKey> {
@@ -392,13 +396,18 @@ impl EdgeState {
     }
 
     pub(crate) fn cancel_written(&mut self, cancel: &Cancel, reply: Result<StoreReply, StoreError>) {
-        let Cancel { request, invite } = cancel;
+        let Cancel { request, invite, guard } = cancel;
         match (reply, invite) {
-            (Ok(StoreReply::Cancelled { .. } | StoreReply::Unknown) | Err(_), Some(id)) => {
+            (Ok(StoreReply::Cancelled { dialog, legs, .. }), Some(id)) => {
+                self.answer(request, &Answer::new(200));
+                self.refuse_cancelled(*id);
+                self.bridge_cancel(*guard, dialog, legs);
+            }
+            (Ok(StoreReply::Unknown) | Err(_), Some(id)) => {
                 self.answer(request, &Answer::new(200));
                 self.refuse_cancelled(*id);
             }
-            (Ok(StoreReply::Cancelled { invite, .. }), None) => {
+            (Ok(StoreReply::Cancelled { dialog, invite, legs, .. }), None) => {
                 self.answer(request, &Answer::new(200));
                 // The edge that had the INVITE is gone or elsewhere: its peer hears 487 here, on the way that the CANCEL came.
                 if let Ok(invite) = Message::parse(invite, Transportation::Datagram) {
@@ -406,6 +415,7 @@ impl EdgeState {
                     let to = ReplyTo::new(&request.flow, &invite.top_via());
                     self.send_reply(&to, bytes);
                 }
+                self.bridge_cancel(*guard, dialog, legs);
             }
             (Ok(StoreReply::CancelTooLate), _) => self.answer(request, &Answer::new(200)),
             (Ok(_), None) => self.answer(request, &Answer::new(481)),

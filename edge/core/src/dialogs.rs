@@ -262,6 +262,7 @@ impl EdgeState {
             // The record ends by its TTL, and the peer by its own session timer.
             _ => return self.end_dialog(dialog, closing),
         };
+        self.bridge_ended(dialog, &record);
         let then = Located::HangUp { hang_up, cseq, record: record.clone() };
         self.reach_dialog(dialog, &record, then);
     }

@@ -82,6 +82,9 @@ impl EdgeState {
             self.authenticate_addressed(request)?;
             return Err(Answer::new(481));
         };
+        if token.bridged && request.message.cseq().method != Method::Bye {
+            return self.bridge_in_dialog(request, token);
+        }
         let Some(domain) = self.domain_of(token.key.tenant) else { return Err(Answer::new(481)) };
         if let Some(refusal) = self.check_transport(request, &domain) {
             return Err(refusal);
@@ -391,9 +394,10 @@ impl EdgeState {
         let response = pending.changed.as_ref().map(|changed| changed.response.clone()).unwrap_or_default();
         let dialog = pending.dialog();
         match reply {
-            Ok(StoreReply::Dialog { .. }) => {
+            Ok(StoreReply::Dialog { record, .. }) => {
                 self.answer_bytes(&pending.request, 200, response);
                 self.end_dialog(dialog, Closing::Bye);
+                self.bridge_ended(dialog, &record);
             }
             // A BYE of ours crossed this one.
             Ok(StoreReply::Gone) => self.answer_bytes(&pending.request, 200, response),

@@ -14,6 +14,7 @@ pub mod text;
 pub mod token;
 
 mod answer;
+mod b2bua;
 mod call;
 mod carrier;
 mod dialogs;

@@ -86,7 +86,7 @@ impl EdgeState {
             return self.refresh_later(dialog);
         };
         let anonymous = local.leg.principal == Principal::Anonymous;
-        let user = DialogToken { key: dialog, anonymous }.user(&self.config.token_keys);
+        let user = DialogToken { key: dialog, anonymous, bridged: false }.user(&self.config.token_keys);
         let host = self.advertised(target.listener(), Some(local.flow.local));
         let contact = format!("<sip:{user}@{host};transport={};gr>", uri_name(target.transport()));
         let supported = supported(&local.leg.domain);

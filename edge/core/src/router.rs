@@ -63,6 +63,16 @@ pub(crate) enum Callee {
     User,
 }
 
+impl Callee {
+    /// Whether it is reached where it registered, and not answered for here.
+    pub fn registers(&self) -> bool {
+        match self {
+            Callee::Agent(agent) => agent.backend.is_sip_contact(),
+            Callee::User => true,
+        }
+    }
+}
+
 /// The address of a request, looked up in the configuration.
 struct Address {
     domain: Option<Arc<DomainConfig>>,
@@ -205,18 +215,19 @@ impl EdgeState {
         if self.servers.is_merged(&merged) {
             return Err(Answer::new(482).phrase("Merged Request"));
         }
-        let agent = match callee {
-            Callee::Agent(agent) if !agent.backend.is_sip_contact() => agent,
-            // It would have to be sent on, which is a hop (RFC 3261 §16.3 item 3).
-            Callee::Agent(_) | Callee::User if request.message.max_forwards() == Some(0) => {
-                return Err(Answer::new(483));
-            }
-            Callee::Agent(_) | Callee::User => return Err(Answer::new(480)),
-        };
+        // It would have to be sent on, which is a hop (RFC 3261 §16.3 item 3).
+        if callee.registers() && request.message.max_forwards() == Some(0) {
+            return Err(Answer::new(483));
+        }
         if !self.has_room() {
             self.stats.limit("storeOperations");
             return Err(self.unavailable("Too Much Work"));
         }
+        let agent = match callee {
+            Callee::Agent(agent) if !agent.backend.is_sip_contact() => agent,
+            callee if service == Service::Invite => return self.bridge_call(request, caller, &callee, merged),
+            Callee::Agent(_) | Callee::User => return Err(Answer::new(480)),
+        };
         match service {
             Service::Invite => self.on_invite(request, caller, &agent, merged),
             _ => self.on_page(request, caller, &agent, merged),

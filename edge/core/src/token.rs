@@ -45,6 +45,8 @@ pub struct DialogToken {
     pub key: DialogKey,
     /// Opened without credentials: its requests come from the same flow and cannot be challenged.
     pub anonymous: bool,
+    /// There is another leg: requests in it go to the bridge.
+    pub bridged: bool,
 }
 
 /// What a flow token says.
@@ -105,7 +107,7 @@ impl Fields<'_> {
 impl DialogToken {
     fn sealed(&self, keys: &[TokenKey]) -> Vec<u8> {
         let mut content = Vec::with_capacity(22);
-        content.extend([VERSION, u8::from(self.anonymous)]);
+        content.extend([VERSION, u8::from(self.anonymous) | u8::from(self.bridged) << 1]);
         content.extend(self.key.tenant.to_be_bytes());
         content.extend(self.key.slot.to_be_bytes());
         content.extend(self.key.id);
@@ -131,8 +133,9 @@ impl DialogToken {
         let tenant = u16::from_be_bytes(fields.take()?);
         let slot = u16::from_be_bytes(fields.take()?);
         let id = fields.take()?;
-        let token = DialogToken { key: DialogKey { slot, tenant, id }, anonymous: flags == 1 };
-        (version == VERSION && flags <= 1 && slot < SLOTS).then_some(())?;
+        let (anonymous, bridged) = (flags & 1 == 1, flags & 2 == 2);
+        let token = DialogToken { key: DialogKey { slot, tenant, id }, anonymous, bridged };
+        (version == VERSION && flags <= 3 && slot < SLOTS).then_some(())?;
         fields.end(token)
     }
 
@@ -251,7 +254,7 @@ mod tests {
     }
 
     fn dialog(id: [u8; 16]) -> DialogToken {
-        DialogToken { key: DialogKey { slot: 1023, tenant: 7, id }, anonymous: false }
+        DialogToken { key: DialogKey { slot: 1023, tenant: 7, id }, anonymous: false, bridged: id[0] & 1 == 1 }
     }
 
     #[test]

@@ -157,12 +157,16 @@ impl EdgeState {
         let Some(branch) = via.branch() else { return self.stats.drop_one("stray response") };
         match BranchToken::from_branch(&self.config.token_keys, branch) {
             Some(token) if token.pod == self.owner.pod && token.epoch == self.owner.epoch => {}
+            Some(_) if self.bridge_response(flow, message) => return,
             Some(_) => return self.stats.drop_one("response for another life"),
             None => return self.stats.drop_one("stray response"),
         }
         let cseq = message.cseq();
         let key = TransactionKey::client(branch, cseq.method.as_str());
         let Some(id) = self.clients.by_key.get(&key).copied() else {
+            if self.bridge_response(flow, message) {
+                return;
+            }
             return self.stats.drop_one("response without a transaction");
         };
         let Some(entry) = self.clients.entries.get_mut(&id) else { return };
