@@ -130,6 +130,9 @@ impl Builder {
                 listeners: Vec::new(),
                 domains: domains.into_values().map(|domain| (domain.domain.clone(), domain)).collect(),
                 agents: by_address(agents),
+                // One process with a store of its own: the key of its names lives as long as its content.
+                naming_key: self.made.mac.clone(),
+                on_outage: edge_core::config::OnOutage::default(),
                 token_keys: self.token_keys.clone(),
             },
             listeners,

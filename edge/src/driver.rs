@@ -265,6 +265,11 @@ impl Driver {
                 self.calls.remove(&id);
                 self.parts.backends.cancel(self.process_wide(id));
             }
+            Effect::Mesh { to, message } => {
+                if let Some(tag) = message.tag() {
+                    self.now.push_back(Input::MeshFailed { to, tag });
+                }
+            }
             Effect::Resolve { query, question } => {
                 let (dns, shards, shard) = (self.parts.dns.clone(), self.parts.shards.clone(), self.index);
                 self.parts.runtime.spawn(async move {

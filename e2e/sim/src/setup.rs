@@ -85,5 +85,7 @@ pub fn config(core: usize) -> Arc<Config> {
         domains,
         agents,
         token_keys: vec![TokenKey { kid: 1, siv: [7; 32].into(), mac: [9; 32].into() }],
+        naming_key: [11; 32].into(),
+        on_outage: edge_core::config::OnOutage::default(),
     })
 }

@@ -411,7 +411,7 @@ impl World {
                         state.handle(now, Input::FlowClosed { conn });
                     }
                 }
-                Effect::Resolve { .. } | Effect::Audit(_) | Effect::Span(_) | Effect::Log { .. } | Effect::Drained => {}
+                Effect::Mesh { .. } | Effect::Resolve { .. } | Effect::Audit(_) | Effect::Span(_) | Effect::Log { .. } | Effect::Drained => {}
             }
         }
         let due = self.cores[core].state.as_ref().and_then(EdgeState::poll_timeout).map(|(at, _)| at.0.div_ceil(1000));

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::input::Transport;
 
 /// Everything that an edge knows of the world. Replaced as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Rises with every change; part of what a session remembers of its policy.
     pub epoch: u64,
@@ -22,15 +22,43 @@ pub struct Config {
     pub agents: BTreeMap<(String, String), Arc<AgentConfig>>,
     /// Two live keys at most, the first one seals.
     pub token_keys: Vec<TokenKey>,
+    /// HMAC-SHA-256: slot labels and all hashes in key names of the store. It never changes: token keys rotate, names do not.
+    pub naming_key: Zeroizing<[u8; 32]>,
+    /// What happens to new work while the store is away (`SessionStore.spec.onOutage`).
+    pub on_outage: OnOutage,
 }
 
-/// One key set for tokens, nonces and key names of the store.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("epoch", &self.epoch)
+            .field("edge", &self.edge)
+            .field("listeners", &self.listeners)
+            .field("domains", &self.domains)
+            .field("agents", &self.agents)
+            .field("token_keys", &self.token_keys)
+            .field("on_outage", &self.on_outage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `SessionStore.spec.onOutage`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutage {
+    /// What stands is served from what this edge holds; new work gets 503.
+    #[default]
+    KeepExisting,
+    /// 503 to every request but ACK, CANCEL, BYE.
+    RejectAll,
+}
+
+/// One key set for tokens and nonces.
 #[derive(Clone)]
 pub struct TokenKey {
     pub kid: u8,
     /// AES-SIV-256 (two AES-128 keys).
     pub siv: Zeroizing<[u8; 32]>,
-    /// HMAC-SHA-256: nonces, slot labels, hashes in key names.
+    /// HMAC-SHA-256: nonces, stateless tags.
     pub mac: Zeroizing<[u8; 32]>,
 }
 

@@ -7,6 +7,7 @@ use session_store::op::StoreOp;
 
 use crate::audit::{AuditRecord, Span};
 use crate::input::{BackendId, ConnId, FlowKey, OpId, QueryId, Transport};
+use crate::mesh::MeshMessage;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Effect {
     Backend { id: BackendId, call: BackendCall },
     /// Drop a backend call: its response stream is closed. Nothing more comes for this id.
     CancelBackend { id: BackendId },
+    /// Say this to another edge (its pod number); where its message has a tag, a failure comes back as `Input::MeshFailed`.
+    Mesh { to: u64, message: MeshMessage },
     /// Ask DNS; the answer comes back as `Input::Resolved`.
     Resolve { query: QueryId, question: DnsQuestion },
     /// Close a stream connection after what was sent on it has left.

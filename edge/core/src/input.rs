@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use session_store::op::{StoreError, StoreReply};
+use session_store::op::{Adopted, StoreError, StoreReply};
 use sip_proto::message::{Message, Refusal};
 
 use crate::config::Config;
+use crate::lease::Membership;
+use crate::mesh::MeshMessage;
 
 /// One number per stream connection, given by the shell, never given twice in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,8 +92,31 @@ pub enum Input {
     Resolved { query: QueryId, answer: crate::effect::DnsAnswer },
     /// New validated configuration; takes effect at once, running sessions included.
     Configure(Arc<Config>),
+    /// What the node knows of the fleet, and until when this edge may act by itself. Comes before everything else where several edges
+    /// share a store; a core that was never told is alone with a store of its own process.
+    Membership(Arc<Membership>),
+    /// Continuous things that another edge, or an earlier life of this one, left; they are ours now. Each for the shard of its Call-ID.
+    Adopted(Vec<Adopted>),
+    /// Another edge said something; `from` is its pod.
+    Mesh { from: u64, message: MeshMessage },
+    /// An `Effect::Mesh` whose message has a tag could not be delivered.
+    MeshFailed { to: u64, tag: u64 },
+    /// Whether the store can be used (sip.md, section 11).
+    StoreHealth(StoreHealth),
     /// Stop taking new work; `Effect::Drained` follows when nothing is in flight.
     Drain,
+}
+
+/// The circuit breaker of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// The store is used.
+    #[default]
+    Closed,
+    /// The store is not asked: sip.md, section 11, decides.
+    Open,
+    /// The store is back: everything that belongs to what stands is served, and so many of a hundred new requests.
+    Recovering { percent: u8 },
 }
 
 /// What a backend's HTTP answer brings. The bodies are raw.

@@ -119,6 +119,11 @@ impl EdgeState {
             Input::Backend { id, event } => self.with_engine(|engine, ctx| engine.backend(ctx, id, event)),
             Input::Resolved { query, answer } => self.on_resolved(query, answer),
             Input::Configure(config) => self.configure(config),
+            Input::Membership(membership) => self.membership(membership),
+            Input::Adopted(items) => self.adopt(items),
+            Input::Mesh { from, message } => self.on_mesh(from, message),
+            Input::MeshFailed { to, tag } => self.mesh_failed(to, tag),
+            Input::StoreHealth(health) => self.store_health(health),
             Input::Drain => self.start_drain(),
         }
         self.settle();

@@ -160,6 +160,7 @@ impl World {
                 Effect::Audit(record) => self.audit.push(record),
                 Effect::Span(_) | Effect::Log { .. } => {}
                 Effect::Drained => self.drained = true,
+                Effect::Mesh { .. } => {}
             }
         }
     }
@@ -329,6 +330,8 @@ pub fn config() -> Config {
         domains: BTreeMap::from([(DOMAIN.to_owned(), Arc::new(domain))]),
         agents: BTreeMap::from([((DOMAIN.to_owned(), "echo".to_owned()), Arc::new(agent))]),
         token_keys: vec![token_key(1)],
+        naming_key: Zeroizing::new([3; 32]),
+        on_outage: edge_core::config::OnOutage::default(),
     }
 }
 

@@ -158,6 +158,8 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         domains: BTreeMap::from([("demo.example".to_owned(), Arc::new(domain))]),
         agents,
         token_keys: vec![TokenKey { kid: 1, siv: Zeroizing::new([1; 32]), mac: Zeroizing::new([2; 32]) }],
+        naming_key: Zeroizing::new([3; 32]),
+        on_outage: edge_core::config::OnOutage::default(),
     }
 }
 

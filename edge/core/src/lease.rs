@@ -1,0 +1,82 @@
+//! One lease per edge, judged by the store's clock, and what it allows (sip.md, section 8).
+//!
+//! An edge stops by itself before anybody may take over: a lease of 5 s is renewed every 1.5 s, and 3.5 s after the last renewal was
+//! *sent*, by the monotonic clock, nothing continuous is done any more. That is asked right before each such action, so that a process that
+//! was stopped and resumed does nothing by mistake.
+
+use session_store::record::{Owner, PodState};
+use sip_proto::time::Mono;
+
+/// How long a lease lasts, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Milliseconds.
+    pub ms: u64,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Lease { ms: 5_000 }
+    }
+}
+
+impl Lease {
+    /// Between two renewals.
+    #[must_use]
+    pub fn heartbeat_ms(self) -> u64 {
+        self.ms * 3 / 10
+    }
+
+    /// From the sending of a renewal to the silence, unless another one succeeds.
+    #[must_use]
+    pub fn fence_ms(self) -> u64 {
+        self.ms * 7 / 10
+    }
+}
+
+/// What an edge knows of its own life and of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub owner: Owner,
+    /// Nothing continuous is done at this time or later.
+    pub valid_until: Mono,
+    /// All edges that the store knows, this one included.
+    pub pods: Vec<PodState>,
+    /// Names the content of the store: another value is another, empty store.
+    pub generation: [u8; 16],
+}
+
+impl Membership {
+    /// Whether the lease still allows something continuous.
+    #[must_use]
+    pub fn holds(&self, now: Mono) -> bool {
+        now < self.valid_until
+    }
+
+    /// That life of that pod, if it is not over by the store's word.
+    #[must_use]
+    pub fn living(&self, pod: u64, boot: u64) -> Option<&PodState> {
+        self.pods.iter().find(|p| p.owner.pod == pod && p.owner.boot == boot && p.lease_left_ms > 0)
+    }
+
+    /// That pod, in whatever life.
+    #[must_use]
+    pub fn living_pod(&self, pod: u64) -> Option<&PodState> {
+        self.pods.iter().find(|p| p.owner.pod == pod && p.lease_left_ms > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_comes_before_the_lease_ends_and_after_a_missed_renewal() {
+        for ms in [3_000, 5_000, 30_000] {
+            let lease = Lease { ms };
+            assert!(2 * lease.heartbeat_ms() < lease.fence_ms(), "one renewal may be lost");
+            assert!(lease.fence_ms() < lease.ms);
+        }
+        assert_eq!((Lease::default().heartbeat_ms(), Lease::default().fence_ms()), (1_500, 3_500));
+    }
+}

@@ -1,0 +1,78 @@
+//! What edges of one fleet say to each other. Values; the shell carries them, and hands a message to the shard of its Call-ID.
+//!
+//! Any edge serves any request by the store. Only what is bound to one process travels here: a stream connection, a transaction, the timers
+//! of a dialog. Nothing is lost with a message: what it would have said is in the store, or comes again.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use session_store::key::{DialogKey, GuardKey};
+
+use crate::input::{ConnId, Flow, FlowKey, Transport};
+
+/// One message from edge to edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshMessage {
+    /// Write on that connection of yours; `boot` is the life of the process that gave the number. With a `tag`, a failure comes back, as
+    /// [`MeshMessage::SendFailed`] from there or as `Input::MeshFailed` from the mesh itself.
+    Send { boot: u64, conn: ConnId, bytes: Bytes, tag: Option<u64>, call_id: String },
+    /// The connection of a [`MeshMessage::Send`] is gone.
+    SendFailed { tag: u64, call_id: String },
+    /// A SIP message that arrived here and belongs to a transaction or a dialog of yours: a response, an ACK.
+    Relay { arrival: Arrival, bytes: Bytes, call_id: String },
+    /// A CANCEL was accepted here for an INVITE of yours: its guard says so.
+    Cancelled { guard: GuardKey, call_id: String },
+    /// A dialog whose timers you run was ended here: its tombstone is written.
+    Ended { dialog: DialogKey, call_id: String },
+}
+
+impl MeshMessage {
+    /// Which shard of the receiver it is for.
+    #[must_use]
+    pub fn call_id(&self) -> &str {
+        match self {
+            MeshMessage::Send { call_id, .. }
+            | MeshMessage::SendFailed { call_id, .. }
+            | MeshMessage::Relay { call_id, .. }
+            | MeshMessage::Cancelled { call_id, .. }
+            | MeshMessage::Ended { call_id, .. } => call_id,
+        }
+    }
+
+    /// The tag under which the sender wants to hear that it could not be delivered.
+    #[must_use]
+    pub fn tag(&self) -> Option<u64> {
+        match self {
+            MeshMessage::Send { tag, .. } => *tag,
+            _ => None,
+        }
+    }
+}
+
+/// How a relayed message came to the edge that relays it. No identity is taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    pub transport: Transport,
+    pub listener: u16,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+impl Arrival {
+    /// Of a flow.
+    #[must_use]
+    pub fn of(flow: &Flow) -> Arrival {
+        Arrival { transport: flow.transport, listener: flow.listener, local: flow.local, remote: flow.remote }
+    }
+
+    /// A flow for what reads one. A relayed message is never answered on it: a stream is named by a number that no connection has.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        let Arrival { transport, listener, local, remote } = *self;
+        let key = match transport {
+            Transport::Udp => FlowKey::Datagram { listener, remote },
+            Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => FlowKey::Stream(ConnId(u64::MAX)),
+        };
+        Flow { key, transport, listener, local, remote, certificate: None }
+    }
+}
