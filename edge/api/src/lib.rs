@@ -1,1 +1,9 @@
-//! The gRPC contracts between edges (`mesh.proto`). The generated code is committed; a test compares it with the contract.
+//! The gRPC contracts between edges (`proto/mesh.proto`). The generated code is committed, so that a build needs no compiler of contracts;
+//! a test makes it again and compares.
+#![forbid(unsafe_code)]
+
+/// `proto/mesh.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; the comments stand in the contract")]
+#[rustfmt::skip]
+#[path = "gen/sipmcp.mesh.v1.rs"]
+pub mod mesh;

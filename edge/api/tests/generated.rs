@@ -1,0 +1,19 @@
+//! The committed code is what the contract says. After a change of the contract: `SIPMCP_REGENERATE=1 cargo test -p edge-api`.
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn the_committed_code_is_made_of_the_contract() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let made = tempfile::tempdir().unwrap();
+    let contract = protox::compile([root.join("proto/mesh.proto")], [root.join("proto")]).unwrap();
+    tonic_prost_build::configure().bytes(".").out_dir(made.path()).compile_fds(contract).unwrap();
+    let name = "sipmcp.mesh.v1.rs";
+    let made = fs::read_to_string(made.path().join(name)).unwrap();
+    let committed = root.join("src/gen").join(name);
+    if std::env::var_os("SIPMCP_REGENERATE").is_some() {
+        fs::write(&committed, &made).unwrap();
+    }
+    assert!(fs::read_to_string(&committed).unwrap() == made, "{} is not what the contract says", committed.display());
+}
