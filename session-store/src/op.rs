@@ -130,7 +130,7 @@ pub enum StoreOp {
 
     /// A request out of a dialog, or one more in a session. A repetition of one in flight moves its return path to the new leg's flow.
     OpenExchange { open: Box<OpenExchange>, nonce: Option<NonceUse> },
-    /// The answer. Fenced: only the owner of the entry may close it.
+    /// The answer: `Closed`, or `Unknown` where its time was over. Fenced: only the owner of the entry may close it.
     CloseExchange(CloseExchange),
     /// What became known of an exchange in flight (asynchronous: nothing waits for it). Fenced.
     NoteExchange { key: ExchangeKey, owner: Owner, note: ExchangeNote },
@@ -237,6 +237,8 @@ pub enum StoreReply {
     First(bool),
     /// The session and its version.
     Session { version: u64, record: Box<SessionRecord> },
+    /// `CloseExchange`: closed. Where the caller of this exchange was heard last: a repetition may have moved it.
+    Closed { flow: PeerFlow },
     /// Nothing by that name.
     Unknown,
     /// Another owner has it now: drop it and stay silent.

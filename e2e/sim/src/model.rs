@@ -100,7 +100,7 @@ impl Model {
             ) => {
                 self.exchanges.insert(open.key, open.entry.owner);
             }
-            (StoreOp::CloseExchange(close), StoreReply::Done)
+            (StoreOp::CloseExchange(close), StoreReply::Closed { .. })
                 if self.exchanges.get(&close.key).is_some_and(|known| *known != close.owner) =>
             {
                 self.violated("an exchange was closed by an edge that did not own it".into());

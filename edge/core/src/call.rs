@@ -20,7 +20,7 @@ use crate::audit::AuditKind;
 use crate::config::AgentConfig;
 use crate::dialogs::{Accept, LocalDialog, RunningTimer, record_ttl_ms};
 use crate::effect::Effect;
-use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Ticket, Verdict};
+use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Ticket, Verdict, Way};
 use crate::gate::Caller;
 use crate::input::Transport;
 use crate::random::keyed_hash;
@@ -315,6 +315,7 @@ impl EdgeState {
             mcp: Some(call.plan.mcp.clone()),
             carrier: if call.plan.mcp.info_package { Carrier::Info } else { Carrier::Message },
             plain_datagram: call.request.flow.transport == Transport::Udp,
+            way: Way::default(),
         })
     }
 

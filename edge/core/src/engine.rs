@@ -10,6 +10,7 @@
 
 mod about;
 mod access;
+mod adopt;
 mod answer;
 mod backend;
 mod close;
@@ -46,7 +47,7 @@ use timers::{Timer, Timers};
 pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
     Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Ids, Inbound, Leg, LegKey, Principal,
-    SipAnswer, Ticket, Verdict, Written,
+    SipAnswer, Ticket, Verdict, Way, Written,
 };
 
 /// The MCP half of one `EdgeState`.
@@ -61,6 +62,8 @@ pub struct Engine {
     /// The deliveries of each leg.
     leg_deliveries: BTreeSet<(SessionKey, DeliveryId)>,
     farewells: HashMap<u64, Farewell>,
+    /// Adopted exchanges that wait for the lease or for their dialog's record.
+    orphans: BTreeMap<u64, adopt::Orphan>,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,
@@ -78,6 +81,7 @@ impl Engine {
                 Timer::Asked(key) => self.asked_alarm(ctx, key),
                 Timer::Call(id) => self.call_alarm(ctx, id),
                 Timer::Delivery(id) => self.send(id),
+                Timer::Orphan(no) => self.orphan_alarm(ctx, no),
             }
         }
     }
@@ -96,7 +100,7 @@ impl Engine {
     /// Requests that were accepted and not answered: for drain.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.exchanges.len() + self.tickets.len()
+        self.exchanges.len() + self.tickets.len() + self.orphans.len()
     }
 
     /// Counters and gauges.
@@ -108,7 +112,7 @@ impl Engine {
             backend_calls: self.calls.len(),
             // The index may not outlive what it points to.
             deliveries: self.deliveries.len().max(self.leg_deliveries.len()),
-            waiting: self.tickets.len() + self.ops.len() + self.farewells.len(),
+            waiting: self.tickets.len() + self.ops.len() + self.farewells.len() + self.orphans.len(),
             timers: self.timers.len(),
             ..self.stats.read()
         }
@@ -132,6 +136,7 @@ impl Engine {
             Op::Touch(session) => self.touched(session, &reply),
             Op::EndIdle(session) => self.idle_ended(ctx, session, &reply),
             Op::LoadForEnd(session) => self.loaded_for_end(ctx, session, reply),
+            Op::OrphanDialog(no) => self.orphan_dialog(ctx, no, reply),
             Op::Forget => {}
         }
         true

@@ -14,7 +14,7 @@ use sip_proto::method::Method;
 use crate::answer::{ALLOW, Answer};
 use crate::config::DomainConfig;
 use crate::dialogs::LocalDialog;
-use crate::engine::{Carrier, Closing, Engine, Inbound, Leg, LegKey, Principal, Ticket, Verdict, Written};
+use crate::engine::{Carrier, Closing, Engine, Inbound, Leg, LegKey, Principal, Ticket, Verdict, Way, Written};
 use crate::gate::Caller;
 use crate::input::Transport;
 use crate::negotiate::option_tags;
@@ -232,6 +232,7 @@ impl EdgeState {
             mcp: record.mcp.clone(),
             carrier: if package { Carrier::Info } else { Carrier::Message },
             plain_datagram: request.flow.transport == Transport::Udp,
+            way: Way::default(),
         }))
     }
 

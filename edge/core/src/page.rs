@@ -5,17 +5,19 @@ use std::sync::Arc;
 use mcp_sip::exchange::McpExchange;
 use session_store::key::{SLOTS, SessionKey};
 use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::record::PeerFlow;
 use sip_proto::message::HeaderId;
 
 use crate::answer::Answer;
 use crate::config::AgentConfig;
-use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Principal, SipAnswer, Ticket, Verdict, Written};
-use crate::gate::{Caller, policies, policy_principal};
-use crate::input::Transport;
+use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Principal, SipAnswer, Ticket, Verdict, Way, Written};
+use crate::gate::{Caller, policies, policy_principal, source};
+use crate::input::{FlowKey, Transport};
 use crate::negotiate::option_tags;
 use crate::random::keyed_hash;
 use crate::request::Request;
 use crate::state::EdgeState;
+use crate::token::FlowToken;
 use crate::waiting::Waiting;
 
 /// The media type of MCP.
@@ -222,7 +224,24 @@ impl EdgeState {
             mcp: None,
             carrier: Carrier::Message,
             plain_datagram: request.flow.transport == Transport::Udp,
+            way: self.way_back(request, caller),
         })
+    }
+
+    /// How another edge reaches this caller. An address that nobody has proven to be the caller's is not written down: an answer goes to
+    /// the registered Contact then.
+    fn way_back(&self, request: &Request, caller: &Caller) -> Way {
+        let flow = &request.flow;
+        let proven = caller.proven || matches!(flow.key, FlowKey::Stream(_));
+        let token = || {
+            let (transport, listener) = (flow.transport, flow.listener);
+            FlowToken { owner: self.owner, transport, listener, flow: flow.key.clone() }.text(&self.config.token_keys)
+        };
+        Way {
+            caller_uri: request.message.from().uri().to_owned(),
+            agent_uri: request.message.to().uri().to_owned(),
+            flow: if proven { PeerFlow { flow: Some(token()), source: source(flow) } } else { PeerFlow::default() },
+        }
     }
 
     /// The slot label of a call: a keyed hash of tenant, Call-ID and From tag (sip.md, section 6).

@@ -226,6 +226,7 @@ impl EdgeState {
             owner: self.owner,
             random: &mut self.random,
             ids: &mut self.ids,
+            valid_until: None,
         };
         call(&mut self.engine, &mut ctx)
     }

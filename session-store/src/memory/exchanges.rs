@@ -58,9 +58,9 @@ impl MemoryStore {
         }
         known.answer = Some(close.answer);
         known.expires_at = now_ms.saturating_add(ANSWER_MS);
-        let end = known.expires_at;
+        let (end, flow) = (known.expires_at, known.entry.leg.flow.clone());
         self.expiry.add(end, Name::Exchange(close.key));
-        StoreReply::Done
+        StoreReply::Closed { flow }
     }
 
     pub(super) fn once(&mut self, now_ms: u64, key: ExchangeKey, ttl_ms: u64) -> Result<StoreReply, StoreError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use session_store::memory::{Capacity, MemoryStore};
 use session_store::op::{ANSWER_MS, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply};
-use session_store::record::SessionRecord;
+use session_store::record::{PeerFlow, SessionRecord};
 
 use super::samples::*;
 
@@ -15,6 +15,10 @@ fn opened() -> StoreReply {
     StoreReply::Exchange(OpenOutcome::Opened { session: None })
 }
 
+fn closed() -> StoreReply {
+    StoreReply::Closed { flow: PeerFlow::default() }
+}
+
 #[test]
 fn a_repetition_waits_then_gets_the_kept_answer() {
     let mut s = store();
@@ -24,7 +28,7 @@ fn a_repetition_waits_then_gets_the_kept_answer() {
         run(&mut s, NOW, opening(open(key, B, 1, false))),
         StoreReply::Exchange(OpenOutcome::RepeatInFlight { owner: A })
     );
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, Some(b"answer")))), StoreReply::Done);
+    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, Some(b"answer")))), closed());
     let kept = StoreReply::Exchange(OpenOutcome::RepeatAnswered { answer: Some(Bytes::from_static(b"answer")) });
     assert_eq!(run(&mut s, NOW + ANSWER_MS - 1, opening(open(key, B, 1, false))), kept);
     assert_eq!(run(&mut s, NOW + ANSWER_MS, opening(open(key, B, 1, false))), opened());
@@ -62,7 +66,7 @@ fn only_the_owner_closes_and_only_once() {
     assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, None))), StoreReply::Unknown);
     run(&mut s, NOW, opening(open(key, A, 1, false)));
     assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, B, Some(b"b")))), StoreReply::Fenced);
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, Some(b"a")))), StoreReply::Done);
+    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, Some(b"a")))), closed());
     assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, Some(b"c")))), StoreReply::Unknown);
 }
 
@@ -85,7 +89,7 @@ fn a_full_store_says_so_and_keeps_what_it_has() {
     assert_eq!(run(&mut s, NOW, opening(open(exchange(1, 1), A, 1, false))), opened());
     let full = Err(StoreError::Full { what: "exchanges" });
     assert_eq!(s.execute(NOW, opening(open(exchange(1, 2), A, 1, false))), full);
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(exchange(1, 1), A, None))), StoreReply::Done);
+    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(exchange(1, 1), A, None))), closed());
     let write = |n, version| StoreOp::WriteSession {
         session: session(n),
         version,

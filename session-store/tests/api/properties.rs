@@ -175,7 +175,7 @@ proptest! {
                     _ => {}
                 },
                 StoreOp::CloseExchange(close) => match reply {
-                    StoreReply::Done => prop_assert_eq!(open_by.remove(&close.key), Some(close.owner)),
+                    StoreReply::Closed { .. } => prop_assert_eq!(open_by.remove(&close.key), Some(close.owner)),
                     StoreReply::Fenced => prop_assert_ne!(open_by.get(&close.key), Some(&close.owner)),
                     _ => {}
                 },

@@ -36,8 +36,9 @@ impl Engine {
             body => (body, outcome),
         };
         self.tell(ctx, &exchange.about, forwarded, outcome);
-        // Kept where a second execution is not safe, so that a repetition gets it (sip.md 7).
-        let answer = body.clone().filter(|_| !exchange.repeatable);
+        // Kept where a second execution is not safe, so that a repetition gets it (sip.md 7); and after a takeover, so that a caller who
+        // repeats at that moment hears what was decided.
+        let answer = body.clone().filter(|_| !exchange.repeatable || exchange.is_adopted);
         let close = CloseExchange { key: exchange.key, owner: ctx.owner, answer };
         let key = exchange.session;
         match body {

@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     pub retried: bool,
     /// `initialize`: the backend's `Mcp-Session-Id`.
     pub backend_session: Option<String>,
+    /// Another edge, or an earlier life of this one, opened it.
+    pub is_adopted: bool,
 }
 
 /// Where an exchange stands.

@@ -19,7 +19,7 @@ use super::exchange::{ASK_MS, Exchange, GRACE_MS, LISTEN_MS, Stage};
 use super::pending::{Fate, Judged, Refused, What};
 use super::session::{self, Session, client_of};
 use super::trace::Trace;
-use super::types::{Ctx, Inbound, Leg, Ticket, Verdict};
+use super::types::{Ctx, Inbound, Leg, LegKey, Ticket, Verdict};
 use crate::config::{AgentBackend, AgentConfig, Config, ToolEffect};
 use crate::random::keyed_hash;
 use crate::text;
@@ -277,6 +277,7 @@ impl Engine {
             notes: 0,
             retried: false,
             backend_session: None,
+            is_adopted: false,
         })
     }
 
@@ -301,7 +302,7 @@ impl Engine {
                 deadline: ctx.now.wall.plus_millis(life_ms).0,
                 started: exchange.about.received.wall.0,
                 owner: ctx.owner,
-                leg: LegRecord::default(),
+                leg: leg_record(&exchange.leg),
                 request: None,
                 upstream_id: None,
                 backend_session: None,
@@ -327,6 +328,24 @@ fn exchange_key(config: &Config, inbound: &Inbound, id: &RawId) -> ExchangeKey {
         Some(Named::Session) | None => inbound.transaction,
     };
     ExchangeKey { session: inbound.leg.session, hash }
+}
+
+/// What another edge needs to answer on this leg.
+fn leg_record(leg: &Leg) -> LegRecord {
+    LegRecord {
+        dialog: match leg.key {
+            LegKey::Dialog(dialog) => Some(dialog),
+            LegKey::OutOfDialog(_) => None,
+        },
+        principal: leg.principal.as_str().to_owned(),
+        agent_user: leg.agent.user.clone(),
+        domain: leg.domain.domain.clone(),
+        call_id: leg.call_id.clone(),
+        carrier: leg.carrier.name().to_owned(),
+        caller_uri: leg.way.caller_uri.clone(),
+        agent_uri: leg.way.agent_uri.clone(),
+        flow: leg.way.flow.clone(),
+    }
 }
 
 /// The leg speaks what the backend speaks; translation is another feature. Gives the era of the request.

@@ -76,6 +76,8 @@ pub(super) enum Op {
     EndIdle(SessionKey),
     /// What a closed leg left behind, which this engine did not know.
     LoadForEnd(SessionKey),
+    /// The dialog of an adopted exchange.
+    OrphanDialog(u64),
     /// Nobody waits.
     Forget,
 }

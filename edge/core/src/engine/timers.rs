@@ -23,6 +23,8 @@ pub(super) enum Timer {
     Call(BackendId),
     /// A delivery that waits for the store.
     Delivery(DeliveryId),
+    /// An adopted exchange that waits for the lease or for the store.
+    Orphan(u64),
 }
 
 impl Timer {
@@ -34,6 +36,7 @@ impl Timer {
             Timer::Asked(_) => "mcp server request deadline",
             Timer::Call(_) => "mcp backend call",
             Timer::Delivery(_) => "mcp delivery retry",
+            Timer::Orphan(_) => "mcp adopted exchange",
         }
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use mcp_sip::exchange::McpExchange;
 use session_store::key::{DialogKey, ExchangeKey, SessionKey};
 use session_store::op::{CloseExchange, OpenExchange, OpenOutcome, StoreOp};
-use session_store::record::{McpRecord, Owner};
-use sip_proto::time::Now;
+use session_store::record::{McpRecord, Owner, PeerFlow};
+use sip_proto::time::{Mono, Now};
 
 use crate::audit::{AuditRecord, Span};
 use crate::config::{AgentConfig, Config, DomainConfig};
@@ -22,6 +22,16 @@ pub struct Ctx<'a> {
     pub owner: Owner,
     pub random: &'a mut Random,
     pub ids: &'a mut Ids,
+    /// Until when this life may act by itself (sip.md, section 8, rule 2); `None`: there is no lease, this edge is alone with its store.
+    pub valid_until: Option<Mono>,
+}
+
+impl Ctx<'_> {
+    /// Whether work that another edge could take over may go on now.
+    #[must_use]
+    pub fn has_lease(&self) -> bool {
+        self.valid_until.is_none_or(|until| self.now.mono < until)
+    }
 }
 
 /// Numbers that both halves take from one counter, so that a reply finds its half.
@@ -110,6 +120,17 @@ pub enum Carrier {
     Info,
 }
 
+impl Carrier {
+    /// As the journal writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Carrier::Message => "message",
+            Carrier::Info => "info",
+        }
+    }
+}
+
 /// A leg as the SIP half knows it.
 #[derive(Clone, Debug)]
 pub struct Leg {
@@ -126,6 +147,18 @@ pub struct Leg {
     pub carrier: Carrier,
     /// The peer is reached by plain UDP.
     pub plain_datagram: bool,
+    /// Out of a dialog: how the peer is reached. A dialog's record knows.
+    pub way: Way,
+}
+
+/// How a caller out of a dialog is reached, as the journal keeps it for an edge that has never heard of that caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// What the caller calls itself, and us: From and To of its request.
+    pub caller_uri: String,
+    pub agent_uri: String,
+    /// Where it was heard last; without a source where that address is not proven to be the caller's.
+    pub flow: PeerFlow,
 }
 
 /// One MCP body that came on a leg. The media type was checked (415), the peer authenticated and the address visible to it.

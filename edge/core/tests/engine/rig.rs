@@ -12,7 +12,7 @@ use edge_core::config::{
 use edge_core::effect::{BackendAction, BackendCall};
 use edge_core::engine::{
     Carrier, Closing, Ctx, Delivery, DeliveryOutcome, Engine, EngineOut, Ids, Inbound, Leg, LegKey, Principal, Verdict,
-    Written,
+    Way, Written,
 };
 use edge_core::input::{BackendEvent, BackendFailure, BackendId, OpId};
 use edge_core::random::Random;
@@ -60,6 +60,7 @@ pub struct Rig {
     random: Random,
     ids: Ids,
     pub owner: Owner,
+    pub valid_until: Option<Mono>,
     transactions: u8,
     /// Whether deliveries succeed by themselves.
     pub delivers: bool,
@@ -185,6 +186,7 @@ impl Rig {
             random: Random::new([7; 32]),
             ids: Ids::default(),
             owner: Owner { pod: 1, epoch: 1, boot: 1 },
+            valid_until: None,
             transactions: 0,
             delivers: true,
             steps: Vec::new(),
@@ -214,6 +216,7 @@ impl Rig {
             owner: self.owner,
             random: &mut self.random,
             ids: &mut self.ids,
+            valid_until: self.valid_until,
         };
         run(&mut self.engine, &mut ctx)
     }
@@ -231,6 +234,7 @@ impl Rig {
             mcp,
             carrier: Carrier::Message,
             plain_datagram: false,
+            way: Way::default(),
         })
     }
 
