@@ -25,6 +25,7 @@ mod drain;
 mod fleet;
 mod flows;
 mod gate;
+mod gruu;
 mod in_dialog;
 mod locate;
 mod negotiate;

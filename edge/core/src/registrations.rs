@@ -1,16 +1,21 @@
 //! REGISTER (RFC 3261 §10.3; REG-1, REG-4 … REG-6): one compare-and-set in the store before the 200. Answered without a transaction
 //! (RFC 3261 §8.2.7): the same REGISTER again is the same change again.
+//!
+//! With it: the flow that a binding came on (RFC 5626), the Path to it (RFC 3327), the addresses of its instance (RFC 5627), and what it
+//! offers, by which it is found (REG-2).
 
-use session_store::key::AorKey;
+use session_store::key::{AorKey, CapabilityKey};
 use session_store::op::{BindingChange, NonceUse, StoreError, StoreOp, StoreReply};
 use session_store::record::Binding;
+use sip_proto::header::NameAddr;
 use sip_proto::message::HeaderId;
+use sip_proto::preferences;
 use sip_proto::registrar::{self, Change, ExpiresBounds, Profile, RegisterRefusal};
 use sip_proto::time::UnixMillis;
 
 use crate::answer::Answer;
 use crate::audit::{AuditKind, AuditRecord, Outcome};
-use crate::config::{AgentBackend, RegistrationProfile};
+use crate::config::{AgentBackend, CapabilitySource, DeclaredTool, DomainConfig, RegistrationProfile};
 use crate::effect::Effect;
 use crate::engine::Principal;
 use crate::gate::{Caller, canonical};
@@ -22,6 +27,8 @@ use crate::text::shown;
 use crate::token::FlowToken;
 use crate::waiting::Waiting;
 
+/// A flow without traffic for so long has failed (RFC 5626 §4.4.1; sip.md, section 12.2).
+const FLOW_TIMER_SECONDS: u32 = 25;
 /// Spread of granted times where a profile asks for one, in percent (REG-5).
 const JITTER_PERCENT: u8 = 20;
 
@@ -41,14 +48,15 @@ fn bounds(profile: &RegistrationProfile) -> ExpiresBounds {
 impl EdgeState {
     /// The name of an address of record in the store.
     pub(crate) fn aor_key(&self, tenant: u16, aor: &str) -> AorKey {
-        AorKey { tenant, hash: keyed_hash(self.mac_key(), "aor", &[aor.as_bytes()]) }
+        AorKey { tenant, hash: keyed_hash(&*self.config.naming_key, "aor", &[aor.as_bytes()]) }
     }
 
     /// A REGISTER of an authenticated user.
     pub(crate) fn on_register(&mut self, request: &Request, caller: Caller) -> Result<(), Answer> {
         let message = &request.message;
         let tags = option_tags(&caller.domain);
-        let known = |tag: &str| tags.is_mcp(tag) || ["path", "outbound"].iter().any(|t| t.eq_ignore_ascii_case(tag));
+        let known =
+            |tag: &str| tags.is_mcp(tag) || ["path", "outbound", "gruu"].iter().any(|t| t.eq_ignore_ascii_case(tag));
         let unknown: Vec<&str> = message.list_values(HeaderId::Require).filter(|tag| !known(tag)).collect();
         if !unknown.is_empty() {
             return Err(Answer::new(420).header(HeaderId::Unsupported, unknown.join(", ")));
@@ -66,7 +74,10 @@ impl EdgeState {
             return Err(Answer::new(403).phrase("Not Your Address"));
         }
         let user = to.user_unescaped().unwrap_or_default().into_owned();
-        let bounds = match self.config.agents.get(&(caller.domain.domain.clone(), user)) {
+        if registrar::uses_outbound(message) && !registrar::first_hop_is_outbound(message) {
+            return Err(Answer::new(439).phrase("First Hop Lacks Outbound Support"));
+        }
+        let bounds = match self.config.agents.get(&(caller.domain.domain.clone(), user.clone())) {
             Some(agent)
                 if agent.backend == (AgentBackend::SipContact { by_certificate: true }) && !caller.certified =>
             {
@@ -83,7 +94,7 @@ impl EdgeState {
         }
         let random = u32::try_from(self.random.u64() >> 32).unwrap_or(0);
         let change = match registrar::read(message, &bounds, self.now.wall, random) {
-            Ok(change) => self.stored_change(request, change),
+            Ok(change) => self.stored_change(request, &caller.domain, &aor, &user, change),
             Err(refusal) => return Err(self.refused_registration(refusal)),
         };
         let key = self.aor_key(caller.domain.tenant, &aor);
@@ -93,14 +104,23 @@ impl EdgeState {
         Ok(())
     }
 
-    fn stored_change(&self, request: &Request, change: Change) -> BindingChange {
+    fn stored_change(
+        &self,
+        request: &Request,
+        domain: &DomainConfig,
+        aor: &str,
+        user: &str,
+        change: Change,
+    ) -> BindingChange {
         let flow = FlowToken {
             owner: self.owner,
             transport: request.flow.transport,
             listener: request.flow.listener,
             flow: request.flow.key.clone(),
         };
-        let flow = flow.text(&self.config.token_keys);
+        // What came over another hop is not reached on this connection, but on the Path.
+        let direct = request.message.vias().nth(1).is_none();
+        let flow = direct.then(|| flow.text(&self.config.token_keys));
         match change {
             Change::Query => BindingChange::Query,
             Change::RemoveAll { call_id, cseq } => BindingChange::RemoveAll { call_id, cseq },
@@ -108,20 +128,54 @@ impl EdgeState {
                 bindings
                     .into_iter()
                     .map(|b| Binding {
+                        capabilities: self.offered_capabilities(domain, user, &b.contact),
                         key: b.key,
                         uri: b.uri,
                         contact: b.contact,
                         expires_at: b.expires_at.0,
                         call_id: b.call_id,
                         cseq: b.cseq,
-                        flow: Some(flow.clone()),
+                        flow: flow.clone(),
                         path: b.path,
-                        aor: String::new(),
-                        capabilities: Vec::new(),
+                        aor: aor.to_owned(),
                     })
                     .collect(),
             ),
         }
+    }
+
+    /// By which names an agent is found that offers this in `+mcp.cap` (REG-2). Only an agent of the configuration is, and where its
+    /// capabilities are declared, by no others: nobody else can put himself in front of a tool (SEC-5).
+    fn offered_capabilities(&self, domain: &DomainConfig, user: &str, contact: &[u8]) -> Vec<[u8; 16]> {
+        let Some(agent) = self.config.agents.get(&(domain.domain.clone(), user.to_owned())) else { return Vec::new() };
+        let Ok(contact) = NameAddr::parse(contact) else { return Vec::new() };
+        let Some(cap) = contact.param("+mcp.cap") else { return Vec::new() };
+        let tools = &agent.capabilities.tools;
+        let permitted = |item: &str| {
+            let (name, version) = item.split_once('@').unwrap_or((item, ""));
+            let tool = |t: &DeclaredTool| {
+                t.name.eq_ignore_ascii_case(name) && (version.is_empty() || version == t.version.to_string())
+            };
+            agent.capabilities.source == CapabilitySource::Discovered
+                || tools.iter().any(tool)
+                || agent.capabilities.schemas.iter().any(|schema| schema.eq_ignore_ascii_case(item))
+        };
+        let mut names: Vec<String> = Vec::new();
+        for item in preferences::values(&cap.text()).into_iter().filter(|item| permitted(item)) {
+            // Without its version, too: who asks for `summarize` takes any.
+            let bare = item.split_once('@').map(|(name, _)| name.to_owned());
+            names.extend(bare.filter(|bare| !bare.is_empty()));
+            names.push(item);
+        }
+        names.sort_unstable();
+        names.dedup();
+        names.iter().map(|name| self.capability_key(domain.tenant, name).hash).collect()
+    }
+
+    /// The name of a capability in the store: `name@version`, `name`, or a schema.
+    pub(crate) fn capability_key(&self, tenant: u16, name: &str) -> CapabilityKey {
+        let name = name.to_ascii_lowercase();
+        CapabilityKey { tenant, hash: keyed_hash(&*self.config.naming_key, "capability", &[name.as_bytes()]) }
     }
 
     fn refused_registration(&mut self, refusal: RegisterRefusal) -> Answer {
@@ -145,7 +199,7 @@ impl EdgeState {
                 self.stats.registrations += 1;
                 let record = self.registration_audit(&request, &caller, &aor);
                 self.emit(Effect::Audit(record));
-                self.registered_answer(&request, &bindings)
+                self.registered_answer(&request, &caller, &aor, &bindings)
             }
             Ok(StoreReply::NonceReplayed) => {
                 self.stats.failed_authentications += 1;
@@ -159,9 +213,12 @@ impl EdgeState {
     }
 
     /// 200 with every live binding; the bytes of a Contact are those that it came with (REG-1).
-    fn registered_answer(&self, request: &Request, bindings: &[Binding]) -> Answer {
+    fn registered_answer(&self, request: &Request, caller: &Caller, aor: &str, bindings: &[Binding]) -> Answer {
         let message = &request.message;
         let mut answer = Answer::new(200);
+        let asks = message.list_has(HeaderId::Supported, "gruu") || message.list_has(HeaderId::Require, "gruu");
+        let to = message.to();
+        let user = to.typed_uri().sip().and_then(|uri| uri.user_unescaped()).unwrap_or_default().into_owned();
         for binding in bindings {
             let bound = registrar::Binding {
                 key: String::new(),
@@ -173,17 +230,23 @@ impl EdgeState {
                 cseq: 0,
                 path: Vec::new(),
             };
-            answer = answer.header_bytes(HeaderId::Contact, registrar::answer_contact(&bound, self.now.wall));
+            let mut value = registrar::answer_contact(&bound, self.now.wall);
+            if asks && let Some((public, temporary)) = self.gruus(aor, &user, &caller.domain.domain, binding) {
+                value.extend_from_slice(format!(";pub-gruu=\"{public}\";temp-gruu=\"{temporary}\"").as_bytes());
+            }
+            answer = answer.header_bytes(HeaderId::Contact, value);
         }
         for path in message.paths() {
             answer = answer.header_bytes(HeaderId::Path, path.raw());
         }
         if registrar::uses_outbound(message) {
-            answer = answer.header(HeaderId::Require, "outbound");
+            answer = answer
+                .header(HeaderId::Require, "outbound")
+                .header(HeaderId::FlowTimer, FLOW_TIMER_SECONDS.to_string());
         }
         let remote = crate::session_id::remote(message);
         answer
-            .header(HeaderId::Supported, "path, outbound")
+            .header(HeaderId::Supported, "path, outbound, gruu")
             .header(HeaderId::SessionId, self.session_id(message.call_id(), remote.as_deref()))
     }
 

@@ -27,6 +27,8 @@ pub enum Kind {
     Flow,
     /// The Via branch of a request that we sent.
     Branch,
+    /// A temporary GRUU (RFC 5627).
+    Gruu,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::Dialog => b"sipmcp dialog",
             Kind::Flow => b"sipmcp flow",
             Kind::Branch => b"sipmcp branch",
+            Kind::Gruu => b"sipmcp gruu",
         }
     }
 }
@@ -69,7 +72,7 @@ pub struct BranchToken {
 /// The start of every branch (RFC 3261 §8.1.1.7).
 const COOKIE: &str = "z9hG4bK";
 
-fn seal(keys: &[TokenKey], kind: Kind, content: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(keys: &[TokenKey], kind: Kind, content: &[u8]) -> Vec<u8> {
     let Some(key) = keys.first() else {
         unreachable!("a configuration without token keys is refused before it gets here")
     };
@@ -83,7 +86,7 @@ fn seal(keys: &[TokenKey], kind: Kind, content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn open(keys: &[TokenKey], kind: Kind, sealed: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn open(keys: &[TokenKey], kind: Kind, sealed: &[u8]) -> Option<Vec<u8>> {
     let (kid, sealed) = sealed.split_first()?;
     let key = keys.iter().find(|k| k.kid == *kid)?;
     Aes128Siv::new((&*key.siv).into()).decrypt([kind.name(), &[*kid]], sealed).ok()

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod message;
 pub mod method;
 pub mod multipart;
+pub mod preferences;
 pub mod registrar;
 pub mod resolve;
 pub mod sdp;

@@ -223,3 +223,14 @@ pub fn uses_outbound(message: &Message) -> bool {
     message.list_has(HeaderId::Supported, "outbound")
         && message.contacts().iter().any(|contact| contact::outbound_key(&contact).is_some())
 }
+
+/// Is the first hop of an outbound registration one that keeps the flow (RFC 5626 §6): we ourselves, or an edge proxy whose Path
+/// has `ob`? Else the answer is 439.
+#[must_use]
+pub fn first_hop_is_outbound(message: &Message) -> bool {
+    if message.vias().nth(1).is_none() {
+        return true;
+    }
+    // The hop next to the UA wrote its Path first, so it stands last.
+    message.paths().last().is_some_and(|path| path.typed_uri().sip().is_some_and(|uri| uri.has_param("ob")))
+}
