@@ -1,5 +1,6 @@
 //! The two core kinds that manifests may carry: `Secret` and `ConfigMap` (`apiVersion: v1`).
 
+pub mod keys;
 pub mod users;
 
 use std::collections::BTreeMap;

@@ -184,6 +184,7 @@ impl Reader {
             Some(Object::Edge(object)) => insert(&mut self.snapshot.edges, key.clone(), object, &origin),
             Some(Object::Agent(object)) => insert(&mut self.snapshot.agents, key.clone(), object, &origin),
             Some(Object::Policy(object)) => insert(&mut self.snapshot.policies, key.clone(), object, &origin),
+            Some(Object::Store(object)) => insert(&mut self.snapshot.stores, key.clone(), object, &origin),
             Some(Object::Secret(object)) => insert(&mut self.snapshot.secrets, key.clone(), object, &origin),
             Some(Object::ConfigMap(object)) => insert(&mut self.snapshot.config_maps, key.clone(), object, &origin),
             None => None,

@@ -1,6 +1,6 @@
 //! The CustomResourceDefinitions as the API server takes them.
 
-use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SipDomain, SipEdge};
+use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -9,7 +9,8 @@ use serde_json::Value;
 use std::sync::LazyLock;
 
 static ALL: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(|| {
-    let mut all = vec![SipDomain::crd(), SipEdge::crd(), McpAgent::crd(), McpCapabilityPolicy::crd()];
+    let mut all =
+        vec![SipDomain::crd(), SipEdge::crd(), McpAgent::crd(), McpCapabilityPolicy::crd(), SessionStore::crd()];
     for schema in all.iter_mut().flat_map(|crd| &mut crd.spec.versions).filter_map(|version| version.schema.as_mut()) {
         if let Some(root) = &mut schema.open_api_v3_schema {
             tidy(root);

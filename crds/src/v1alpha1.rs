@@ -1,14 +1,18 @@
 //! API group `sipmcp.dev`, version `v1alpha1`.
 
+mod duration;
 mod mcp_agent;
 mod mcp_capability_policy;
 mod reference;
+mod session_store;
 mod sip_domain;
 mod sip_edge;
 
+pub use duration::*;
 pub use mcp_agent::*;
 pub use mcp_capability_policy::*;
 pub use reference::*;
+pub use session_store::*;
 pub use sip_domain::*;
 pub use sip_edge::*;
 

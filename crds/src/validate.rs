@@ -1,6 +1,6 @@
 //! The rules beyond the schema's types and bounds.
 //!
-//! Per object ([`domain`], [`edge`], [`agent`], [`policy`]): what the CEL rules of the schema say, in Rust and with an advice, and what
+//! Per object ([`domain`], [`edge`], [`agent`], [`policy`], [`store`]): what the CEL rules of the schema say, in Rust and with an advice, and what
 //! CEL cannot say (IP addresses, sockets). Over a whole set of objects: [`references::settle`]. A test keeps the CEL rules and these
 //! functions in step.
 
@@ -13,6 +13,9 @@ use crate::v1alpha1::{
 use std::net::IpAddr;
 
 pub mod references;
+mod store;
+
+pub use store::store;
 
 /// A broken rule in one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,7 @@ pub fn domain(spec: &SipDomainSpec) -> Vec<Finding> {
         findings
             .push(finding("spec.domain", "has a label of more than 63 characters, so it is no DNS name; shorten it"));
     }
+    store::duration("spec.dataProtection.retention", &spec.data_protection.retention, &mut findings);
     findings
 }
 

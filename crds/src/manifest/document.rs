@@ -6,7 +6,9 @@ use super::snapshot::{ObjectKey, Origin};
 use super::structure::{Checker, Fault, distance, unknown_field};
 use crate::core_v1::{ConfigMap, Secret, SecretBytes};
 use crate::schema;
-use crate::v1alpha1::{API_VERSION, McpAgent, McpCapabilityPolicy, SipDomain, SipEdge, TargetKind, default_namespace};
+use crate::v1alpha1::{
+    API_VERSION, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind, default_namespace,
+};
 use crate::validate::{self, Finding};
 use k8s_openapi::ByteString;
 use serde::de::DeserializeOwned;
@@ -32,6 +34,7 @@ pub(crate) enum Object {
     Edge(SipEdge),
     Agent(McpAgent),
     Policy(McpCapabilityPolicy),
+    Store(SessionStore),
     Secret(Secret),
     ConfigMap(ConfigMap),
 }
@@ -42,13 +45,21 @@ enum Kind {
     SipEdge,
     McpAgent,
     McpCapabilityPolicy,
+    SessionStore,
     Secret,
     ConfigMap,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::SipDomain, Kind::SipEdge, Kind::McpAgent, Kind::McpCapabilityPolicy, Kind::Secret, Kind::ConfigMap];
+    const ALL: [Kind; 7] = [
+        Kind::SipDomain,
+        Kind::SipEdge,
+        Kind::McpAgent,
+        Kind::McpCapabilityPolicy,
+        Kind::SessionStore,
+        Kind::Secret,
+        Kind::ConfigMap,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -56,6 +67,7 @@ impl Kind {
             Kind::SipEdge => "SipEdge",
             Kind::McpAgent => "McpAgent",
             Kind::McpCapabilityPolicy => "McpCapabilityPolicy",
+            Kind::SessionStore => "SessionStore",
             Kind::Secret => "Secret",
             Kind::ConfigMap => "ConfigMap",
         }
@@ -144,6 +156,7 @@ pub(crate) fn read(
         Kind::SipDomain => typed(&node, &mut faults, |o: &SipDomain| validate::domain(&o.spec)).map(Object::Domain),
         Kind::SipEdge => typed(&node, &mut faults, |o: &SipEdge| validate::edge(&o.spec)).map(Object::Edge),
         Kind::McpAgent => typed(&node, &mut faults, |o: &McpAgent| validate::agent(&o.spec)).map(Object::Agent),
+        Kind::SessionStore => typed(&node, &mut faults, |o: &SessionStore| validate::store(&o.spec)).map(Object::Store),
         Kind::McpCapabilityPolicy => typed(&node, &mut faults, |o: &McpCapabilityPolicy| {
             validate::policy(&ObjectKey::new(&*metadata.namespace, &*metadata.name), &o.spec)
         })

@@ -2,7 +2,7 @@
 
 use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
-use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SipDomain, SipEdge};
+use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -104,6 +104,15 @@ pub struct Snapshot {
     pub edges: BTreeMap<ObjectKey, Sourced<SipEdge>>,
     pub agents: BTreeMap<ObjectKey, Sourced<McpAgent>>,
     pub policies: BTreeMap<ObjectKey, Sourced<McpCapabilityPolicy>>,
+    pub stores: BTreeMap<ObjectKey, Sourced<SessionStore>>,
     pub secrets: BTreeMap<ObjectKey, Sourced<Secret>>,
     pub config_maps: BTreeMap<ObjectKey, Sourced<ConfigMap>>,
+}
+
+impl Snapshot {
+    /// The SessionStore that an edge names; `None` where it names none (embedded, in memory) or that is not there.
+    pub fn store_of(&self, key: &ObjectKey, edge: &SipEdge) -> Option<&Sourced<SessionStore>> {
+        let reference = edge.spec.session_store_ref.as_ref()?;
+        self.stores.get(&ObjectKey::new(&key.namespace, &reference.name))
+    }
 }

@@ -184,6 +184,9 @@ pub(crate) fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str
     if field == "serviceRef" {
         return "a Service cannot be resolved from files; use url: with the address of the MCP endpoint".to_owned();
     }
+    if field == "claimName" {
+        return "a PersistentVolumeClaim cannot be mounted from files; use path: with the place of the file".to_owned();
+    }
     let close = known.iter().min_by_key(|name| distance(field, name)).filter(|name| distance(field, name) <= 2);
     match close {
         Some(name) => format!("unknown field; did you mean {name}?"),

@@ -1,6 +1,6 @@
 //! `SipDomain`: a SIP domain is the tenant border.
 
-use super::NamespacedRef;
+use super::{Durability, Duration, NamespacedRef};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,18 @@ pub struct SipDomainSpec {
     /// How much the domain may use of each edge.
     #[serde(default)]
     pub quota: DomainQuota,
+
+    /// What an answer to this domain's users waits for before it leaves. A class that the store cannot give is refused, never lowered.
+    #[serde(default)]
+    pub durability: Durability,
+
+    /// Encryption and retention of what is stored (SEC-15).
+    #[serde(default)]
+    pub data_protection: DataProtection,
+
+    /// What is allowed for this domain while the store is not reached.
+    #[serde(default)]
+    pub outage: DomainOutage,
 }
 
 /// Ways to authenticate users of a domain. Both may stand together; a verified certificate is taken before digest (SEC-4).
@@ -168,6 +180,40 @@ impl Default for DomainQuota {
 
 fn default_max_payload_bytes() -> u32 {
     1_048_576
+}
+
+/// Encryption and retention of what is stored of a domain.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DataProtection {
+    /// The Secret with the keys that seal this domain's records. Each key of its data is a key id, 0 to 255; the value has 32 or 64
+    /// octets, raw or in hexadecimal digits. At most two; `current` names the one that seals, else the higher id does. Absent: a key
+    /// of the edges' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret_ref: Option<NamespacedRef>,
+
+    /// How long a record may outlive its last use: nothing of this domain is stored with a longer time to live. At least a minute.
+    #[serde(default = "default_retention")]
+    pub retention: Duration,
+}
+
+impl Default for DataProtection {
+    fn default() -> Self {
+        DataProtection { key_secret_ref: None, retention: default_retention() }
+    }
+}
+
+fn default_retention() -> Duration {
+    Duration::new("24h")
+}
+
+/// What is allowed for a domain while the store is not reached.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainOutage {
+    /// A REGISTER that refreshes a binding which this edge served recently gets 200 with 30 to 60 s, unstored. Else 503.
+    #[serde(default)]
+    pub refresh_registrations: bool,
 }
 
 impl SipDomainSpec {

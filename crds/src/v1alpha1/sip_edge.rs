@@ -36,6 +36,11 @@ pub struct SipEdgeSpec {
     #[serde(default)]
     pub insecure: bool,
 
+    /// The SessionStore, in the namespace of the edge. Absent: embedded, in memory; then there is one edge only. A shared store needs
+    /// the Secret `<edge>-keys` with the token keys and the data key `naming`: `sipmcp keys` makes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_store_ref: Option<LocalRef>,
+
     /// Goals for the way down.
     #[serde(default)]
     pub drain: Drain,

@@ -1,14 +1,15 @@
 //! Rules over several objects: what one names exists and fits, and nothing stands twice.
 //!
-//! An object that breaks a rule is taken out of the snapshot and the rest stays. What needs it goes with it, so the order is: domains,
-//! edges, agents, policies. A policy that is refused closes the agents that it selects: nobody can tell what it would have denied.
+//! An object that breaks a rule is taken out of the snapshot and the rest stays. What needs it goes with it, so the order is: stores,
+//! domains, edges, agents, policies. A policy that is refused closes the agents that it selects: nobody can tell what it would have denied.
 
+use crate::core_v1::keys::{KeyError, naming_key, state_keys, token_keys};
 use crate::core_v1::users::parse_user;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
 use crate::v1alpha1::{
-    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, McpAgent, NamespacedRef, SipDomain, SipEdge,
-    TargetKind,
+    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef,
+    SessionStore, SipDomain, SipEdge, StoreKind, TargetKind,
 };
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,6 +19,10 @@ use std::sync::Arc;
 pub const CA_KEY: &str = "ca.crt";
 /// Key of the bearer token in a backend's credential Secret.
 pub const TOKEN_KEY: &str = "token";
+/// Key of the password in a store's Secret.
+pub const PASSWORD_KEY: &str = "password";
+/// Key of the ACL user's name in a store's Secret; may be absent.
+pub const USERNAME_KEY: &str = "username";
 
 /// A policy that could not be read or breaks a rule, and what it would have been for.
 #[derive(Clone, Debug)]
@@ -32,6 +37,7 @@ pub struct RefusedPolicy {
 /// Takes every object that breaks a rule out of the snapshot and says why.
 pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
     let mut problems = Vec::new();
+    sift(&mut problems, snapshot, |s| &mut s.stores, store);
     let firsts = first_by(&snapshot.domains, |domain| domain.spec.domain.to_ascii_lowercase());
     sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, &firsts, name, object, out));
     sift(&mut problems, snapshot, |s| &mut s.edges, edge);
@@ -116,6 +122,117 @@ fn domain(
         let NamespacedRef { namespace, name } = &certificates.ca_bundle_ref;
         ca_bundle(snapshot, namespace, name, "spec.authentication.clientCertificates.caBundleRef", faults);
     }
+    if let Some(NamespacedRef { namespace, name }) = &spec.data_protection.key_secret_ref {
+        let field = "spec.dataProtection.keySecretRef";
+        if let Some(secret) = secret(snapshot, namespace, name, field, faults)
+            && let Err(error) = state_keys(secret)
+        {
+            faults.push((field.into(), in_secret(secret, &error)));
+        }
+    }
+    durability(snapshot, spec.durability, faults);
+}
+
+/// Every edge here serves every domain here, so the store of each must be able to give the domain's class.
+fn durability(snapshot: &Snapshot, class: Durability, faults: &mut Faults) {
+    for (key, edge) in &snapshot.edges {
+        let kind = match &edge.spec.session_store_ref {
+            None => StoreKind::Memory,
+            // A store that is not there is said at the edge.
+            Some(_) => match snapshot.store_of(key, edge).and_then(|store| store.spec.kind()) {
+                Some(kind) => kind,
+                None => continue,
+            },
+        };
+        if kind.can_give(class) {
+            continue;
+        }
+        let (store, can) = match kind {
+            StoreKind::Memory => ("keeps its store in memory", "Memory"),
+            StoreKind::File(_) => ("keeps its store in a file", "Memory and Fsync"),
+            StoreKind::Redis(_) => ("has a shared store", "every class"),
+        };
+        let message = format!(
+            "{} cannot be had: SipEdge {key} ({}) {store}, which gives {can}; choose one of those or another store",
+            class.as_str(),
+            edge.origin.place()
+        );
+        faults.push(("spec.durability".into(), message));
+    }
+}
+
+fn store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SessionStore>, faults: &mut Faults) {
+    let Some(redis) = &object.spec.redis else { return };
+    if let Some(reference) = &redis.auth_secret_ref {
+        let field = "spec.redis.authSecretRef";
+        if let Some(secret) = secret(snapshot, &key.namespace, &reference.name, field, faults) {
+            let text =
+                |key: &str| secret.get(key).map(|value| std::str::from_utf8(value).is_ok_and(|v| !v.trim().is_empty()));
+            let place = secret.origin.place();
+            if text(PASSWORD_KEY) != Some(true) {
+                faults.push((field.into(), format!("Secret {:?} ({place}) has no key {PASSWORD_KEY}", secret.name)));
+            }
+            if text(USERNAME_KEY) == Some(false) {
+                let message = format!(
+                    "Secret {:?} ({place}) has an empty {USERNAME_KEY}; remove it for the default user",
+                    secret.name
+                );
+                faults.push((field.into(), message));
+            }
+        }
+    }
+    if let Some(tls) = &redis.tls {
+        ca_bundle(snapshot, &key.namespace, &tls.ca_bundle_ref.name, "spec.redis.tls.caBundleRef", faults);
+    }
+}
+
+/// The store of an edge is there, and with a shared one so are the keys that all edges must have in common.
+fn edge_store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults: &mut Faults) {
+    let field = "spec.sessionStoreRef";
+    let Some(reference) = &object.spec.session_store_ref else { return };
+    let Some(store) = snapshot.store_of(key, object) else {
+        let message = format!(
+            "SessionStore {}/{} is not there or was refused; add it or correct it",
+            key.namespace, reference.name
+        );
+        faults.push((field.into(), message));
+        return;
+    };
+    if !store.spec.kind().is_some_and(StoreKind::is_shared) {
+        return;
+    }
+    let name = format!("{}-keys", key.name);
+    let make = format!("sipmcp keys --edge {} --namespace {}", key.name, key.namespace);
+    let Some(secret) = snapshot.secrets.get(&ObjectKey::new(&key.namespace, &name)) else {
+        let message = format!(
+            "SessionStore {:?} is shared, so every edge needs the same keys: Secret {}/{name} is not there or was refused; \
+             make it with `{make}`",
+            reference.name, key.namespace
+        );
+        faults.push((field.into(), message));
+        return;
+    };
+    if let Err(error) = token_keys(secret) {
+        faults.push((field.into(), in_secret(secret, &error)));
+    }
+    match naming_key(secret) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let message = format!(
+                "Secret {name:?} ({}) has no key naming, with which the names in a shared store are made; add it with \
+                 `{make} --add FILE`",
+                secret.origin.place()
+            );
+            faults.push((field.into(), message));
+        }
+        Err(error) => faults.push((field.into(), in_secret(secret, &error))),
+    }
+}
+
+/// What is wrong inside a Secret, for the object that names it.
+fn in_secret(secret: &Sourced<Secret>, error: &KeyError) -> String {
+    let key = error.key.as_ref().map(|key| format!(" {key:?}")).unwrap_or_default();
+    format!("Secret {:?} ({}):{key} {}", secret.name, secret.origin.place(), error.message)
 }
 
 /// The users Secret exists, each value is well formed, and each user has a hash for one of the offered algorithms.
@@ -139,6 +256,7 @@ fn users(snapshot: &Snapshot, digest: &DigestAuthentication, faults: &mut Faults
 }
 
 fn edge(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults: &mut Faults) {
+    edge_store(snapshot, key, object, faults);
     let verifies = |d: &Sourced<SipDomain>| d.spec.authentication.client_certificates.is_some();
     for (index, listener) in object.spec.listeners.iter().enumerate() {
         let Some(tls) = &listener.tls else { continue };

@@ -1,7 +1,7 @@
 //! The CEL rules of the schema, run as the API server runs them.
 
 use crds::schema;
-use crds::v1alpha1::{McpAgent, McpCapabilityPolicy, SipDomain, SipEdge};
+use crds::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::fs;
@@ -16,6 +16,7 @@ pub(super) fn errors(document: &str) -> Option<Vec<String>> {
         "SipEdge" => defaulted::<SipEdge>(value),
         "McpAgent" => defaulted::<McpAgent>(value),
         "McpCapabilityPolicy" => defaulted::<McpCapabilityPolicy>(value),
+        "SessionStore" => defaulted::<SessionStore>(value),
         _ => None,
     }?;
     Some(run(&kind, &value, None))
@@ -37,7 +38,7 @@ fn run(kind: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
 #[test]
 fn the_examples_pass_the_cel_rules() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    for folder in [examples.clone(), examples.join("tls")] {
+    for folder in ["", "tls", "shared", "file"].map(|folder| examples.join(folder)) {
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for file in files.filter(|file| file.is_file()) {
             for document in fs::read_to_string(&file).unwrap().split("\n---\n") {
@@ -59,4 +60,10 @@ fn addresses_and_domains_are_immutable() {
     };
     assert!(run("McpAgent", &agent("a"), Some(&agent("a"))).is_empty());
     assert!(run("McpAgent", &agent("b"), Some(&agent("a")))[0].contains("address is immutable"));
+    let store = |prefix: &str| {
+        json!({"spec": {"redis": {"topology": "Single", "addresses": ["a:1"], "keyPrefix": prefix},
+        "ttl": {"idle": "30m", "absolute": "24h"}}})
+    };
+    assert!(run("SessionStore", &store("a:"), Some(&store("a:"))).is_empty());
+    assert!(run("SessionStore", &store("b:"), Some(&store("a:")))[0].contains("keyPrefix is immutable"));
 }

@@ -3,7 +3,7 @@
 use crds::core_v1::users::parse_users;
 use crds::manifest::{self, ObjectKey, Snapshot};
 use crds::policy::compile;
-use crds::v1alpha1::{DigestAlgorithm, ListenerProtocol, TargetKind};
+use crds::v1alpha1::{DigestAlgorithm, Durability, ListenerProtocol, OnOutage, StoreKind, TargetKind};
 use mcp_sip::policy::{Policies, Policy, Principal, Request};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -90,4 +90,44 @@ fn the_tls_example_needs_its_secret() {
     let listeners = &with.objects.edges[&ObjectKey::new("default", "demo")].spec.listeners;
     assert_eq!(listeners.iter().filter(|listener| listener.protocol.is_secure()).count(), 2);
     assert_eq!(listeners[3].protocol, ListenerProtocol::Wss);
+}
+
+#[test]
+fn the_shared_example_needs_the_keys_that_its_comment_makes() {
+    let mut files =
+        ["domain.yaml", "agents.yaml", "policies.yaml", "shared/edge.yaml"].map(|f| examples().join(f)).to_vec();
+    let without = manifest::load(&files);
+    assert!(without.objects.edges.is_empty());
+    assert_eq!(without.problems.len(), 1, "{:#?}", without.problems);
+    let expected = "make it with `sipmcp keys --edge demo --namespace default`";
+    assert!(without.problems[0].message.ends_with(expected), "{}", without.problems[0]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.yaml");
+    let (token, naming) = ("5a".repeat(64), "a5".repeat(32));
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: demo-keys}}\nstringData: {{'0': {token:?}, naming: {naming:?}, current: '0'}}\n"
+    );
+    fs::write(&keys, text).unwrap();
+    files.push(keys);
+    let with = manifest::load(&files);
+    assert_eq!(with.problems, []);
+    let key = ObjectKey::new("default", "demo");
+    let store = with.objects.store_of(&key, &with.objects.edges[&key]).unwrap();
+    let StoreKind::Redis(redis) = store.spec.kind().unwrap() else { panic!("{:?}", store.spec) };
+    assert_eq!((&*redis.key_prefix, &*redis.addresses), ("sipmcp:", &["127.0.0.1:6379".to_owned()][..]));
+    assert_eq!((store.spec.ttl.idle.seconds(), store.spec.ttl.absolute.seconds()), (Some(1800), Some(86_400)));
+    assert_eq!(store.spec.on_outage, OnOutage::KeepExisting);
+}
+
+#[test]
+fn the_file_example_can_give_fsync_and_needs_no_keys() {
+    let files = ["domain.yaml", "agents.yaml", "policies.yaml", "file/edge.yaml"].map(|f| examples().join(f));
+    let loaded = manifest::load(files);
+    assert_eq!(loaded.problems, []);
+    let kind = loaded.objects.stores[&ObjectKey::new("default", "local")].spec.kind().unwrap();
+    assert!(matches!(kind, StoreKind::File(file) if file.path == "/var/lib/sipmcp/demo.redb"), "{kind:?}");
+    assert!(kind.can_give(Durability::Fsync) && !kind.can_give(Durability::Replica) && !kind.is_shared());
+    let domain = &loaded.objects.domains["demo"].spec;
+    assert_eq!((domain.durability, domain.data_protection.retention.seconds()), (Durability::Memory, Some(86_400)));
 }

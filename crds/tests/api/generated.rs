@@ -67,5 +67,5 @@ fn the_cel_rules_are_cheap_and_have_a_message() {
             }
         });
     }
-    assert!(rules >= 18, "{rules}");
+    assert!(rules >= 24, "{rules}");
 }
