@@ -40,6 +40,8 @@ pub struct Membership {
     pub owner: Owner,
     /// Nothing continuous is done at this time or later.
     pub valid_until: Mono,
+    /// When the renewal was sent that `valid_until` comes from.
+    pub renewed_at: Mono,
     /// All edges that the store knows, this one included.
     pub pods: Vec<PodState>,
     /// Names the content of the store: another value is another, empty store.

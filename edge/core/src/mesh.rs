@@ -19,9 +19,11 @@ pub enum MeshMessage {
     /// The connection of a [`MeshMessage::Send`] is gone.
     SendFailed { tag: u64, call_id: String },
     /// A SIP message that arrived here and belongs to a transaction or a dialog of yours: a response, an ACK.
-    Relay { arrival: Arrival, bytes: Bytes, call_id: String },
+    /// (`tag` is the sender's alone and does not travel.)
+    Relay { arrival: Arrival, bytes: Bytes, tag: Option<u64>, call_id: String },
     /// A CANCEL was accepted here for an INVITE of yours: its guard says so.
-    Cancelled { guard: GuardKey, call_id: String },
+    /// (`tag` is the sender's alone and does not travel.)
+    Cancelled { guard: GuardKey, tag: Option<u64>, call_id: String },
     /// A dialog whose timers you run was ended here: its tombstone is written.
     Ended { dialog: DialogKey, call_id: String },
 }
@@ -43,8 +45,8 @@ impl MeshMessage {
     #[must_use]
     pub fn tag(&self) -> Option<u64> {
         match self {
-            MeshMessage::Send { tag, .. } => *tag,
-            _ => None,
+            MeshMessage::Send { tag, .. } | MeshMessage::Relay { tag, .. } | MeshMessage::Cancelled { tag, .. } => *tag,
+            MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } => None,
         }
     }
 }
