@@ -5,7 +5,7 @@ SEEDS ?= 200
 MUTANT ?=
 TIME ?= 60
 
-.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop bench-micro fuzz install clean
+.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop bench-micro bench-sip fuzz install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ interop: ## real peers: SIPp, baresip, tshark, server-everything, PyPI mcp
 
 bench-micro: ## parse, write, tokens: nanoseconds and allocations
 	@cargo bench --locked -p sip-proto -p edge-core --bench micro
+
+bench-sip: ## CPU per call, registration and exchange, in pairs with Kamailio (release build; WHAT=call, RUNS=n)
+	@scripts/bench.sh $(or $(WHAT),all) --runs $(or $(RUNS),5)
 
 fuzz: ## cargo-fuzz on every target for TIME seconds each
 	@scripts/fuzz.sh $(TIME)
