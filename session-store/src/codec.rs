@@ -1,5 +1,9 @@
 //! The stored form of records: one version byte, then the record of that version. An unknown newer version is refused, never guessed.
-//! Version 1 is JSON; later versions stay readable by their neighbours.
+//!
+//! Version 1 is MessagePack with the members by name. Within a version a record may get further members, each with a default: a
+//! program that does not know them skips them, and one that misses them takes the default. So N-1 and N+1 read each other's records.
+//! A member is never renamed, removed, or given another meaning; what needs that is version 2, and is written only once every edge
+//! reads it.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -16,22 +20,25 @@ pub const VERSION: u8 = 1;
 /// A record that cannot be written (none of ours).
 pub fn encode<T: Serialize>(record: &T) -> Result<Bytes, StoreError> {
     let mut out = vec![VERSION];
-    serde_json::to_writer(&mut out, record).map_err(|e| StoreError::Unreadable { reason: e.to_string() })?;
+    rmp_serde::encode::write_named(&mut out, record).map_err(|e| StoreError::Unreadable { reason: e.to_string() })?;
     Ok(Bytes::from(out))
 }
 
 /// A record from its bytes.
 ///
 /// # Errors
-/// An unknown version, or bytes that are no such record.
+/// `Unreadable`: an unknown version, bytes that are no such record, or bytes behind it.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    let unreadable = |reason: String| StoreError::Unreadable { reason };
     match bytes.split_first() {
-        Some((&VERSION, rest)) => {
-            serde_json::from_slice(rest).map_err(|e| StoreError::Unreadable { reason: e.to_string() })
+        Some((&VERSION, mut rest)) => {
+            let record = rmp_serde::from_read(&mut rest).map_err(|e| unreadable(e.to_string()))?;
+            if !rest.is_empty() {
+                return Err(unreadable(format!("{} bytes behind the record", rest.len())));
+            }
+            Ok(record)
         }
-        Some((version, _)) => {
-            Err(StoreError::Unreadable { reason: format!("record version {version}, this program reads 1") })
-        }
-        None => Err(StoreError::Unreadable { reason: "empty record".into() }),
+        Some((version, _)) => Err(unreadable(format!("record version {version}, this program reads {VERSION}"))),
+        None => Err(unreadable("empty record".into())),
     }
 }

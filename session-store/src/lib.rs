@@ -6,7 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+mod durability;
 pub mod key;
 pub mod memory;
+pub mod name;
 pub mod op;
 pub mod record;
+
+pub use durability::Durability;

@@ -18,6 +18,14 @@ pub const GUARD_MS: u64 = 180_000;
 pub const ANSWER_MS: u64 = 32_000;
 /// Bindings per AOR.
 pub const MAX_BINDINGS: usize = 16;
+/// Capabilities per binding.
+pub const MAX_CAPABILITIES: usize = 64;
+/// Legs that a call has opened.
+pub const MAX_LEGS: usize = 64;
+/// An edge is listed so long after its lease ended, so that what it owned is adopted and a flow token of it is known for dead.
+pub const EDGE_LISTED_MS: u64 = 7_200_000;
+/// The epoch of an edge is remembered so long after its lease ended: far longer than anything that it can still own.
+pub const EPOCH_MS: u64 = 86_400_000;
 
 /// A digest nonce count that rides on another operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +44,8 @@ pub enum BindingChange {
     Query,
     /// `Contact: *` with Expires 0.
     RemoveAll { call_id: String, cseq: u32 },
-    /// Add, refresh, or remove (those whose `expires_at` is 0).
+    /// Add, refresh, or remove (those whose `expires_at` is 0). What is removed leaves Call-ID and CSeq behind for [`TOMBSTONE_MS`]: a
+    /// late copy of the REGISTER that made it is stale and does not bring it back.
     Update(Vec<Binding>),
 }
 
@@ -80,10 +89,10 @@ pub enum StoreOp {
     /// `CallCancelled` (send nothing more), `Fenced` or `Unknown`.
     PlaceLegs { guard: GuardKey, owner: Owner, legs: Vec<CallLeg> },
     /// A provisional response that makes an early dialog (reliable, or with SDP or an MCP answer): the record, phase `Early`, before
-    /// the response leaves. May come again.
+    /// the response leaves. May come again. `Version`, `CallCancelled`, `Fenced`, `Unknown`, or `Gone` where the dialog was ended.
     EarlyCall { guard: GuardKey, owner: Owner, dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64 },
     /// 2xx: dialog record and guard in one operation; refused when cancelled meanwhile, or when somebody else owns the guard.
-    /// `peer`: the other leg's dialog, in the same step. Both become resources of `owner`.
+    /// `peer`: the other leg's dialog, in the same step. Both become resources of `owner`. `Gone` where the early dialog was ended.
     AnswerCall {
         guard: GuardKey,
         owner: Owner,
@@ -94,17 +103,18 @@ pub enum StoreOp {
         /// Under this name the call is found by export and erasure.
         conversation: Option<ConversationKey>,
     },
-    /// A final response other than 2xx.
+    /// A final response other than 2xx. Ends the early dialog, if there is one.
     RejectCall { guard: GuardKey, owner: Owner, response: Bytes },
-    /// CANCEL.
+    /// CANCEL. Ends the early dialog, if there is one.
     CancelCall { guard: GuardKey },
 
     /// Read a dialog.
     ReadDialog { dialog: DialogKey },
     /// ACK: accepted → confirmed; drops the 2xx bytes.
     Confirm { dialog: DialogKey },
-    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step. `flow`: the peer is reached there from now
-    /// on (not taken from another principal).
+    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step (of this dialog: it has the same slot).
+    /// `flow`: the peer is reached there from now on (not taken from another principal, nor from a request that is not `Begun`). It alone
+    /// moves `flow` and `source` of the record; a writer's value counts only when the record is made.
     Begin {
         dialog: DialogKey,
         by: Actor,
@@ -125,7 +135,8 @@ pub enum StoreOp {
     UpdateDialog { dialog: DialogKey, version: u64, record: Box<DialogRecord>, ttl_ms: u64 },
     /// BYE sent and answered, or the session expired: the tombstone.
     Bury { dialog: DialogKey },
-    /// After the store came back empty: a record that this edge still holds, set if absent, under the owner's new epoch.
+    /// After the store came back empty: a record that this edge still holds, set if absent, under the owner's new epoch (the record's
+    /// `owner`). `Version(1)` where it was written, `Conflict` with what is there, `Gone` where it was ended.
     RestoreDialog { dialog: DialogKey, record: Box<DialogRecord>, ttl_ms: u64, conversation: Option<ConversationKey> },
 
     /// A request out of a dialog, or one more in a session. A repetition of one in flight moves its return path to the new leg's flow.
@@ -155,13 +166,14 @@ pub enum StoreOp {
     /// in flight; at most `limit`. The caller has seen that the lease of `from` ended or that the same pod lives in a higher epoch.
     Adopt { slot: Slot, from: Owner, by: Owner, limit: usize, lease_ms: u64 },
 
-    /// The tenant number of a domain (keyed hash of its name): set if absent, from a counter that never goes back.
+    /// The tenant number of a domain (keyed hash of its name): set if absent, from a counter that begins at 1 and never goes back.
     TenantNumber { domain: [u8; 16] },
     /// Which registered agents of a tenant offer a capability: live bindings, at most `limit` of them.
     FindCapability { capability: CapabilityKey, limit: usize },
-    /// What is stored of a conversation.
+    /// What is stored of a conversation; ended dialogs are not.
     Export { conversation: ConversationKey },
-    /// Removes what is stored of a conversation: dialogs (as tombstones), sessions, exchanges.
+    /// Removes what is stored of a conversation: dialogs (they leave a tombstone that says nothing: every request finds it `Gone`),
+    /// sessions, exchanges.
     Erase { conversation: ConversationKey },
 }
 
@@ -192,7 +204,7 @@ pub enum StoreReply {
     Bindings(Vec<Binding>),
     /// A REGISTER with an old CSeq for one of its bindings; nothing was changed.
     StaleRegister,
-    /// More than [`MAX_BINDINGS`]; nothing was changed.
+    /// More than [`MAX_BINDINGS`], or one with more than [`MAX_CAPABILITIES`]; nothing was changed.
     TooManyBindings,
 
     /// The guard is ours.
@@ -246,10 +258,11 @@ pub enum StoreReply {
     /// Created or changed by somebody else.
     SessionConflict { version: u64, record: Box<SessionRecord> },
 
-    /// `TakeEpoch`: this life, the store's generation, and all edges.
-    Epoch { owner: Owner, generation: [u8; 16], pods: Vec<PodState> },
-    /// `Heartbeat`: the store's generation, and all edges.
-    Pods { generation: [u8; 16], pods: Vec<PodState> },
+    /// `TakeEpoch`: this life, the store's generation, all edges by their pod, and the store's clock (wall-clock milliseconds; what an
+    /// edge gives the store as a moment in time is meant by this clock).
+    Epoch { owner: Owner, generation: [u8; 16], pods: Vec<PodState>, now_ms: u64 },
+    /// `Heartbeat`: the same.
+    Pods { generation: [u8; 16], pods: Vec<PodState>, now_ms: u64 },
     /// `Adopt`: ours now. `more`: there is more under this label.
     Adopted { items: Vec<Adopted>, more: bool },
     /// `TenantNumber`.

@@ -1,11 +1,12 @@
-//! The guard of an INVITE: merged requests, retransmissions, CANCEL, and the one final response.
+//! The guard of an INVITE: merged requests, retransmissions, CANCEL, legs, and the one final response.
 
 use bytes::Bytes;
 
-use super::{Guard, GuardState, MemoryStore, StoredDialog, expiry::Name};
-use crate::key::{DialogKey, GuardKey};
-use crate::op::{CallState, GUARD_MS, StoreError, StoreReply, TOMBSTONE_MS};
-use crate::record::{DialogRecord, Owner};
+use super::MemoryStore;
+use super::entries::{Guard, GuardState, StoredDialog};
+use crate::key::{ConversationKey, DialogKey, GuardKey};
+use crate::op::{CallState, GUARD_MS, MAX_LEGS, StoreError, StoreReply, TOMBSTONE_MS};
+use crate::record::{CallLeg, DialogPhase, DialogRecord, Owner};
 
 /// Whether `before` is the same pod in an epoch that ended.
 fn is_earlier_life(before: &Owner, now: &Owner) -> bool {
@@ -13,8 +14,8 @@ fn is_earlier_life(before: &Owner, now: &Owner) -> bool {
 }
 
 impl MemoryStore {
-    fn live_guard(&mut self, now_ms: u64, key: GuardKey) -> Option<&mut Guard> {
-        self.guards.get_mut(&key).filter(|g| g.expires_at > now_ms)
+    fn live_guard(&self, now_ms: u64, key: GuardKey) -> Option<&Guard> {
+        self.guards.get(&key).filter(|g| g.expires_at > now_ms)
     }
 
     pub(super) fn open_call(
@@ -26,8 +27,7 @@ impl MemoryStore {
         owner: Owner,
         lease_ms: u64,
     ) -> Result<StoreReply, StoreError> {
-        let accept_bytes =
-            |store: &Self, dialog| store.dialogs.get(&dialog).and_then(|d| d.record.accept_bytes.clone());
+        let lease_until = now_ms.saturating_add(lease_ms);
         if let Some(guard) = self.live_guard(now_ms, key) {
             let dialog = guard.dialog;
             let state = match &guard.state {
@@ -35,28 +35,72 @@ impl MemoryStore {
                     if guard.owner != owner
                         && (guard.lease_until <= now_ms || is_earlier_life(&guard.owner, &owner)) =>
                 {
-                    guard.owner = owner;
-                    guard.lease_until = now_ms.saturating_add(lease_ms);
-                    return Ok(StoreReply::CallAdopted { dialog, invite: guard.invite.clone(), legs: Vec::new() });
+                    return Ok(self.adopt_call(key, owner, lease_until));
                 }
                 GuardState::Pending => CallState::Pending { owner: guard.owner },
                 GuardState::Cancelled => CallState::Cancelled,
                 GuardState::Rejected(response) => CallState::Rejected { response: response.clone() },
-                GuardState::Accepted => CallState::Accepted { accept_bytes: accept_bytes(self, dialog) },
+                GuardState::Accepted => CallState::Accepted {
+                    accept_bytes: self.live_dialog(now_ms, dialog).and_then(|d| d.record.accept_bytes.clone()),
+                },
             };
             return Ok(StoreReply::CallKnown { dialog, state });
         }
-        if self.guards.len() >= self.capacity.calls {
+        if self.guards.len() >= self.capacity.calls && !self.guards.contains_key(&key) {
             return Err(StoreError::Full { what: "calls" });
         }
         let expires_at = now_ms.saturating_add(GUARD_MS);
-        self.expiry.add(expires_at, Name::Guard(key));
-        let lease_until = now_ms.saturating_add(lease_ms);
-        self.guards.insert(key, Guard { dialog, invite, owner, lease_until, state: GuardState::Pending, expires_at });
+        let state = GuardState::Pending;
+        let legs = Vec::new();
+        self.put_guard(key, Guard { dialog, invite, owner, lease_until, state, legs, expires_at });
         Ok(StoreReply::CallOpened)
     }
 
-    pub(super) fn answer_call(
+    /// The call and its early dialog have another owner from now on.
+    fn adopt_call(&mut self, key: GuardKey, owner: Owner, lease_until: u64) -> StoreReply {
+        let adopted = self.change_guard(key, |guard| {
+            guard.owner = owner;
+            guard.lease_until = lease_until;
+            (guard.dialog, guard.invite.clone(), guard.legs.clone())
+        });
+        let Some((dialog, invite, legs)) = adopted else { return StoreReply::Unknown };
+        if self.dialogs.get(&dialog).is_some_and(|d| d.record.phase == DialogPhase::Early) {
+            self.change_dialog(dialog, |d| d.record.owner = owner);
+        }
+        StoreReply::CallAdopted { dialog, invite, legs }
+    }
+
+    /// Why this owner may not write to this call, if so.
+    fn refuse(&self, now_ms: u64, key: GuardKey, owner: Owner) -> Option<StoreReply> {
+        let Some(guard) = self.live_guard(now_ms, key) else { return Some(StoreReply::Unknown) };
+        if guard.owner != owner {
+            return Some(StoreReply::Fenced);
+        }
+        match guard.state {
+            GuardState::Pending => None,
+            GuardState::Cancelled => Some(StoreReply::CallCancelled),
+            GuardState::Rejected(_) | GuardState::Accepted => Some(StoreReply::Fenced),
+        }
+    }
+
+    pub(super) fn place_legs(
+        &mut self,
+        now_ms: u64,
+        key: GuardKey,
+        owner: Owner,
+        legs: Vec<CallLeg>,
+    ) -> Result<StoreReply, StoreError> {
+        if legs.len() > MAX_LEGS {
+            return Err(StoreError::Full { what: "legs of a call" });
+        }
+        if let Some(reply) = self.refuse(now_ms, key, owner) {
+            return Ok(reply);
+        }
+        self.change_guard(key, |guard| guard.legs = legs);
+        Ok(StoreReply::Done)
+    }
+
+    pub(super) fn early_call(
         &mut self,
         now_ms: u64,
         key: GuardKey,
@@ -65,44 +109,98 @@ impl MemoryStore {
         record: DialogRecord,
         ttl_ms: u64,
     ) -> Result<StoreReply, StoreError> {
-        if self.dialogs.len() >= self.capacity.calls {
+        if let Some(reply) = self.refuse(now_ms, key, owner).or_else(|| self.refuse_legs(now_ms, &[dialog])) {
+            return Ok(reply);
+        }
+        self.room_for(now_ms, &[dialog])?;
+        Ok(StoreReply::Version(self.make_dialog(now_ms, dialog, owner, record, ttl_ms, None)))
+    }
+
+    /// `legs`: the dialog of the call, then the other leg's, where there is one.
+    pub(super) fn answer_call(
+        &mut self,
+        now_ms: u64,
+        key: GuardKey,
+        owner: Owner,
+        legs: Vec<(DialogKey, DialogRecord)>,
+        ttl_ms: u64,
+        conversation: Option<ConversationKey>,
+    ) -> Result<StoreReply, StoreError> {
+        let names: Vec<DialogKey> = legs.iter().map(|(name, _)| *name).collect();
+        if let Some(reply) = self.refuse(now_ms, key, owner).or_else(|| self.refuse_legs(now_ms, &names)) {
+            return Ok(reply);
+        }
+        self.room_for(now_ms, &names)?;
+        self.change_guard(key, |guard| {
+            guard.state = GuardState::Accepted;
+            guard.invite = Bytes::new();
+            guard.legs = Vec::new();
+            guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
+        });
+        let mut versions = Vec::with_capacity(legs.len());
+        for (name, record) in legs {
+            versions.push(self.make_dialog(now_ms, name, owner, record, ttl_ms, conversation));
+        }
+        Ok(StoreReply::Answered { version: versions.first().copied().unwrap_or(0) })
+    }
+
+    /// A dialog is made of nothing, or of its early one.
+    fn refuse_legs(&self, now_ms: u64, names: &[DialogKey]) -> Option<StoreReply> {
+        names.iter().find_map(|name| match self.live_dialog(now_ms, *name)?.record.phase {
+            DialogPhase::Early => None,
+            DialogPhase::Terminated => Some(StoreReply::Gone),
+            DialogPhase::Accepted | DialogPhase::Confirmed | DialogPhase::Terminating => Some(StoreReply::Fenced),
+        })
+    }
+
+    /// Whether these dialogs, or those of them that are not there yet, still fit.
+    pub(super) fn room_for(&self, now_ms: u64, names: &[DialogKey]) -> Result<(), StoreError> {
+        let new = names.iter().filter(|name| self.live_dialog(now_ms, **name).is_none()).count();
+        if new > 0 && self.dialogs.len() + new > self.capacity.calls {
             return Err(StoreError::Full { what: "dialogs" });
         }
-        let Some(guard) = self.live_guard(now_ms, key) else { return Ok(StoreReply::Unknown) };
-        if guard.owner != owner {
-            return Ok(StoreReply::Fenced);
+        Ok(())
+    }
+
+    /// Writes a dialog that `owner` owns, over its early one if there is one. Gives the version.
+    pub(super) fn make_dialog(
+        &mut self,
+        now_ms: u64,
+        key: DialogKey,
+        owner: Owner,
+        mut record: DialogRecord,
+        ttl_ms: u64,
+        conversation: Option<ConversationKey>,
+    ) -> u64 {
+        if self.live_dialog(now_ms, key).is_some() {
+            let version = self.change_dialog(key, |early| {
+                early.replace(now_ms, record, ttl_ms);
+                early.record.owner = owner;
+                early.conversation = conversation;
+                early.version
+            });
+            return version.unwrap_or(0);
         }
-        match guard.state {
-            GuardState::Pending => {}
-            GuardState::Cancelled => return Ok(StoreReply::CallCancelled),
-            GuardState::Rejected(_) | GuardState::Accepted => return Ok(StoreReply::Fenced),
-        }
-        guard.state = GuardState::Accepted;
-        guard.invite = Bytes::new();
-        guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
-        let guard_end = guard.expires_at;
-        self.expiry.add(guard_end, Name::Guard(key));
+        record.owner = owner;
         let expires_at = now_ms.saturating_add(ttl_ms);
-        self.expiry.add(expires_at, Name::Dialog(dialog));
         let requests = std::collections::BTreeMap::new();
-        self.dialogs.insert(dialog, StoredDialog { version: 1, record, requests, expires_at, ttl_ms });
-        Ok(StoreReply::Answered { version: 1 })
+        let dialog = StoredDialog { version: 1, record, requests, conversation, erased: false, expires_at };
+        self.put_dialog(key, dialog);
+        1
     }
 
     pub(super) fn reject_call(&mut self, now_ms: u64, key: GuardKey, owner: Owner, response: Bytes) -> StoreReply {
-        let Some(guard) = self.live_guard(now_ms, key) else { return StoreReply::Unknown };
-        if guard.owner != owner {
-            return StoreReply::Fenced;
+        if let Some(reply) = self.refuse(now_ms, key, owner) {
+            return reply;
         }
-        match guard.state {
-            GuardState::Pending => guard.state = GuardState::Rejected(response),
-            GuardState::Cancelled => return StoreReply::CallCancelled,
-            GuardState::Rejected(_) | GuardState::Accepted => return StoreReply::Fenced,
-        }
-        guard.invite = Bytes::new();
-        guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
-        let end = guard.expires_at;
-        self.expiry.add(end, Name::Guard(key));
+        let dialog = self.change_guard(key, |guard| {
+            guard.state = GuardState::Rejected(response);
+            guard.invite = Bytes::new();
+            guard.legs = Vec::new();
+            guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
+            guard.dialog
+        });
+        self.end_early(now_ms, dialog);
         StoreReply::Done
     }
 
@@ -112,16 +210,21 @@ impl MemoryStore {
             GuardState::Pending | GuardState::Cancelled => {}
             GuardState::Rejected(_) | GuardState::Accepted => return StoreReply::CancelTooLate,
         }
-        guard.state = GuardState::Cancelled;
-        guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
-        let reply = StoreReply::Cancelled {
-            dialog: guard.dialog,
-            invite: guard.invite.clone(),
-            owner: guard.owner,
-            legs: Vec::new(),
-        };
-        let end = guard.expires_at;
-        self.expiry.add(end, Name::Guard(key));
-        reply
+        let found = self.change_guard(key, |guard| {
+            guard.state = GuardState::Cancelled;
+            guard.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
+            (guard.dialog, guard.invite.clone(), guard.owner, guard.legs.clone())
+        });
+        let Some((dialog, invite, owner, legs)) = found else { return StoreReply::Unknown };
+        self.end_early(now_ms, Some(dialog));
+        StoreReply::Cancelled { dialog, invite, owner, legs }
+    }
+
+    /// The call came to nothing, and its early dialog with it.
+    fn end_early(&mut self, now_ms: u64, dialog: Option<DialogKey>) {
+        let Some(dialog) = dialog else { return };
+        if self.live_dialog(now_ms, dialog).is_some_and(|d| d.record.phase == DialogPhase::Early) {
+            self.tombstone(now_ms, dialog);
+        }
     }
 }

@@ -1,14 +1,23 @@
-//! Dialogs: CSeq order, replay of responses, compare-and-set, tombstones.
+//! Dialogs: CSeq order, replay of responses, compare-and-set, fences, tombstones.
 
 use bytes::Bytes;
 
-use super::{MemoryStore, StoredDialog, expiry::Name};
-use crate::key::DialogKey;
-use crate::op::{Actor, CloseExchange, OpenExchange, StoreError, StoreReply, TOMBSTONE_MS};
-use crate::record::{DialogPhase, DialogRecord};
+use super::MemoryStore;
+use super::entries::{Request, StoredDialog};
+use crate::key::{ConversationKey, DialogKey};
+use crate::op::{Actor, CloseExchange, Fence, OpenExchange, StoreError, StoreReply, TOMBSTONE_MS};
+use crate::record::{DialogPhase, DialogRecord, PeerFlow};
 
 /// So many in-dialog requests are remembered for replay; older ones go first.
 const MAX_REMEMBERED: usize = 256;
+
+/// An in-dialog request of the peer.
+pub(super) struct InDialog {
+    pub by: Actor,
+    pub flow: Option<PeerFlow>,
+    pub cseq: u32,
+    pub is_bye: bool,
+}
 
 /// Whether this is the dialog's own principal, on its own flow where the principal says nothing.
 fn may_act(record: &DialogRecord, by: &Actor) -> bool {
@@ -16,71 +25,103 @@ fn may_act(record: &DialogRecord, by: &Actor) -> bool {
 }
 
 impl StoredDialog {
-    /// A writer's new record. CSeq only rises, and a dialog that is being ended stays so, whatever the writer read before.
-    fn replace(&mut self, now_ms: u64, mut record: DialogRecord, ttl_ms: u64) {
-        record.cseq_in = record.cseq_in.max(self.record.cseq_in);
-        record.cseq_out = record.cseq_out.max(self.record.cseq_out);
-        if self.record.phase == DialogPhase::Terminating {
+    /// A writer's new record. CSeq only rises, a dialog that is being ended stays so, owner and flow are the store's, whatever the
+    /// writer read before.
+    pub fn replace(&mut self, now_ms: u64, mut record: DialogRecord, ttl_ms: u64) {
+        let known = &mut self.record;
+        record.cseq_in = record.cseq_in.max(known.cseq_in);
+        record.cseq_out = record.cseq_out.max(known.cseq_out);
+        if known.phase == DialogPhase::Terminating {
             record.phase = DialogPhase::Terminating;
         }
+        record.owner = known.owner;
+        record.flow = known.flow.take();
+        record.source = std::mem::take(&mut known.source);
         self.record = record;
         self.version += 1;
-        self.ttl_ms = ttl_ms;
         self.expires_at = now_ms.saturating_add(ttl_ms);
+    }
+
+    /// What is remembered of a request.
+    fn seen(&self, now_ms: u64, cseq: u32) -> Option<&Request> {
+        self.requests.get(&cseq).filter(|request| request.expires_at > now_ms)
+    }
+
+    fn remember(&mut self, now_ms: u64, cseq: u32, response: Option<Bytes>) {
+        while self.requests.first_key_value().is_some_and(|(_, oldest)| oldest.expires_at <= now_ms) {
+            self.requests.pop_first();
+        }
+        self.requests.insert(cseq, Request { response, expires_at: now_ms.saturating_add(TOMBSTONE_MS) });
+        while self.requests.len() > MAX_REMEMBERED {
+            self.requests.pop_first();
+        }
+    }
+
+    fn told(&self) -> (u64, Box<DialogRecord>) {
+        (self.version, Box::new(self.record.clone()))
+    }
+
+    fn conflict(&self) -> StoreReply {
+        let (version, record) = self.told();
+        StoreReply::Conflict { version, record }
     }
 }
 
 impl MemoryStore {
-    fn live_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<&mut StoredDialog> {
-        self.dialogs.get_mut(&key).filter(|d| d.expires_at > now_ms)
+    pub(super) fn live_dialog(&self, now_ms: u64, key: DialogKey) -> Option<&StoredDialog> {
+        self.dialogs.get(&key).filter(|d| d.expires_at > now_ms)
+    }
+
+    /// The dialog, if it can still be changed; else the reply.
+    fn open_dialog(&self, now_ms: u64, key: DialogKey) -> Result<&StoredDialog, StoreReply> {
+        match self.live_dialog(now_ms, key) {
+            None => Err(StoreReply::Unknown),
+            Some(dialog) if dialog.has_ended() => Err(StoreReply::Gone),
+            Some(dialog) => Ok(dialog),
+        }
     }
 
     pub(super) fn read_dialog(&mut self, now_ms: u64, key: DialogKey) -> StoreReply {
-        match self.live_dialog(now_ms, key) {
-            None => StoreReply::Unknown,
-            Some(d) if d.record.phase == DialogPhase::Terminated => StoreReply::Gone,
-            Some(d) => StoreReply::Dialog { version: d.version, record: Box::new(d.record.clone()) },
+        match self.open_dialog(now_ms, key) {
+            Err(reply) => reply,
+            Ok(dialog) => {
+                let (version, record) = dialog.told();
+                StoreReply::Dialog { version, record }
+            }
         }
     }
 
     pub(super) fn confirm(&mut self, now_ms: u64, key: DialogKey) -> StoreReply {
-        match self.live_dialog(now_ms, key) {
-            None => StoreReply::Unknown,
-            Some(d) if d.record.phase == DialogPhase::Terminated => StoreReply::Gone,
-            Some(d) => {
-                if d.record.phase == DialogPhase::Accepted {
-                    d.record.phase = DialogPhase::Confirmed;
-                    d.record.accept_bytes = None;
-                    d.version += 1;
-                }
-                StoreReply::Version(d.version)
+        let version = match self.open_dialog(now_ms, key) {
+            Err(reply) => return reply,
+            Ok(dialog) if dialog.record.phase != DialogPhase::Accepted => dialog.version,
+            Ok(_) => {
+                let changed = self.change_dialog(key, |dialog| {
+                    dialog.record.phase = DialogPhase::Confirmed;
+                    dialog.record.accept_bytes = None;
+                    dialog.version += 1;
+                    dialog.version
+                });
+                changed.unwrap_or(0)
             }
-        }
+        };
+        StoreReply::Version(version)
     }
 
     pub(super) fn begin(
         &mut self,
         now_ms: u64,
         key: DialogKey,
-        by: &Actor,
-        cseq: u32,
-        method: &str,
+        request: InDialog,
         exchange: Option<OpenExchange>,
     ) -> Result<StoreReply, StoreError> {
+        let InDialog { by, flow, cseq, is_bye } = request;
         let Some(dialog) = self.live_dialog(now_ms, key) else { return Ok(StoreReply::Unknown) };
-        if !may_act(&dialog.record, by) {
-            return Ok(StoreReply::OtherPrincipal);
-        }
-        match dialog.requests.get(&cseq) {
-            Some((Some(response), _)) => return Ok(StoreReply::Replay { response: response.clone() }),
-            Some((None, end)) if *end > now_ms => return Ok(StoreReply::InProgress),
-            _ => {}
-        }
-        if dialog.record.phase == DialogPhase::Terminated {
-            return Ok(StoreReply::Gone);
+        if let Some(reply) = refuse_request(dialog, now_ms, &by, cseq) {
+            return Ok(reply);
         }
         // An equal number is a request whose answer is no longer kept: a replay. BYE alone is claimed by its tombstone.
-        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest || (cseq == highest && method != "BYE")) {
+        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest || (cseq == highest && !is_bye)) {
             return Ok(StoreReply::OutOfOrder);
         }
         // Before the claim: where the journal is full, nothing was changed and the sender may try again.
@@ -88,16 +129,19 @@ impl MemoryStore {
             Some(open) => Some(self.open_exchange(now_ms, open)?),
             None => None,
         };
-        let Some(dialog) = self.live_dialog(now_ms, key) else { return Ok(StoreReply::Unknown) };
-        dialog.record.cseq_in = Some(cseq);
-        if method != "BYE" {
-            let end = now_ms.saturating_add(TOMBSTONE_MS);
-            dialog.requests.insert(cseq, (None, end));
-            while dialog.requests.len() > MAX_REMEMBERED {
-                dialog.requests.pop_first();
+        let begun = self.change_dialog(key, |dialog| {
+            dialog.record.cseq_in = Some(cseq);
+            if let Some(flow) = flow {
+                dialog.record.flow = flow.flow;
+                dialog.record.source = flow.source;
             }
-        }
-        Ok(StoreReply::Begun { version: dialog.version, record: Box::new(dialog.record.clone()), exchange })
+            if !is_bye {
+                dialog.remember(now_ms, cseq, None);
+            }
+            dialog.told()
+        });
+        let Some((version, record)) = begun else { return Ok(StoreReply::Unknown) };
+        Ok(StoreReply::Begun { version, record, exchange })
     }
 
     pub(super) fn commit(
@@ -108,24 +152,19 @@ impl MemoryStore {
         response: Bytes,
         record: Option<(u64, Box<DialogRecord>, u64)>,
     ) -> StoreReply {
-        let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
-        if dialog.record.phase == DialogPhase::Terminated {
-            return StoreReply::Gone;
+        match (self.open_dialog(now_ms, key), &record) {
+            (Err(reply), _) => return reply,
+            (Ok(dialog), Some((version, ..))) if *version != dialog.version => return dialog.conflict(),
+            _ => {}
         }
-        let mut moved = None;
-        if let Some((version, record, ttl_ms)) = record {
-            if version != dialog.version {
-                return StoreReply::Conflict { version: dialog.version, record: Box::new(dialog.record.clone()) };
+        let version = self.change_dialog(key, |dialog| {
+            if let Some((_, record, ttl_ms)) = record {
+                dialog.replace(now_ms, *record, ttl_ms);
             }
-            dialog.replace(now_ms, *record, ttl_ms);
-            moved = Some(dialog.expires_at);
-        }
-        dialog.requests.insert(cseq, (Some(response), now_ms.saturating_add(TOMBSTONE_MS)));
-        let version = dialog.version;
-        if let Some(end) = moved {
-            self.expiry.add(end, Name::Dialog(key));
-        }
-        StoreReply::Version(version)
+            dialog.remember(now_ms, cseq, Some(response));
+            dialog.version
+        });
+        StoreReply::Version(version.unwrap_or(0))
     }
 
     pub(super) fn update_dialog(
@@ -136,17 +175,16 @@ impl MemoryStore {
         record: DialogRecord,
         ttl_ms: u64,
     ) -> StoreReply {
-        let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
-        if dialog.record.phase == DialogPhase::Terminated {
-            return StoreReply::Gone;
+        match self.open_dialog(now_ms, key) {
+            Err(reply) => return reply,
+            Ok(dialog) if version != dialog.version => return dialog.conflict(),
+            Ok(_) => {}
         }
-        if version != dialog.version {
-            return StoreReply::Conflict { version: dialog.version, record: Box::new(dialog.record.clone()) };
-        }
-        dialog.replace(now_ms, record, ttl_ms);
-        let (version, end) = (dialog.version, dialog.expires_at);
-        self.expiry.add(end, Name::Dialog(key));
-        StoreReply::Version(version)
+        let version = self.change_dialog(key, |dialog| {
+            dialog.replace(now_ms, record, ttl_ms);
+            dialog.version
+        });
+        StoreReply::Version(version.unwrap_or(0))
     }
 
     pub(super) fn terminate(
@@ -158,48 +196,58 @@ impl MemoryStore {
         response: Bytes,
     ) -> StoreReply {
         let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
-        if !may_act(&dialog.record, by) {
-            return StoreReply::OtherPrincipal;
-        }
-        if let Some((Some(response), _)) = dialog.requests.get(&cseq) {
-            return StoreReply::Replay { response: response.clone() };
-        }
-        if dialog.record.phase == DialogPhase::Terminated {
-            return StoreReply::Gone;
+        match refuse_request(dialog, now_ms, by, cseq) {
+            // Claimed by another method, and its answer will be dropped: BYE wins over everything.
+            None | Some(StoreReply::InProgress) => {}
+            Some(reply) => return reply,
         }
         if dialog.record.cseq_in.is_some_and(|highest| cseq < highest) {
             return StoreReply::OutOfOrder;
         }
-        dialog.record.cseq_in = Some(cseq);
-        dialog.requests.insert(cseq, (Some(response), now_ms.saturating_add(TOMBSTONE_MS)));
-        let (version, record) = self.tombstone(now_ms, key);
+        self.change_dialog(key, |dialog| {
+            dialog.record.cseq_in = Some(cseq);
+            dialog.remember(now_ms, cseq, Some(response));
+        });
+        let Some((version, record)) = self.end_dialog(now_ms, key) else { return StoreReply::Unknown };
         StoreReply::Dialog { version, record }
     }
 
     pub(super) fn bury(&mut self, now_ms: u64, key: DialogKey) -> StoreReply {
-        match self.live_dialog(now_ms, key) {
-            None => StoreReply::Unknown,
-            Some(d) if d.record.phase == DialogPhase::Terminated => StoreReply::Gone,
-            Some(_) => {
-                let (version, record) = self.tombstone(now_ms, key);
-                StoreReply::Dialog { version, record }
-            }
+        if let Err(reply) = self.open_dialog(now_ms, key) {
+            return reply;
         }
+        let Some((version, record)) = self.end_dialog(now_ms, key) else { return StoreReply::Unknown };
+        StoreReply::Dialog { version, record }
     }
 
-    /// Turns a live dialog into its tombstone and returns what it was.
-    fn tombstone(&mut self, now_ms: u64, key: DialogKey) -> (u64, Box<DialogRecord>) {
-        let end = now_ms.saturating_add(TOMBSTONE_MS);
-        self.expiry.add(end, Name::Dialog(key));
-        let dialog = self.dialogs.get_mut(&key).unwrap_or_else(|| unreachable!("the caller has just looked it up"));
-        let was = Box::new(dialog.record.clone());
-        dialog.record.phase = DialogPhase::Terminated;
-        dialog.record.local_sdp = None;
-        dialog.record.remote_sdp = None;
-        dialog.record.accept_bytes = None;
-        dialog.version += 1;
-        dialog.expires_at = end;
-        (dialog.version, was)
+    /// The tombstone; the other leg has to be ended now. Gives the new version and what the dialog was.
+    fn end_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<(u64, Box<DialogRecord>)> {
+        let (version, was) = self.tombstone(now_ms, key)?;
+        self.end_peer(now_ms, was.peer);
+        Some((version, was))
+    }
+
+    /// Turns a dialog into its tombstone. Gives the new version and what it was.
+    pub(super) fn tombstone(&mut self, now_ms: u64, key: DialogKey) -> Option<(u64, Box<DialogRecord>)> {
+        self.change_dialog(key, |dialog| {
+            let was = Box::new(dialog.record.clone());
+            dialog.record.phase = DialogPhase::Terminated;
+            dialog.record.local_sdp = None;
+            dialog.record.remote_sdp = None;
+            dialog.record.accept_bytes = None;
+            dialog.version += 1;
+            dialog.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
+            (dialog.version, was)
+        })
+    }
+
+    /// The other leg of a call that is being ended. No new version: what a writer has read of it still holds.
+    fn end_peer(&mut self, now_ms: u64, peer: Option<DialogKey>) {
+        if let Some(peer) = peer
+            && self.open_dialog(now_ms, peer).is_ok()
+        {
+            self.change_dialog(peer, |dialog| dialog.record.phase = DialogPhase::Terminating);
+        }
     }
 
     pub(super) fn next_cseq(
@@ -208,25 +256,70 @@ impl MemoryStore {
         key: DialogKey,
         terminating: bool,
         close: Option<CloseExchange>,
+        fence: Option<Fence>,
     ) -> StoreReply {
+        if let (Some(fence), Ok(dialog)) = (fence, self.open_dialog(now_ms, key)) {
+            if dialog.record.owner != fence.owner {
+                return StoreReply::Fenced;
+            }
+            if fence.version.is_some_and(|version| version != dialog.version) {
+                return dialog.conflict();
+            }
+        }
         if let Some(close) = close
             && self.close_exchange(now_ms, close) == StoreReply::Fenced
         {
             return StoreReply::Fenced;
         }
-        let Some(dialog) = self.live_dialog(now_ms, key) else { return StoreReply::Unknown };
-        if dialog.record.phase == DialogPhase::Terminated {
-            return StoreReply::Gone;
-        }
-        dialog.record.cseq_out = dialog.record.cseq_out.saturating_add(1);
-        if terminating {
-            dialog.record.phase = DialogPhase::Terminating;
+        if let Err(reply) = self.open_dialog(now_ms, key) {
+            return reply;
         }
         // No new version: a request of ours is no change that another writer must see first.
-        StoreReply::Cseq {
-            cseq: dialog.record.cseq_out,
-            version: dialog.version,
-            record: Box::new(dialog.record.clone()),
+        let next = self.change_dialog(key, |dialog| {
+            dialog.record.cseq_out = dialog.record.cseq_out.saturating_add(1);
+            if terminating {
+                dialog.record.phase = DialogPhase::Terminating;
+            }
+            dialog.told()
+        });
+        let Some((version, record)) = next else { return StoreReply::Unknown };
+        if terminating {
+            self.end_peer(now_ms, record.peer);
         }
+        StoreReply::Cseq { cseq: record.cseq_out, version, record }
+    }
+
+    pub(super) fn restore_dialog(
+        &mut self,
+        now_ms: u64,
+        key: DialogKey,
+        record: DialogRecord,
+        ttl_ms: u64,
+        conversation: Option<ConversationKey>,
+    ) -> Result<StoreReply, StoreError> {
+        match self.open_dialog(now_ms, key) {
+            Ok(dialog) => Ok(dialog.conflict()),
+            Err(StoreReply::Gone) => Ok(StoreReply::Gone),
+            Err(_) => {
+                self.room_for(now_ms, &[key])?;
+                let owner = record.owner;
+                Ok(StoreReply::Version(self.make_dialog(now_ms, key, owner, record, ttl_ms, conversation)))
+            }
+        }
+    }
+}
+
+/// What a request gets that is not let in: another principal's, one that was seen, one that comes too late.
+fn refuse_request(dialog: &StoredDialog, now_ms: u64, by: &Actor, cseq: u32) -> Option<StoreReply> {
+    if dialog.erased {
+        return Some(StoreReply::Gone);
+    }
+    if !may_act(&dialog.record, by) {
+        return Some(StoreReply::OtherPrincipal);
+    }
+    match dialog.seen(now_ms, cseq) {
+        Some(Request { response: Some(response), .. }) => Some(StoreReply::Replay { response: response.clone() }),
+        Some(Request { response: None, .. }) if !dialog.has_ended() => Some(StoreReply::InProgress),
+        _ => dialog.has_ended().then_some(StoreReply::Gone),
     }
 }

@@ -3,29 +3,18 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::MemoryStore;
-use crate::key::{AorKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Name {
-    Aor(AorKey),
-    Guard(GuardKey),
-    Dialog(DialogKey),
-    Session(SessionKey),
-    Exchange(ExchangeKey),
-    Once(ExchangeKey),
-    Nonce(NonceKey),
-}
+use crate::name::EntryName;
 
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    queue: BTreeSet<(u64, Name)>,
+    queue: BTreeSet<(u64, EntryName)>,
     /// Where each name stands in the queue: an entry that is touched often does not grow it.
-    at: HashMap<Name, u64>,
+    at: HashMap<EntryName, u64>,
 }
 
 impl Expiry {
     /// Looks at `name` at `at`, or earlier if that was said already.
-    pub(super) fn add(&mut self, at: u64, name: Name) {
+    pub(super) fn add(&mut self, at: u64, name: EntryName) {
         match self.at.get(&name) {
             Some(&known) if known <= at => return,
             Some(&known) => {
@@ -37,7 +26,7 @@ impl Expiry {
         self.at.insert(name, at);
     }
 
-    fn pop(&mut self, now_ms: u64) -> Option<Name> {
+    fn pop(&mut self, now_ms: u64) -> Option<EntryName> {
         let &(at, name) = self.queue.first()?;
         if at > now_ms {
             return None;
@@ -61,44 +50,45 @@ impl MemoryStore {
         for _ in 0..SWEEP {
             let Some(name) = self.expiry.pop(now_ms) else { return };
             let later = match name {
-                Name::Aor(key) => self.expire_bindings(now_ms, key),
-                Name::Guard(key) => drop_if(&mut self.guards, key, |g| g.expires_at, now_ms),
-                Name::Dialog(key) => {
-                    let later = drop_if(&mut self.dialogs, key, |d| d.expires_at, now_ms);
-                    if let Some(dialog) = self.dialogs.get_mut(&key) {
-                        dialog.requests.retain(|_, (_, end)| *end > now_ms);
-                    }
-                    later
-                }
-                Name::Session(key) => drop_if(&mut self.sessions, key, |s| s.expires_at, now_ms),
-                Name::Exchange(key) => match self.exchanges.get(&key).map(|e| e.expires_at) {
-                    Some(end) if end > now_ms => Some(end),
-                    _ => {
-                        self.exchanges.remove(&key);
-                        None
-                    }
-                },
-                Name::Once(key) => drop_if(&mut self.once, key, |end| *end, now_ms),
-                Name::Nonce(key) => drop_if(&mut self.nonces, key, |n| n.expires_at, now_ms),
+                EntryName::Aor(key) => self.expire_bindings(now_ms, key),
+                EntryName::Removed(key) => self.expire_removed(now_ms, key),
+                _ => self.end_of(name).filter(|end| *end > now_ms),
             };
-            if let Some(at) = later {
-                self.expiry.add(at, name);
+            match later {
+                Some(at) => self.expiry.add(at, name),
+                None => self.remove(name),
             }
         }
     }
-}
 
-/// Removes the entry if it ended; else says when it will.
-fn drop_if<K: std::hash::Hash + Eq, V>(
-    map: &mut std::collections::HashMap<K, V>,
-    key: K,
-    end: impl Fn(&V) -> u64,
-    now_ms: u64,
-) -> Option<u64> {
-    let at = map.get(&key).map(end)?;
-    if at > now_ms {
-        return Some(at);
+    /// When an entry ends; `None` where there is none, or none that ends.
+    fn end_of(&self, name: EntryName) -> Option<u64> {
+        match name {
+            EntryName::Guard(key) => self.guards.get(&key).map(|g| g.expires_at),
+            EntryName::Dialog(key) => self.dialogs.get(&key).map(|d| d.expires_at),
+            EntryName::Session(key) => self.sessions.get(&key).map(|s| s.expires_at),
+            EntryName::Exchange(key) => self.exchanges.get(&key).map(|e| e.expires_at),
+            EntryName::Once(key) => self.once.get(&key).copied(),
+            EntryName::Nonce(key) => self.nonces.get(&key).map(|n| n.expires_at),
+            EntryName::Edge(pod) => self.edges.get(&pod).map(|edge| edge.expires_at()),
+            EntryName::Aor(_) | EntryName::Removed(_) | EntryName::Domain(_) | EntryName::Generation => None,
+        }
     }
-    map.remove(&key);
-    None
+
+    /// An entry that has ended.
+    fn remove(&mut self, name: EntryName) {
+        let was_there = match name {
+            EntryName::Guard(key) => return self.remove_guard(key),
+            EntryName::Dialog(key) => return self.remove_dialog(key),
+            EntryName::Exchange(key) => return self.remove_exchange(key),
+            EntryName::Session(key) => self.sessions.remove(&key).is_some(),
+            EntryName::Once(key) => self.once.remove(&key).is_some(),
+            EntryName::Nonce(key) => self.nonces.remove(&key).is_some(),
+            EntryName::Edge(pod) => self.edges.remove(&pod).is_some(),
+            EntryName::Aor(_) | EntryName::Removed(_) | EntryName::Domain(_) | EntryName::Generation => false,
+        };
+        if was_there {
+            self.changed(name);
+        }
+    }
 }

@@ -192,7 +192,8 @@ proptest! {
 
     #[test]
     fn no_kind_grows_beyond_its_capacity(ops in proptest::collection::vec(operation(), 1..100)) {
-        let capacity = Capacity { bindings: 2, calls: 2, exchanges: 2, sessions: 2, nonces: 2 };
+        let capacity =
+            Capacity { bindings: 2, capabilities: 2, calls: 2, exchanges: 2, sessions: 2, nonces: 2, edges: 2 };
         let mut s = MemoryStore::new(capacity);
         let mut seen = BTreeSet::new();
         for operation in ops {
