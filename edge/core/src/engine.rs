@@ -21,6 +21,7 @@ mod judge;
 mod legacy;
 mod pending;
 mod questions;
+mod resume;
 mod schemas;
 mod session;
 mod stats;
@@ -64,6 +65,8 @@ pub struct Engine {
     farewells: HashMap<u64, Farewell>,
     /// Adopted exchanges that wait for the lease or for their dialog's record.
     orphans: BTreeMap<u64, adopt::Orphan>,
+    /// By exchange: what will be done for it once the lease or its session is there.
+    plans: BTreeMap<u64, resume::Plan>,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,
@@ -80,7 +83,7 @@ impl Engine {
                 Timer::Stream(key) => self.stream_alarm(ctx, key),
                 Timer::Asked(key) => self.asked_alarm(ctx, key),
                 Timer::Call(id) => self.call_alarm(ctx, id),
-                Timer::Delivery(id) => self.send(id),
+                Timer::Delivery(id) => self.send(ctx, id),
                 Timer::Orphan(no) => self.orphan_alarm(ctx, no),
             }
         }
@@ -112,7 +115,7 @@ impl Engine {
             backend_calls: self.calls.len(),
             // The index may not outlive what it points to.
             deliveries: self.deliveries.len().max(self.leg_deliveries.len()),
-            waiting: self.tickets.len() + self.ops.len() + self.farewells.len() + self.orphans.len(),
+            waiting: self.tickets.len() + self.ops.len() + self.farewells.len() + self.orphans.len() + self.plans.len(),
             timers: self.timers.len(),
             ..self.stats.read()
         }
@@ -137,6 +140,8 @@ impl Engine {
             Op::EndIdle(session) => self.idle_ended(ctx, session, &reply),
             Op::LoadForEnd(session) => self.loaded_for_end(ctx, session, reply),
             Op::OrphanDialog(no) => self.orphan_dialog(ctx, no, reply),
+            Op::ResumeSession(no) => self.resume_session(ctx, no, reply),
+            Op::Noted(no) => self.note_written(ctx, no, &reply),
             Op::Forget => {}
         }
         true

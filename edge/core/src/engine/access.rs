@@ -79,8 +79,16 @@ impl<'a> Access<'a> {
         (list != ListOf::Tools || self.has_tool(entry)) && self.is_disclosed(list, entry)
     }
 
+    /// Whether a second execution is safe: a tool by its declaration alone, another method by what the specification makes of it.
+    pub(super) fn may_replay(&self, method: &str, subject: Option<&str>) -> bool {
+        match method {
+            "tools/call" => self.effect(subject.unwrap_or_default()) != ToolEffect::Destructive,
+            _ => is_safe_again(method),
+        }
+    }
+
     /// What a second execution of the tool does, by declaration only.
-    pub(super) fn effect(&self, tool: &str) -> ToolEffect {
+    fn effect(&self, tool: &str) -> ToolEffect {
         let declared = self.agent.capabilities.tools.iter().find(|declared| declared.name == tool);
         declared.map_or(ToolEffect::Destructive, |declared| declared.effect)
     }
@@ -125,6 +133,31 @@ impl<'a> Access<'a> {
         let target = Target::Method { name: method, subject };
         tool_is_there && self.policies().evaluate(&Request { principal: self.principal(), target, phase }).allowed
     }
+}
+
+/// Methods that read, and those that set something to the same value again. `initialize` makes a session, and of a method that nobody
+/// here knows nobody can say.
+fn is_safe_again(method: &str) -> bool {
+    matches!(
+        method,
+        "ping"
+            | "server/discover"
+            | "tools/list"
+            | "prompts/list"
+            | "prompts/get"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+            | "resources/subscribe"
+            | "resources/unsubscribe"
+            | "subscriptions/listen"
+            | "completion/complete"
+            | "logging/setLevel"
+            | "tasks/get"
+            | "tasks/list"
+            | "tasks/result"
+            | "tasks/cancel"
+    )
 }
 
 /// `summarize@1` → `summarize`; a name may hold an `@` of its own where no number follows.

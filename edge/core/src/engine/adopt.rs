@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mcp_sip::era::Era;
 use mcp_sip::errors::RpcError;
-use mcp_sip::exchange::{Exchange as Named, ExchangeId, McpExchange};
-use mcp_sip::jsonrpc::RawId;
+use mcp_sip::exchange::{Belongs, Exchange as Named, ExchangeId, McpExchange, Side};
+use mcp_sip::jsonrpc::{Kind, RawId, request};
 use session_store::key::ExchangeKey;
 use session_store::op::{CloseExchange, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogRecord, JournalEntry, LegRecord, Owner};
@@ -15,19 +15,22 @@ use sip_proto::time::{Mono, Now, UnixMillis};
 use super::Engine;
 use super::about::About;
 use super::access::Access;
-use super::answer::failure;
-use super::exchange::{Exchange, Stage};
-use super::pending::Op;
+use super::exchange::{Exchange, Noted, Stage};
+use super::judge::reread;
+use super::deliver::deliveries_of;
+use super::pending::{Op, Outgoing};
+use super::resume::Plan;
 use super::session::client_of;
 use super::timers::Timer;
 use super::trace::Trace;
 use super::types::{Carrier, Ctx, Leg, LegKey, Principal, Way};
 use crate::config::{AgentBackend, AgentConfig, Capabilities, Config, RegistrationProfile};
 use crate::effect::LogLevel;
-use crate::input::BackendFailure;
 
 /// While the lease is not renewed, or the store is away, an adopted exchange is looked at again after so long; milliseconds.
-const AGAIN_MS: u64 = 500;
+pub(super) const AGAIN_MS: u64 = 500;
+/// What an adopted exchange may take at least; milliseconds.
+const LEAST_MS: u64 = 5_000;
 
 /// An adopted exchange that waits. As many as the journal can hold at most.
 #[derive(Debug)]
@@ -55,8 +58,9 @@ impl Engine {
     }
 
     pub(super) fn orphan_alarm(&mut self, ctx: &mut Ctx<'_>, no: u64) {
-        if let Some(orphan) = self.orphans.remove(&no) {
-            self.take_over(ctx, orphan);
+        match self.orphans.remove(&no) {
+            Some(orphan) => self.take_over(ctx, orphan),
+            None => self.resume_again(ctx, no),
         }
     }
 
@@ -85,7 +89,7 @@ impl Engine {
 
     fn take_over(&mut self, ctx: &mut Ctx<'_>, orphan: Orphan) {
         // Whoever adopts for the next life gets it again.
-        if orphan.owner != ctx.owner || self.serves(orphan.key) {
+        if orphan.owner != ctx.owner || self.goes_on(ctx, orphan.key) {
             return;
         }
         if !ctx.has_lease() {
@@ -97,59 +101,110 @@ impl Engine {
             return self.store(ctx, StoreOp::ReadDialog { dialog }, Op::OrphanDialog(no));
         }
         let Orphan { key, entry, dialog, .. } = orphan;
-        let Some(exchange) = restore(ctx, key, &entry, dialog.as_deref()) else {
+        let Some((mut exchange, plan)) = restore(ctx, key, &entry, dialog.as_deref()) else {
             let message = format!("an exchange of {} cannot be answered: its domain is gone", entry.leg.domain);
             self.log(LogLevel::Error, message);
             let close = CloseExchange { key, owner: ctx.owner, answer: None };
             return self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
         };
         let no = ctx.ids.number();
-        self.session(ctx, &exchange.leg);
+        let placed = self.place_adopted(ctx, &mut exchange);
+        if let (Some(slot), Some(session)) = (exchange.slot, self.sessions.get_mut(&key.session)) {
+            session.open.insert(slot, no);
+        }
         self.timers.set(Timer::Exchange(no), exchange.deadline);
         let about = exchange.about.clone();
-        let repeatable = exchange.repeatable;
         self.exchanges.insert(no, exchange);
-        let allowed = Access::of(ctx.config, &about.leg)
-            .is_some_and(|access| access.still_allows(&about.method, about.subject.as_deref()));
-        if !allowed {
-            let what = about.subject.clone().unwrap_or_else(|| about.method.clone());
-            return self.fail(ctx, no, RpcError::denied(&what));
+        let access = Access::of(ctx.config, &about.leg);
+        let subject = about.subject.as_deref();
+        // Whoever may not call it any more gets nothing of it either (mcp.md, section 9).
+        if !access.as_ref().is_some_and(|access| access.still_allows(&about.method, subject)) {
+            return self.fail(ctx, no, RpcError::denied(subject.unwrap_or(&about.method)));
         }
-        self.fail(ctx, no, failure(BackendFailure::Interrupted, repeatable, 0));
+        let is_safe = access.is_some_and(|access| access.may_replay(&about.method, subject));
+        let plan = match plan {
+            // What was declared safe then is not any more.
+            Plan::Replay(_) if !is_safe => Plan::Give,
+            plan if placed => plan,
+            // Another request by its name runs here: nothing of the backend could be told apart.
+            _ => Plan::Give,
+        };
+        self.resume(ctx, no, plan);
     }
 
-    fn serves(&self, key: ExchangeKey) -> bool {
-        let session = self.sessions.get(&key.session);
-        session.is_some_and(|session| {
-            let mut open = session.open.values().filter_map(|no| self.exchanges.get(no));
-            open.any(|exchange| exchange.key == key)
-        })
+    /// A place in its session's table, as the request had it where it came in. Its limit was kept there.
+    fn place_adopted(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> bool {
+        let fresh = ExchangeId::from_random(&ctx.random.bytes());
+        let header = exchange.header.as_ref().map(|header| header.exchange);
+        let request = match &exchange.envelope {
+            Some(envelope) => Some(envelope.clone()),
+            None => reread(&request(&exchange.id, &exchange.about.method, None)),
+        };
+        let session = self.session(ctx, &exchange.leg);
+        session.header |= header.is_some();
+        let Some(request) = request else { return false };
+        match session.table.admit(Side::Client, header, &request, fresh) {
+            Ok(Belongs::Opened(slot)) => exchange.slot = Some(slot),
+            Ok(_) | Err(_) => return false,
+        }
+        true
+    }
+
+    /// Whether an exchange is served here already, or its answer waits here for the store: then it is this life's from now on.
+    fn goes_on(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey) -> bool {
+        let open = self.sessions.get(&key.session).into_iter().flat_map(|session| session.open.values());
+        let known = open.copied().find(|no| self.exchanges.get(no).is_some_and(|exchange| exchange.key == key));
+        if let Some(exchange) = known.and_then(|no| self.exchanges.get_mut(&no)) {
+            exchange.owner = ctx.owner;
+            return true;
+        }
+        let closes = |outgoing: &Outgoing| outgoing.close.as_ref().is_some_and(|close| close.key == key);
+        let mut of_leg = self.leg_deliveries.range(deliveries_of(key.session)).map(|(_, id)| *id);
+        let Some(id) = of_leg.find(|id| self.deliveries.get(id).is_some_and(closes)) else { return false };
+        if let Some(close) = self.deliveries.get_mut(&id).and_then(|outgoing| outgoing.close.as_mut()) {
+            close.owner = ctx.owner;
+        }
+        self.send(ctx, id);
+        true
     }
 }
 
-/// An exchange from its entry. `None`: nobody knows its domain any more.
+/// An exchange from its entry, and what can be done for it. `None`: nobody knows its domain any more.
 fn restore(
     ctx: &mut Ctx<'_>,
     key: ExchangeKey,
     entry: &JournalEntry,
     dialog: Option<&DialogRecord>,
-) -> Option<Exchange> {
+) -> Option<(Exchange, Plan)> {
     let id = RawId::parse(entry.id.clone()).ok()?;
     let leg = leg_of(ctx.config, key, &entry.leg, dialog)?;
     let named = entry.exchange.as_deref().and_then(|text| text.parse::<ExchangeId>().ok());
-    let age_us = ctx.now.wall.0.saturating_sub(entry.started).saturating_mul(1_000);
-    let received = Now { mono: Mono(ctx.now.mono.0.saturating_sub(age_us)), wall: UnixMillis(entry.started) };
-    let deadline = ctx.now.mono.plus_millis(entry.deadline.saturating_sub(ctx.now.wall.0));
+    let envelope = entry.request.as_ref().and_then(reread).filter(|envelope| envelope.kind() == Kind::Request);
+    let version = envelope.as_ref().and_then(|e| e.meta_protocol_version()).map(|version| version.into_owned());
+    let traceparent = envelope.as_ref().and_then(|e| e.traceparent()).map(|parent| parent.into_owned());
     let about = About {
         leg: leg.clone(),
         method: entry.method.clone(),
-        subject: entry.tool.clone(),
+        subject: match &envelope {
+            Some(envelope) => envelope.subject().map(|subject| subject.into_owned()),
+            None => entry.tool.clone(),
+        },
         rule: "default".into(),
         exchange: entry.exchange.clone(),
-        received,
-        trace: Trace::new(ctx, None),
+        received: since(ctx.now, entry.started),
+        trace: Trace::new(ctx, traceparent.as_deref()),
     };
-    Some(Exchange {
+    let deadline = ctx.now.mono.plus_millis(time_left(ctx.now.wall, entry));
+    let is_modern = version.is_some() || entry.method == "server/discover";
+    let plan = match (&envelope, &entry.task, &entry.event_id) {
+        (Some(request), _, _) => Plan::Replay(request.clone()),
+        (None, Some(task), _) => Plan::Task(task.clone()),
+        (None, None, Some(event)) => {
+            Plan::Stream { event: event.clone(), backend_session: entry.backend_session.clone() }
+        }
+        (None, None, None) => Plan::Give,
+    };
+    let exchange = Exchange {
         session: key.session,
         header: named.map(|id| McpExchange::new(Named::Id(id), client_of(&leg))),
         leg,
@@ -157,11 +212,11 @@ fn restore(
         key,
         digest: entry.digest,
         id,
-        era: if entry.backend_session.is_some() || entry.method == "initialize" { Era::Legacy } else { Era::Modern },
-        version: None,
+        era: if is_modern { Era::Modern } else { Era::Legacy },
+        version,
         repeatable: entry.repeatable,
         about,
-        envelope: None,
+        envelope,
         stage: Stage::Waiting,
         deadline,
         latest: deadline,
@@ -171,7 +226,24 @@ fn restore(
         retried: false,
         backend_session: None,
         is_adopted: true,
-    })
+        owner: ctx.owner,
+        upstream: entry.upstream_id.clone().and_then(|id| RawId::parse(id).ok()),
+        resumed: None,
+        noted: Noted::default(),
+    };
+    Some((exchange, plan))
+}
+
+/// How long the exchange may still take. Clocks of two edges differ, so a call has always a little time left, and never more than it had.
+fn time_left(now: UnixMillis, entry: &JournalEntry) -> u64 {
+    let whole = entry.deadline.saturating_sub(entry.started);
+    entry.deadline.saturating_sub(now.0).max(LEAST_MS).min(whole)
+}
+
+/// A moment in the past on both clocks.
+fn since(now: Now, wall: u64) -> Now {
+    let ago_us = now.wall.0.saturating_sub(wall).saturating_mul(1_000);
+    Now { mono: Mono(now.mono.0.saturating_sub(ago_us)), wall: UnixMillis(wall) }
 }
 
 fn leg_of(config: &Config, key: ExchangeKey, record: &LegRecord, dialog: Option<&DialogRecord>) -> Option<Arc<Leg>> {

@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Code, Executed, RpcError};
-use mcp_sip::jsonrpc::{error_response, notification};
+use mcp_sip::jsonrpc::{Mirror, error_response, notification};
 use serde_json::{Value, json};
 use session_store::op::{CloseExchange, StoreOp};
 use sip_proto::time::Now;
 
 use super::Engine;
 use super::about::About;
-use super::exchange::Exchange;
-use super::judge::body_limit;
+use super::exchange::{Exchange, Resumed};
+use super::judge::{body_limit, reread};
 use super::pending::{Call, Op, Purpose};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut};
@@ -39,7 +39,7 @@ impl Engine {
         // Kept where a second execution is not safe, so that a repetition gets it (sip.md 7); and after a takeover, so that a caller who
         // repeats at that moment hears what was decided.
         let answer = body.clone().filter(|_| !exchange.repeatable || exchange.is_adopted);
-        let close = CloseExchange { key: exchange.key, owner: ctx.owner, answer };
+        let close = CloseExchange { key: exchange.key, owner: exchange.owner, answer };
         let key = exchange.session;
         match body {
             Some(body) => {
@@ -64,6 +64,10 @@ impl Engine {
     pub(super) fn take(&mut self, ctx: &Ctx<'_>, no: u64) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&no)?;
         self.timers.clear(Timer::Exchange(no));
+        if exchange.is_adopted {
+            self.timers.clear(Timer::Orphan(no));
+            self.plans.remove(&no);
+        }
         if let Some(session) = self.sessions.get_mut(&exchange.session) {
             if let Some(slot) = exchange.slot {
                 session.open.remove(&slot);
@@ -72,8 +76,11 @@ impl Engine {
             session.asked.retain(|_, asked| asked.exchange != Some(no));
             session.last_used = ctx.now.mono;
         }
-        if let Some(call) = exchange.call() {
-            self.spend(ctx, call);
+        match (exchange.call(), exchange.resumed) {
+            // A stream that is asked for again would be opened anew for ever.
+            (Some(call), Some(Resumed::Stream)) => self.cancel_call(call),
+            (Some(call), _) => self.spend(ctx, call),
+            (None, _) => {}
         }
         Some(exchange)
     }
@@ -102,7 +109,8 @@ impl Engine {
         let Some(exchange) = self.exchanges.get(&no) else { return };
         let (Some(call), key) = (exchange.call(), exchange.session) else { return };
         if exchange.era == Era::Legacy && !exchange.is_initialize() {
-            let body = cancelled.unwrap_or_else(|| cancellation(exchange));
+            let body = cancelled.and_then(|body| upstream_cancellation(exchange, body));
+            let body = body.unwrap_or_else(|| cancellation(exchange));
             self.post_session(ctx, key, BackendAction::Post { body }, Call::Post(key));
         }
         self.cancel_call(call);
@@ -135,9 +143,18 @@ impl Engine {
     }
 }
 
+/// The caller's `notifications/cancelled` with the id that the backend knows.
+fn upstream_cancellation(exchange: &Exchange, body: Bytes) -> Option<Bytes> {
+    match &exchange.upstream {
+        None => Some(body),
+        Some(upstream) => Some(reread(&body)?.rewritten(&[(Mirror::RequestId, upstream)])),
+    }
+}
+
 /// `notifications/cancelled` by the edge itself.
 pub(super) fn cancellation(exchange: &Exchange) -> Bytes {
-    let id: Value = serde_json::from_slice(exchange.id.raw()).unwrap_or(Value::Null);
+    let id = exchange.upstream.as_ref().unwrap_or(&exchange.id);
+    let id: Value = serde_json::from_slice(id.raw()).unwrap_or(Value::Null);
     notification("notifications/cancelled", Some(&json!({ "requestId": id, "reason": "The caller is gone" })))
 }
 

@@ -10,7 +10,7 @@ use super::Engine;
 use super::about::outcome_of;
 use super::access::Access;
 use super::answer::failure;
-use super::exchange::{MAX_NOTES, Stage};
+use super::exchange::{MAX_NOTES, Resumed, Stage};
 use super::pending::{Call, Purpose};
 use super::types::{Ctx, EngineOut};
 use crate::audit::Outcome;
@@ -81,7 +81,10 @@ impl Engine {
                     exchange.backend_session = session;
                 }
             }
-            BackendEvent::Message { body, .. } => self.exchange_message(ctx, no, &body),
+            BackendEvent::Message { body, event_id } => {
+                self.exchange_message(ctx, no, &body);
+                self.learn(ctx, no, &body, event_id);
+            }
             BackendEvent::Done => self.failed(ctx, no, BackendFailure::Interrupted),
             BackendEvent::Failed(failure) => self.failed(ctx, no, failure),
         }
@@ -101,6 +104,8 @@ impl Engine {
             self.cancel_call(call);
             return self.failed(ctx, no, failure);
         };
+        let envelope = self.downstream(no, envelope);
+        let Some(exchange) = self.exchanges.get(&no) else { return };
         // HTTP says which request an error without an id answers.
         let is_anonymous_error = envelope.kind() == Kind::Error && envelope.id().is_none();
         if is_anonymous_error || self.has_wrong_mirrors(no, &envelope) {
@@ -159,6 +164,9 @@ impl Engine {
     pub(super) fn answered(&mut self, ctx: &mut Ctx<'_>, no: u64, envelope: Envelope) {
         let is_wrong = self.has_wrong_mirrors(no, &envelope);
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
+        if exchange.resumed == Some(Resumed::Task) {
+            return self.task_answered(ctx, no, &envelope);
+        }
         if is_wrong {
             // The tool's schema changed behind our cache. The server refused before it ran anything.
             exchange.retried = true;

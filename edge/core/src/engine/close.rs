@@ -12,6 +12,7 @@ use super::Engine;
 use super::about::address;
 use super::access::Access;
 use super::answer::cancellation;
+use super::deliver::deliveries_of;
 use super::forward::OWN_MS;
 use super::pending::{Call, Farewell, Fate, Op};
 use super::session::{DIALOG_TOUCH_MS, IDLE_MS, IDLE_TTL_MS};
@@ -31,8 +32,7 @@ impl Engine {
         for judged in self.tickets.values_mut().filter(|judged| judged.leg.session == key) {
             judged.fate = Fate::LegClosed;
         }
-        let all = (key, DeliveryId(0))..=(key, DeliveryId(u64::MAX));
-        let gone: Vec<DeliveryId> = self.leg_deliveries.range(all).map(|(_, id)| *id).collect();
+        let gone: Vec<DeliveryId> = self.leg_deliveries.range(deliveries_of(key)).map(|(_, id)| *id).collect();
         for id in gone {
             self.remove(id);
         }

@@ -1,23 +1,50 @@
 //! Messages on their way to the caller: carriers in turn (XCH-4), the store's outages, and what happens when nothing takes a message.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::error_response;
+use session_store::key::SessionKey;
 use session_store::op::CloseExchange;
 
 use super::Engine;
 use super::judge::body_limit;
-use super::pending::{Outgoing, Purpose};
+use super::pending::{Outgoing, Purpose, Tries};
 use super::timers::Timer;
 use super::types::{Carrier, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Leg};
 use crate::effect::LogLevel;
 
-/// So often a message is tried while the store is away: 0.5 s, 1 s, 2 s … between, half a minute together.
-const ATTEMPTS: u32 = 7;
+/// So often a message is tried while the store is away: 0.5 s, 1 s, 2 s, 4 s … between, half a minute together; an answer, which is all that
+/// is left of its exchange, for five minutes.
+const ATTEMPTS: u32 = 10;
+const ANSWER_ATTEMPTS: u32 = 76;
 const FIRST_WAIT_MS: u64 = 500;
+const LONGEST_WAIT_MS: u64 = 4_000;
+/// So often a message that was overtaken goes again, after a random wait of at most so much, times the tries.
+const OVERTAKEN_TRIES: u32 = 8;
+const OVERTAKEN_WAIT_MS: u64 = 40;
+/// `Retry-After` of the peer is believed up to here; seconds.
+const LONGEST_LATER_S: u32 = 16;
+/// A peer without a flow is waited for: 0.2, 0.4, 0.8 and 1.6 s, 3 s together (the answer lies in the journal longer than that).
+const LOST_TRIES: u32 = 4;
+const LOST_FIRST_MS: u64 = 200;
+
+/// All deliveries of one leg, in `Engine::leg_deliveries`.
+pub(super) fn deliveries_of(key: SessionKey) -> RangeInclusive<(SessionKey, DeliveryId)> {
+    (key, DeliveryId(0))..=(key, DeliveryId(u64::MAX))
+}
+
+impl Purpose {
+    fn attempts(&self) -> u32 {
+        match self {
+            Purpose::Final(_) | Purpose::TooLarge => ANSWER_ATTEMPTS,
+            Purpose::Note { .. } | Purpose::Ask { .. } => ATTEMPTS,
+        }
+    }
+}
 
 impl Engine {
     /// Hands a message to the SIP half.
@@ -37,18 +64,27 @@ impl Engine {
         let carrier = if leg.key.in_dialog() { leg.carrier } else { Carrier::Message };
         let bytes = body.len();
         self.leg_deliveries.insert((leg.session, id));
-        self.deliveries
-            .insert(id, Outgoing { leg, header, body, close, carrier, is_second: false, attempts: 0, purpose });
+        let tries = Tries::default();
+        self.deliveries.insert(id, Outgoing { leg, header, body, close, carrier, is_second: false, tries, purpose });
         if bytes > limit {
             self.too_large(ctx, id, limit);
         } else {
-            self.send(id);
+            self.send(ctx, id);
         }
     }
 
-    /// Puts a delivery out, for the first time or again.
-    pub(super) fn send(&mut self, id: DeliveryId) {
+    /// Puts a delivery out, for the first time or again. Without a lease somebody else may be saying the same: what belongs to a running
+    /// exchange is not said then, and an answer waits, as it does while the store is away.
+    pub(super) fn send(&mut self, ctx: &mut Ctx<'_>, id: DeliveryId) {
         let Some(outgoing) = self.deliveries.get(&id) else { return };
+        if !ctx.has_lease() && outgoing.close.is_some() {
+            return self.delivered(ctx, id, DeliveryOutcome::StoreUnavailable);
+        }
+        if !ctx.has_lease() && matches!(outgoing.purpose, Purpose::Note { .. }) {
+            self.stats.dropped += 1;
+            self.remove(id);
+            return;
+        }
         self.out.push_back(EngineOut::Deliver(Delivery {
             id,
             leg: outgoing.leg.clone(),
@@ -66,8 +102,22 @@ impl Engine {
             DeliveryOutcome::Delivered => {
                 self.remove(id);
             }
+            // A later request of ours in the dialog overtook it (RFC 3261 §12.2.2): with a CSeq that is the highest again it is the same
+            // message, as its exchange and id say.
+            DeliveryOutcome::Refused { status: 500 }
+                if outgoing.leg.key.in_dialog() && outgoing.tries.overtaken < OVERTAKEN_TRIES =>
+            {
+                outgoing.tries.overtaken += 1;
+                let wait_ms = ctx.random.below(u64::from(outgoing.tries.overtaken) * OVERTAKEN_WAIT_MS);
+                self.send_later(ctx, id, 1 + wait_ms);
+            }
+            // The peer says when: once it is believed.
+            DeliveryOutcome::Later { after_s, .. } if !outgoing.tries.later => {
+                outgoing.tries.later = true;
+                self.send_later(ctx, id, u64::from(after_s.clamp(1, LONGEST_LATER_S)) * 1_000);
+            }
             // 408 and 481 end the dialog (RFC 5057); any other refusal is one of this carrier.
-            DeliveryOutcome::Refused { status }
+            DeliveryOutcome::Refused { status } | DeliveryOutcome::Later { status, .. }
                 if outgoing.leg.key.in_dialog() && !outgoing.is_second && !matches!(status, 408 | 481) =>
             {
                 outgoing.is_second = true;
@@ -76,23 +126,47 @@ impl Engine {
                     Carrier::Message => Carrier::Info,
                     Carrier::Info => Carrier::Message,
                 };
-                self.send(id);
+                self.send(ctx, id);
             }
-            DeliveryOutcome::StoreUnavailable if outgoing.attempts + 1 < ATTEMPTS => {
-                let wait_ms = FIRST_WAIT_MS << outgoing.attempts;
-                outgoing.attempts += 1;
+            // The peer may be opening another connection, to whichever edge.
+            DeliveryOutcome::FlowLost if outgoing.tries.lost < LOST_TRIES => {
+                let wait_ms = LOST_FIRST_MS << outgoing.tries.lost;
+                outgoing.tries.lost += 1;
+                self.send_later(ctx, id, wait_ms);
+            }
+            DeliveryOutcome::StoreUnavailable if outgoing.tries.store + 1 < outgoing.purpose.attempts() => {
+                let wait_ms = (FIRST_WAIT_MS << outgoing.tries.store.min(8)).min(LONGEST_WAIT_MS);
+                outgoing.tries.store += 1;
                 self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(wait_ms));
             }
             DeliveryOutcome::TooLarge { limit } => self.too_large(ctx, id, limit),
-            DeliveryOutcome::Refused { .. } | DeliveryOutcome::Unreachable | DeliveryOutcome::StoreUnavailable => {
-                self.undelivered(ctx, id);
+            DeliveryOutcome::Refused { .. }
+            | DeliveryOutcome::Later { .. }
+            | DeliveryOutcome::FlowLost
+            | DeliveryOutcome::Unreachable
+            | DeliveryOutcome::StoreUnavailable => self.undelivered(ctx, id),
+            // It was opened in an earlier life of this edge, whose remains this one has not adopted yet.
+            DeliveryOutcome::Fenced
+                if outgoing.close.as_ref().is_some_and(|close| close.owner.pod == ctx.owner.pod && close.owner != ctx.owner)
+                    && outgoing.tries.store + 1 < ATTEMPTS =>
+            {
+                outgoing.tries.store += 1;
+                self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(LONGEST_WAIT_MS));
             }
             // Somebody else answers this exchange now.
             DeliveryOutcome::Fenced => {
                 self.remove(id);
-                self.stats.dropped += 1;
+                self.stats.fenced += 1;
             }
         }
+    }
+
+    /// The same again. What goes with it was written: the journal is not asked twice.
+    fn send_later(&mut self, ctx: &Ctx<'_>, id: DeliveryId, wait_ms: u64) {
+        if let Some(outgoing) = self.deliveries.get_mut(&id) {
+            outgoing.close = None;
+        }
+        self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(wait_ms));
     }
 
     /// Nothing is truncated: the caller hears that the answer does not fit, the server that its question does not (mcp.md 5.4).

@@ -5,6 +5,7 @@ use mcp_sip::era::Era;
 use mcp_sip::exchange::{ExchangeId, McpExchange};
 use mcp_sip::jsonrpc::{Envelope, RawId};
 use session_store::key::{ExchangeKey, SessionKey};
+use session_store::record::{ExchangeNote, Owner};
 use sip_proto::time::{Mono, Now};
 use std::sync::Arc;
 
@@ -54,6 +55,30 @@ pub(super) struct Exchange {
     pub backend_session: Option<String>,
     /// Another edge, or an earlier life of this one, opened it.
     pub is_adopted: bool,
+    /// The life of this edge that the journal knows as its owner.
+    pub owner: Owner,
+    /// The id that the backend was given, where it is not the caller's.
+    pub upstream: Option<RawId>,
+    /// An adopted exchange that is not replayed: what is being done instead.
+    pub resumed: Option<Resumed>,
+    pub noted: Noted,
+}
+
+/// What an edge that adopted an exchange asks the backend for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resumed {
+    /// The rest of the SSE stream that was to bring the answer (legacy).
+    Stream,
+    /// The task that the backend made of the request.
+    Task,
+}
+
+/// What became known while the exchange ran and another edge would need: written without anybody waiting for it, one write at a time, so
+/// that a fast stream costs one write per round trip.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    pub next: ExchangeNote,
+    pub is_writing: bool,
 }
 
 /// Where an exchange stands.
@@ -82,6 +107,11 @@ impl Exchange {
             Stage::Forwarded { call, .. } => Some(call),
             Stage::Waiting | Stage::Holding { .. } => None,
         }
+    }
+
+    /// Whether another edge may simply send it again: then nothing of what happens meanwhile matters.
+    pub(super) fn is_noteworthy(&self) -> bool {
+        !self.repeatable && !self.is_initialize()
     }
 
     pub(super) fn forwarded_at(&self) -> Option<Now> {

@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    fn post(
+    pub(super) fn post(
         &mut self,
         ctx: &mut Ctx<'_>,
         no: u64,

@@ -15,12 +15,12 @@ use sha2::{Digest, Sha256};
 use super::Engine;
 use super::about::About;
 use super::access::{Access, Refusal};
-use super::exchange::{ASK_MS, Exchange, GRACE_MS, LISTEN_MS, Stage};
+use super::exchange::{ASK_MS, Exchange, GRACE_MS, LISTEN_MS, Noted, Stage};
 use super::pending::{Fate, Judged, Refused, What};
 use super::session::{self, Session, client_of};
 use super::trace::Trace;
 use super::types::{Ctx, Inbound, Leg, LegKey, Ticket, Verdict};
-use crate::config::{AgentBackend, AgentConfig, Config, ToolEffect};
+use crate::config::{AgentBackend, AgentConfig, Config};
 use crate::random::keyed_hash;
 use crate::text;
 
@@ -245,13 +245,7 @@ impl Engine {
         check_members(&envelope, method).map_err(Refusal::wrong)?;
         let subject = envelope.subject();
         let rule = access.judge(method, subject.as_deref())?;
-        let repeatable = match method {
-            "tools/call" => access.effect(subject.as_deref().unwrap_or_default()) != ToolEffect::Destructive,
-            // It makes a session: once only.
-            "initialize" => false,
-            // Reading; and what changes a setting sets it to the same value again.
-            _ => true,
-        };
+        let repeatable = access.may_replay(method, subject.as_deref());
         let is_listen = era == Era::Modern && method == "subscriptions/listen" && leg.key.in_dialog();
         let timeout_ms = if is_listen { LISTEN_MS } else { access.agent().timeout_ms };
         let deadline = inbound.received.mono.plus_millis(timeout_ms);
@@ -278,6 +272,10 @@ impl Engine {
             retried: false,
             backend_session: None,
             is_adopted: false,
+            owner: ctx.owner,
+            upstream: None,
+            resumed: None,
+            noted: Noted::default(),
         })
     }
 
@@ -303,9 +301,15 @@ impl Engine {
                 started: exchange.about.received.wall.0,
                 owner: ctx.owner,
                 leg: leg_record(&exchange.leg),
-                request: None,
+                // Only what may be sent again by another edge; the rest need not lie anywhere.
+                request: exchange.envelope.as_ref().filter(|_| exchange.repeatable).map(|e| e.bytes().clone()),
                 upstream_id: None,
-                backend_session: None,
+                backend_session: self
+                    .sessions
+                    .get(&exchange.session)
+                    .and_then(|session| session.legacy.as_ref())
+                    .and_then(|legacy| legacy.record.backend_session.clone())
+                    .filter(|_| exchange.era == Era::Legacy && !exchange.is_initialize()),
                 event_id: None,
                 task: None,
             },

@@ -78,6 +78,10 @@ pub(super) enum Op {
     LoadForEnd(SessionKey),
     /// The dialog of an adopted exchange.
     OrphanDialog(u64),
+    /// The legacy session of an adopted exchange.
+    ResumeSession(u64),
+    /// What became known of an exchange.
+    Noted(u64),
     /// Nobody waits.
     Forget,
 }
@@ -120,9 +124,21 @@ pub(super) struct Outgoing {
     pub carrier: Carrier,
     /// The other carrier was tried already.
     pub is_second: bool,
-    /// How often the store did not take it.
-    pub attempts: u32,
+    pub tries: Tries,
     pub purpose: Purpose,
+}
+
+/// How often a message was tried for each reason: each has a bound of its own.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// The store did not take it.
+    pub store: u32,
+    /// Another request of ours overtook it.
+    pub overtaken: u32,
+    /// The peer had no flow.
+    pub lost: u32,
+    /// The peer asked to wait.
+    pub later: bool,
 }
 
 /// What a message is for.

@@ -25,6 +25,11 @@ pub struct EngineStats {
     pub dropped: u64,
     /// Deliveries that no carrier took.
     pub undelivered: u64,
+    /// Adopted exchanges whose request was sent again, and those that went on by their task or their stream.
+    pub replays: u64,
+    pub resumes: u64,
+    /// Exchanges and answers that belonged to another owner meanwhile: nothing was said.
+    pub fenced: u64,
     /// By `AgentConfig::key`; only agents that the configuration has.
     pub agents: BTreeMap<String, AgentStats>,
 }
@@ -60,6 +65,9 @@ pub(super) struct Counters {
     pub unmatched: u64,
     pub dropped: u64,
     pub undelivered: u64,
+    pub replays: u64,
+    pub resumes: u64,
+    pub fenced: u64,
     agents: BTreeMap<String, AgentStats>,
 }
 
@@ -69,6 +77,9 @@ impl Counters {
             unmatched: self.unmatched,
             dropped: self.dropped,
             undelivered: self.undelivered,
+            replays: self.replays,
+            resumes: self.resumes,
+            fenced: self.fenced,
             agents: self.agents.clone(),
             ..EngineStats::default()
         }

@@ -95,6 +95,7 @@ impl Engine {
             self.stats.dropped += 1;
             return;
         };
+        let envelope = self.downstream_of_session(key, envelope);
         // Some servers send progress of a request here: its token says which.
         match self.admit_server(ctx, key, None, &envelope) {
             Ok(Belongs::Within(Named::Id(slot))) => {

@@ -233,7 +233,11 @@ pub enum DeliveryOutcome {
     Delivered,
     /// The peer refused this carrier with that status. The engine tries the next one, with the same exchange and the same bytes (XCH-4).
     Refused { status: u16 },
-    /// No answer, no flow, no address, or the dialog is gone. `close` was written.
+    /// The same with `Retry-After`, in seconds: not now.
+    Later { status: u16, after_s: u32 },
+    /// In a dialog: the peer's connection is gone, and no other way is known. `close` was written.
+    FlowLost,
+    /// No answer, no address, or the dialog is gone. `close` was written.
     Unreachable,
     /// It does not fit what carries SIP to this peer. `close` was written, or there was none.
     TooLarge { limit: usize },

@@ -355,6 +355,8 @@ fn a_store_that_is_away_holds_the_answer_back_until_it_is_there() {
     rig.store_is_up = false;
     rig.answer(id, &result(2, "done"));
     rig.pass(120_000);
+    assert_eq!(rig.engine.stats().undelivered, 0, "outages of minutes are waited for");
+    rig.pass(240_000);
     rig.assert_empty();
     assert_eq!(rig.engine.stats().undelivered, 1);
 }

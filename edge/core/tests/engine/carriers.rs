@@ -7,7 +7,7 @@ use super::rig::*;
 
 #[test]
 fn xch_4_a_refused_carrier_is_followed_by_the_other_with_the_same_exchange_and_bytes() {
-    for status in [415, 501, 405, 500] {
+    for status in [415, 501, 405, 502] {
         let mut rig = Rig::default();
         let leg = rig.dialog("both");
         rig.send(&leg, Some(X), &call(1, "deploy"));
@@ -29,6 +29,71 @@ fn xch_4_a_refused_carrier_is_followed_by_the_other_with_the_same_exchange_and_b
         rig.send(&leg, Some(Y), &call(2, "echo"));
         rig.one_call();
     }
+}
+
+/// RFC 3261 §12.2.2: requests of ours that overtake each other get 500.
+#[test]
+fn xch_4_an_overtaken_message_goes_again_with_the_same_exchange_and_bytes_and_not_for_ever() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    rig.answer(id, &result(1, "x"));
+    let first = rig.deliveries.remove(0);
+    let mut carriers = vec![first.carrier];
+    let mut last = first.clone();
+    for _ in 0..100 {
+        rig.outcome(&last, DeliveryOutcome::Refused { status: 500 });
+        rig.pass(1_000);
+        let Some(next) = rig.deliveries.pop() else { break };
+        assert!(rig.deliveries.is_empty(), "one at a time");
+        assert_eq!((&next.body, &next.exchange, next.id), (&first.body, &first.exchange, first.id));
+        assert!(next.close.is_none(), "the journal was closed with the first");
+        carriers.push(next.carrier);
+        last = next;
+    }
+    assert_eq!(carriers.len(), 10, "eight more of the one carrier, then the other");
+    assert!(carriers[..9].iter().all(|c| *c == Carrier::Message) && carriers[9] == Carrier::Info);
+    rig.assert_empty();
+}
+
+#[test]
+fn a_peer_that_asks_to_wait_is_believed_once() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    rig.answer(id, &result(1, "x"));
+    let first = rig.deliveries.remove(0);
+    rig.outcome(&first, DeliveryOutcome::Later { status: 503, after_s: 2 });
+    rig.pass(1_900);
+    assert!(rig.deliveries.is_empty());
+    rig.pass(200);
+    let again = rig.deliveries.remove(0);
+    assert_eq!((again.carrier, &again.body), (first.carrier, &first.body));
+    rig.outcome(&again, DeliveryOutcome::Later { status: 503, after_s: 2 });
+    assert_eq!(rig.deliveries.remove(0).carrier, Carrier::Info, "the other carrier, at once");
+}
+
+#[test]
+fn a_peer_without_a_flow_is_waited_for() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(1, "deploy"));
+    let (id, _) = rig.one_call();
+    rig.delivers = false;
+    rig.answer(id, &result(1, "x"));
+    let mut tries = 0;
+    while let Some(delivery) = rig.deliveries.pop() {
+        tries += 1;
+        rig.outcome(&delivery, DeliveryOutcome::FlowLost);
+        rig.pass(2_000);
+    }
+    assert_eq!(tries, 5);
+    assert_eq!(rig.engine.stats().undelivered, 1);
+    rig.assert_empty();
 }
 
 #[test]
