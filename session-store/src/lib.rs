@@ -7,10 +7,12 @@
 
 pub mod codec;
 mod durability;
+pub mod hash;
 pub mod key;
 pub mod memory;
 pub mod name;
 pub mod op;
 pub mod record;
+pub mod seal;
 
 pub use durability::Durability;

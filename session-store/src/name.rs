@@ -29,7 +29,7 @@ pub enum EntryName {
 pub const MAX_NAME_BYTES: usize = 1 + 2 + 2 + 16 + 16;
 
 impl EntryName {
-    /// The kind, as it stands in the byte form and in the associated data of a seal. Never reused for another.
+    /// The kind, as it stands in the byte form. Never reused for another.
     #[must_use]
     pub fn kind(&self) -> u8 {
         match self {
@@ -44,6 +44,24 @@ impl EntryName {
             EntryName::Edge(_) => 9,
             EntryName::Domain(_) => 10,
             EntryName::Generation => 11,
+        }
+    }
+
+    /// The kind in words, for the associated data of a seal and for messages.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        match self {
+            EntryName::Aor(_) => "bindings",
+            EntryName::Removed(_) => "removed bindings",
+            EntryName::Guard(_) => "guard",
+            EntryName::Dialog(_) => "dialog",
+            EntryName::Session(_) => "session",
+            EntryName::Exchange(_) => "exchange",
+            EntryName::Once(_) => "message",
+            EntryName::Nonce(_) => "nonce",
+            EntryName::Edge(_) => "edge",
+            EntryName::Domain(_) => "domain",
+            EntryName::Generation => "generation",
         }
     }
 

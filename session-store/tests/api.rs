@@ -9,5 +9,6 @@ mod api {
     mod properties;
     mod registrations;
     mod samples;
+    mod seal;
     mod sessions;
 }

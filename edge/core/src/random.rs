@@ -78,22 +78,7 @@ pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// A keyed hash of several parts, each with its length in front, so that parts cannot run into each other; 128 bits of it.
-#[must_use]
-pub fn keyed_hash(key: &[u8], label: &str, parts: &[&[u8]]) -> [u8; 16] {
-    let lengths: Vec<[u8; 8]> = parts.iter().map(|p| (p.len() as u64).to_be_bytes()).collect();
-    let mut all: Vec<&[u8]> = Vec::with_capacity(2 + parts.len() * 2);
-    all.push(label.as_bytes());
-    all.push(&[0]);
-    for (length, part) in lengths.iter().zip(parts) {
-        all.push(length);
-        all.push(part);
-    }
-    let full = hmac_sha256(key, &all);
-    let mut out = [0; 16];
-    out.copy_from_slice(&full[..16]);
-    out
-}
+pub use session_store::hash::keyed_hash;
 
 #[cfg(test)]
 mod tests {
