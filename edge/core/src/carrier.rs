@@ -1,18 +1,19 @@
 //! Carries what the engine delivers to the peer: MESSAGE out of a dialog, INFO or MESSAGE in one. Each delivery ends in one outcome.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::{Binding, DialogRecord};
-use sip_proto::message::{HeaderId, Request};
+use sip_proto::message::{HeaderId, Message, Request};
 use sip_proto::uri::{SipUri, Uri};
 
-use crate::engine::{Carrier, Delivery, DeliveryOutcome, LegKey, Principal};
+use crate::engine::{Carrier, Delivery, DeliveryOutcome, Leg, LegKey, Principal};
 use crate::input::{FlowKey, Transport};
 use crate::locate::Located;
 use crate::outgoing::MAX_FORWARDS;
 use crate::page::MCP_JSON;
 use crate::purpose::{Outcome, Purpose};
-use crate::routes::Route;
 use crate::state::EdgeState;
 use crate::token::FlowToken;
 use crate::transactions::{Target, default_port};
@@ -29,6 +30,8 @@ pub(crate) struct Carried {
     pub by_tcp: bool,
     /// It went on the flow of the caller's last request; the registered Contact is left to try.
     pub by_flow: bool,
+    /// In a dialog: the flow that its record named.
+    pub recorded: Option<String>,
 }
 
 impl EdgeState {
@@ -57,30 +60,56 @@ impl EdgeState {
         self.with_engine(|engine, ctx| engine.delivered(ctx, id, outcome));
     }
 
-    pub(crate) fn delivery_closed(&mut self, delivery: Delivery, reply: Result<StoreReply, StoreError>) {
+    pub(crate) fn delivery_closed(&mut self, mut delivery: Delivery, reply: Result<StoreReply, StoreError>) {
         match reply {
-            Ok(StoreReply::Fenced) => self.delivered(&delivery, DeliveryOutcome::Fenced),
+            Ok(StoreReply::Fenced) => return self.delivered(&delivery, DeliveryOutcome::Fenced),
+            // A repetition moved the way back, perhaps to another edge.
+            Ok(StoreReply::Closed { flow }) if flow.flow.is_some() && flow != delivery.leg.way.flow => {
+                let mut leg = Leg::clone(&delivery.leg);
+                leg.way.flow = flow;
+                delivery.leg = Arc::new(leg);
+            }
             // Unknown: its time was over; whether the caller still wants it is the caller's to say.
-            Ok(_) => self.page_out(delivery),
-            Err(_) => self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
+            Ok(_) => {}
+            Err(_) => return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
+        }
+        self.page_out(delivery);
+    }
+
+    /// To a caller out of a dialog: on the flow that its request came on, else on that of its last request, else to its registered Contact.
+    fn page_out(&mut self, delivery: Delivery) {
+        let token = delivery.leg.way.flow.flow.as_deref();
+        let token = token.and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
+        let own = token.and_then(|token| self.flow_target(&token));
+        match own.or_else(|| self.route_target(&delivery.leg.key)) {
+            Some(target) => {
+                let caller = delivery.leg.way.caller_uri.clone();
+                self.send_page(delivery, &caller, target, true);
+            }
+            None => self.page_to_contact(delivery),
         }
     }
 
-    /// To a caller out of a dialog: on the flow of its last request, else to its registered Contact.
-    fn page_out(&mut self, delivery: Delivery) {
-        let Some(route) = self.routes.get(&delivery.leg.key).cloned() else {
-            return self.page_to_contact(delivery);
-        };
+    /// The flow of the caller's last request, if it is alive and the address is the caller's.
+    fn route_target(&self, leg: &LegKey) -> Option<Target> {
+        let route = self.routes.get(leg)?;
         let alive = match &route.flow.key {
             FlowKey::Stream(conn) => self.flows.contains(*conn),
             FlowKey::Datagram { .. } => route.proven,
         };
-        if alive {
-            let target = Target::of_flow(&route.flow);
-            let remote = route.remote.clone();
-            self.send_page(delivery, &route, &remote, target, true);
-        } else {
-            self.page_to_contact(delivery);
+        alive.then(|| Target::of_flow(&route.flow))
+    }
+
+    /// The flow that a token names, as far as this edge can send on it. An address is everybody's.
+    fn flow_target(&self, token: &FlowToken) -> Option<Target> {
+        match &token.flow {
+            FlowKey::Stream(_) if token.owner != self.owner => None,
+            FlowKey::Stream(_) => self.token_target(token),
+            FlowKey::Datagram { remote, .. } => {
+                let listener = self.listener_for(token.transport, token.listener)?;
+                let key = FlowKey::Datagram { listener, remote: *remote };
+                Some(Target::Flow { key, transport: token.transport, listener, remote: *remote })
+            }
         }
     }
 
@@ -118,10 +147,7 @@ impl EdgeState {
 
     /// To a registered contact whose target is known.
     pub(crate) fn page_at(&mut self, delivery: Delivery, uri: &str, target: Target) {
-        match self.routes.get(&delivery.leg.key).cloned() {
-            Some(route) => self.send_page(delivery, &route, uri, target, false),
-            None => self.delivered(&delivery, DeliveryOutcome::Unreachable),
-        }
+        self.send_page(delivery, uri, target, false);
     }
 
     /// The connection that registered a contact, if it is ours and lives.
@@ -174,13 +200,15 @@ impl EdgeState {
         Some(Target::Address { transport: Transport::Tcp, listener, remote: target.remote(), server_name: None })
     }
 
-    fn send_page(&mut self, delivery: Delivery, route: &Route, uri: &str, target: Target, by_flow: bool) {
+    fn send_page(&mut self, delivery: Delivery, uri: &str, target: Target, by_flow: bool) {
         let (call_id, tag) = (self.new_call_id(), self.new_tag());
-        let session_id = self.session_id(&delivery.leg.call_id, route.session_id.as_deref());
+        let remote_id = self.routes.get(&delivery.leg.key).and_then(|route| route.session_id.clone());
+        let session_id = self.session_id(&delivery.leg.call_id, remote_id.as_deref());
         let exchange = delivery.exchange.as_ref().map(ToString::to_string);
         let in_reply_to = delivery.leg.call_id.clone();
         let body = delivery.body.clone();
-        let (from, to) = (format!("<{}>;tag={tag}", route.local), format!("<{}>", route.remote));
+        let way = &delivery.leg.way;
+        let (from, to) = (format!("<{}>;tag={tag}", way.agent_uri), format!("<{}>", way.caller_uri));
         let build = |via: String| {
             Request::new("MESSAGE", uri)
                 .via(via)
@@ -195,7 +223,7 @@ impl EdgeState {
                 .body(MCP_JSON, body.clone())
                 .build()
         };
-        self.carry("MESSAGE", delivery, target, by_flow, build);
+        self.carry("MESSAGE", delivery, target, by_flow, None, build);
     }
 
     /// In the dialog: the CSeq is written, now it may leave.
@@ -209,7 +237,14 @@ impl EdgeState {
         let crate::engine::LegKey::Dialog(dialog) = delivery.leg.key else {
             return self.delivered(&delivery, DeliveryOutcome::Unreachable);
         };
+        let is_dead = delivery.avoid.is_some() && delivery.avoid == record.flow;
         let then = Located::InDialog { delivery: Box::new(delivery), cseq, record: record.clone() };
+        if is_dead {
+            // The flow that the record names was tried just now; where the peer said it is to be found is left (RFC 3263).
+            let listener = self.dialogs.get(&dialog).map_or(0, |local| local.flow.listener);
+            let next_hop = crate::dialogs::dialog_state(&record).next_hop().to_owned();
+            return self.locate(&next_hop, listener, then);
+        }
         self.reach_dialog(dialog, &record, then);
     }
 
@@ -233,8 +268,8 @@ impl EdgeState {
             }
             request.header_if(HeaderId::McpExchange, exchange.as_ref()).body(MCP_JSON, body.clone()).build()
         };
-        let by_flow = matches!(target, Target::Flow { .. });
-        self.carry(method, delivery, target, by_flow, build);
+        let by_flow = !matches!(target, Target::Address { .. });
+        self.carry(method, delivery, target, by_flow, record.flow.clone(), build);
     }
 
     /// Chooses the transport by size, and sends.
@@ -244,6 +279,7 @@ impl EdgeState {
         delivery: Delivery,
         target: Target,
         by_flow: bool,
+        recorded: Option<String>,
         build: impl Fn(String) -> Bytes,
     ) {
         let branch = self.new_branch();
@@ -257,8 +293,12 @@ impl EdgeState {
             }
             (true, None) => return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }),
         };
-        let purpose =
-            Purpose::Delivery(Box::new(Carried { delivery, by_tcp: too_large, by_flow: by_flow && !too_large }));
+        let purpose = Purpose::Delivery(Box::new(Carried {
+            delivery,
+            by_tcp: too_large,
+            by_flow: by_flow && !too_large,
+            recorded,
+        }));
         if let Err(Purpose::Delivery(carried)) = self.send_request(method, &branch, bytes, target, purpose) {
             self.delivered(&carried.delivery, DeliveryOutcome::Unreachable);
         }
@@ -267,28 +307,39 @@ impl EdgeState {
     /// A delivery's request has its final outcome.
     pub(crate) fn delivery_concluded(&mut self, carried: Carried, outcome: Outcome<'_>) {
         if carried.by_flow && matches!(outcome, Outcome::TransportError) {
-            match carried.delivery.leg.key {
-                LegKey::OutOfDialog(_) => return self.page_to_contact(carried.delivery),
-                // The connection is gone, so the next try finds another way: the peer's new one, or its Contact.
-                LegKey::Dialog(dialog) if !self.has_flow(dialog) => return self.deliver(carried.delivery),
-                LegKey::Dialog(_) => {}
+            let Carried { mut delivery, recorded, .. } = carried;
+            match delivery.leg.key {
+                LegKey::OutOfDialog(_) => self.page_to_contact(delivery),
+                // The connection is gone: the peer's new one, if the record names it meanwhile, or its Contact.
+                LegKey::Dialog(_) if delivery.avoid.is_none() => {
+                    delivery.avoid = Some(recorded.unwrap_or_default());
+                    self.deliver(delivery);
+                }
+                LegKey::Dialog(_) => self.delivered(&delivery, DeliveryOutcome::FlowLost),
             }
+            return;
         }
-        let status = match &outcome {
-            Outcome::Response(message) => message.status().unwrap_or(500),
-            Outcome::Timeout | Outcome::TransportError => 408,
-        };
-        let told = match (&outcome, status) {
-            (Outcome::Response(_), 200..=299) => DeliveryOutcome::Delivered,
-            (Outcome::Response(_), status) => DeliveryOutcome::Refused { status },
-            (Outcome::TransportError | Outcome::Timeout, _) if carried.by_tcp => {
+        let told = match &outcome {
+            Outcome::Response(message) => match (message.status().unwrap_or(500), retry_after(message)) {
+                (200..=299, _) => DeliveryOutcome::Delivered,
+                (503, Some(after_s)) => DeliveryOutcome::Later { status: 503, after_s },
+                (status, _) => DeliveryOutcome::Refused { status },
+            },
+            Outcome::TransportError | Outcome::Timeout if carried.by_tcp => {
                 DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }
             }
-            _ => DeliveryOutcome::Unreachable,
+            Outcome::TransportError | Outcome::Timeout => DeliveryOutcome::Unreachable,
         };
         self.delivered(&carried.delivery, told);
         if let LegKey::Dialog(dialog) = carried.delivery.leg.key {
             self.after_dialog_response(dialog, &outcome);
         }
     }
+}
+
+/// Seconds (RFC 3261 §20.33); a comment or parameters may follow.
+fn retry_after(message: &Message) -> Option<u32> {
+    let value = message.header_str(HeaderId::RetryAfter)?;
+    let digits = value.trim_start().split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }

@@ -195,7 +195,8 @@ impl EdgeState {
             (Located::InDialog { delivery, cseq, record }, Some(target)) => {
                 self.send_in_dialog(*delivery, cseq, &record, target);
             }
-            (Located::Page { delivery, .. } | Located::InDialog { delivery, .. }, None) => {
+            (Located::InDialog { delivery, .. }, None) => self.delivered(&delivery, DeliveryOutcome::FlowLost),
+            (Located::Page { delivery, .. }, None) => {
                 self.delivered(&delivery, DeliveryOutcome::Unreachable);
             }
             (Located::HangUp { hang_up, cseq, record }, target) => self.send_bye(hang_up, cseq, &record, target),

@@ -253,10 +253,9 @@ impl EdgeState {
 
     fn remember_route(&mut self, request: &Request, caller: &Caller, leg: LegKey) {
         let message = &request.message;
-        let (local, remote) = (message.to().uri().to_owned(), message.from().uri().to_owned());
         let session_id = crate::session_id::remote(message);
         let flow = request.flow.clone();
-        self.routes.set(leg, flow, caller.proven, local, remote, session_id, self.now.mono, &mut self.timers);
+        self.routes.set(leg, flow, caller.proven, session_id, self.now.mono, &mut self.timers);
     }
 }
 

@@ -20,9 +20,6 @@ pub(crate) struct Route {
     pub flow: Arc<Flow>,
     /// The address is proven: a stream, or a datagram whose sender answered a challenge.
     pub proven: bool,
-    /// What the caller called us, and itself: To and From of its request, for From and To of ours.
-    pub local: String,
-    pub remote: String,
     /// Of the last request, in the form `Session-ID` has.
     pub session_id: Option<String>,
     until: Mono,
@@ -44,14 +41,11 @@ impl Routes {
     }
 
     /// Remembers, or refreshes.
-    #[allow(clippy::too_many_arguments, reason = "one route is these facts")]
     pub fn set(
         &mut self,
         leg: LegKey,
         flow: Arc<Flow>,
         proven: bool,
-        local: String,
-        remote: String,
         session_id: Option<String>,
         now: Mono,
         timers: &mut Timers,
@@ -60,7 +54,7 @@ impl Routes {
             return;
         }
         let until = now.plus_millis(IDLE_MS);
-        self.entries.insert(leg, Route { flow, proven, local, remote, session_id, until });
+        self.entries.insert(leg, Route { flow, proven, session_id, until });
         timers.arm(TimerKey::Route(leg), Some(until));
     }
 

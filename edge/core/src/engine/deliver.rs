@@ -92,6 +92,7 @@ impl Engine {
             exchange: outgoing.header.clone(),
             body: outgoing.body.clone(),
             close: outgoing.close.clone(),
+            avoid: None,
         }));
     }
 
@@ -147,7 +148,10 @@ impl Engine {
             | DeliveryOutcome::StoreUnavailable => self.undelivered(ctx, id),
             // It was opened in an earlier life of this edge, whose remains this one has not adopted yet.
             DeliveryOutcome::Fenced
-                if outgoing.close.as_ref().is_some_and(|close| close.owner.pod == ctx.owner.pod && close.owner != ctx.owner)
+                if outgoing
+                    .close
+                    .as_ref()
+                    .is_some_and(|close| close.owner.pod == ctx.owner.pod && close.owner != ctx.owner)
                     && outgoing.tries.store + 1 < ATTEMPTS =>
             {
                 outgoing.tries.store += 1;

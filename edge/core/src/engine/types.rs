@@ -224,6 +224,8 @@ pub struct Delivery {
     pub body: Bytes,
     /// To be written before it leaves: rides on `NextCseq` in a dialog; out of one it is an operation of its own.
     pub close: Option<Box<CloseExchange>>,
+    /// In a dialog: this flow was tried for it and is dead.
+    pub avoid: Option<String>,
 }
 
 /// How a delivery ended. Every [`Delivery`] is answered by one of these, once.
