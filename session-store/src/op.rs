@@ -189,8 +189,11 @@ pub struct Fence {
 pub struct CloseExchange {
     pub key: ExchangeKey,
     pub owner: Owner,
-    /// Kept for [`ANSWER_MS`] for a repetition; `None` where a second execution is safe.
+    /// Kept for [`ANSWER_MS`] for a repetition; `None` where a second execution is safe, or where it was kept before.
     pub answer: Option<Bytes>,
+    /// The answer is about to be sent: it is kept (at least [`ANSWER_MS`] from now) and a repetition gets it, and the exchange stays in
+    /// flight and with its owner, who closes it once the caller has it. Who adopts it gives that answer again.
+    pub is_held: bool,
 }
 
 /// The reply to one operation.

@@ -225,6 +225,9 @@ pub struct JournalEntry {
     /// Id of the task that the backend made of the request.
     #[serde(default)]
     pub task: Option<String>,
+    /// The answer that is on its way ([`crate::op::CloseExchange::is_held`]). The store's word.
+    #[serde(default)]
+    pub answer: Option<Bytes>,
 }
 
 /// The leg of an exchange, for an edge that has never seen it.

@@ -17,6 +17,9 @@ impl MemoryStore {
         if let Some(known) = self.live_exchange(now_ms, key) {
             let same = known.entry.digest == entry.digest;
             match &known.state {
+                ExchangeState::InFlight if same && known.entry.answer.is_some() => {
+                    return Ok(OpenOutcome::RepeatAnswered { answer: known.entry.answer.clone() });
+                }
                 ExchangeState::InFlight if same => {
                     let owner = known.entry.owner;
                     if known.entry.leg.flow != entry.leg.flow {
@@ -63,10 +66,16 @@ impl MemoryStore {
             return reply;
         }
         let flow = self.change_exchange(close.key, |known| {
-            known.state = ExchangeState::Answered(close.answer);
+            let kept_until = now_ms.saturating_add(ANSWER_MS);
             // Only a repetition asks for it now, and that brings its own.
             known.entry.request = None;
-            known.expires_at = now_ms.saturating_add(ANSWER_MS);
+            if close.is_held {
+                known.entry.answer = close.answer;
+                known.expires_at = known.expires_at.max(kept_until);
+            } else {
+                known.state = ExchangeState::Answered(close.answer.or(known.entry.answer.take()));
+                known.expires_at = kept_until;
+            }
             known.entry.leg.flow.clone()
         });
         StoreReply::Closed { flow: flow.unwrap_or_default() }

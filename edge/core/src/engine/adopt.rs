@@ -74,7 +74,7 @@ impl Engine {
             }
             // BYE cancels plain exchanges (mcp.md 5.6), whoever serves them.
             Ok(_) => {
-                let close = CloseExchange { key: orphan.key, owner: orphan.owner, answer: None };
+                let close = CloseExchange { key: orphan.key, owner: orphan.owner, answer: None, is_held: false };
                 self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
             }
             Err(_) => self.wait(ctx, orphan),
@@ -104,7 +104,7 @@ impl Engine {
         let Some((mut exchange, plan)) = restore(ctx, key, &entry, dialog.as_deref()) else {
             let message = format!("an exchange of {} cannot be answered: its domain is gone", entry.leg.domain);
             self.log(LogLevel::Error, message);
-            let close = CloseExchange { key, owner: ctx.owner, answer: None };
+            let close = CloseExchange { key, owner: ctx.owner, answer: None, is_held: false };
             return self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
         };
         let no = ctx.ids.number();

@@ -39,7 +39,7 @@ impl Engine {
         // Kept where a second execution is not safe, so that a repetition gets it (sip.md 7); and after a takeover, so that a caller who
         // repeats at that moment hears what was decided.
         let answer = body.clone().filter(|_| !exchange.repeatable || exchange.is_adopted);
-        let close = CloseExchange { key: exchange.key, owner: exchange.owner, answer };
+        let close = CloseExchange { key: exchange.key, owner: exchange.owner, answer, is_held: false };
         let key = exchange.session;
         match body {
             Some(body) => {

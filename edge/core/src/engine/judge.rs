@@ -312,6 +312,7 @@ impl Engine {
                     .filter(|_| exchange.era == Era::Legacy && !exchange.is_initialize()),
                 event_id: None,
                 task: None,
+                answer: None,
             },
             limit: ctx.config.edge.limits.in_flight_per_session,
             ttl_ms: life_ms.saturating_add(GRACE_MS),

@@ -196,7 +196,8 @@ impl Engine {
     }
 
     fn close_entry(&mut self, ctx: &mut Ctx<'_>, exchange: &Exchange) {
-        let close = session_store::op::CloseExchange { key: exchange.key, owner: exchange.owner, answer: None };
+        let close =
+            session_store::op::CloseExchange { key: exchange.key, owner: exchange.owner, answer: None, is_held: false };
         self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
     }
 
