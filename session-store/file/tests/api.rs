@@ -1,0 +1,9 @@
+//! The store in a file.
+
+mod api {
+    mod damage;
+    mod full;
+    mod kill;
+    mod life;
+    pub mod support;
+}
