@@ -1,0 +1,196 @@
+//! The journal.
+
+use bytes::Bytes;
+use session_store::op::{ANSWER_MS, Adopted, OpenExchange, OpenOutcome, StoreOp, StoreReply};
+use session_store::record::{ExchangeNote, JournalEntry, LegRecord, Owner, PeerFlow};
+
+use crate::samples::*;
+use crate::{SLACK_MS, Subject};
+
+fn answered(answer: Option<&'static [u8]>) -> StoreReply {
+    StoreReply::Exchange(OpenOutcome::RepeatAnswered { answer: answer.map(Bytes::from_static) })
+}
+
+fn in_flight(owner: Owner) -> StoreReply {
+    StoreReply::Exchange(OpenOutcome::RepeatInFlight { owner })
+}
+
+fn from(flow: PeerFlow, owner: Owner, digest: u8) -> OpenExchange {
+    let leg = LegRecord { flow, ..LegRecord::default() };
+    OpenExchange {
+        entry: JournalEntry { leg, ..entry(owner, digest, false) },
+        ..open(exchange(1, 1), owner, digest, false)
+    }
+}
+
+pub fn a_repetition_waits_then_gets_the_kept_answer(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    assert_eq!(run(s, opening(open(key, A, 1, false))), opened());
+    assert_eq!(run(s, opening(open(key, B, 1, false))), in_flight(A));
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, Some(b"answer")))), closed());
+    s.pass(ANSWER_MS - SLACK_MS);
+    assert_eq!(run(s, opening(open(key, B, 1, false))), answered(Some(b"answer")));
+    s.pass(2 * SLACK_MS);
+    assert_eq!(run(s, opening(open(key, B, 1, false))), opened());
+}
+
+pub fn a_repetition_moves_the_return_path(s: &mut dyn Subject) {
+    assert_eq!(run(s, opening(from(flow(1), A, 1))), opened());
+    assert_eq!(run(s, opening(from(flow(2), B, 1))), in_flight(A));
+    let StoreReply::Closed { flow: now } = run(s, StoreOp::CloseExchange(close(exchange(1, 1), A, None))) else {
+        panic!("closed")
+    };
+    assert_eq!(now, flow(2));
+}
+
+pub fn a_repetition_in_a_dialog_moves_both(s: &mut dyn Subject) {
+    with_dialog(s, 1);
+    let request = |cseq, n, owner| StoreOp::Begin {
+        dialog: dialog(1),
+        by: alice(),
+        flow: Some(flow(n)),
+        cseq,
+        method: "INFO".into(),
+        nonce: None,
+        exchange: Some(Box::new(from(flow(n), owner, 1))),
+    };
+    let StoreReply::Begun { exchange: Some(OpenOutcome::Opened { .. }), .. } = run(s, request(2, 1, A)) else {
+        panic!("opened")
+    };
+    let StoreReply::Begun { exchange: Some(OpenOutcome::RepeatInFlight { owner: A }), record, .. } =
+        run(s, request(3, 2, B))
+    else {
+        panic!("in flight at its owner")
+    };
+    assert_eq!(record.flow, flow(2).flow);
+    let taken = adopted(s, A, B);
+    let entry = taken.iter().find_map(|item| match item {
+        Adopted::Exchange { entry, .. } => Some(entry),
+        _ => None,
+    });
+    assert_eq!(entry.map(|entry| &entry.leg.flow), Some(&flow(2)));
+}
+
+pub fn another_body_moves_nothing(s: &mut dyn Subject) {
+    run(s, opening(from(flow(1), A, 1)));
+    assert_eq!(run(s, opening(from(flow(2), B, 2))), StoreReply::Exchange(OpenOutcome::Taken));
+    let done = run(s, StoreOp::CloseExchange(close(exchange(1, 1), A, None)));
+    assert_eq!(done, StoreReply::Closed { flow: flow(1) });
+}
+
+pub fn what_is_safe_to_repeat_runs_again_and_what_is_not_never_does(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(open(key, A, 1, true)));
+    run(s, StoreOp::CloseExchange(close(key, A, None)));
+    assert_eq!(run(s, opening(open(key, A, 1, true))), opened());
+
+    let key = exchange(1, 2);
+    run(s, opening(open(key, A, 1, false)));
+    run(s, StoreOp::CloseExchange(close(key, A, None)));
+    assert_eq!(run(s, opening(open(key, A, 1, false))), answered(None));
+}
+
+pub fn another_body_by_the_same_name_is_taken_in_flight_and_new_afterwards(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(open(key, A, 1, false)));
+    assert_eq!(run(s, opening(open(key, A, 2, false))), StoreReply::Exchange(OpenOutcome::Taken));
+    run(s, StoreOp::CloseExchange(close(key, A, Some(b"one"))));
+    assert_eq!(run(s, opening(open(key, B, 2, false))), opened());
+    assert_eq!(run(s, opening(open(key, A, 2, false))), in_flight(B));
+}
+
+pub fn only_the_owner_closes_and_only_once(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, None))), StoreReply::Unknown);
+    run(s, opening(open(key, A, 1, false)));
+    for other in [B, Owner { epoch: 2, ..A }, Owner { boot: 12, ..A }] {
+        assert_eq!(run(s, StoreOp::CloseExchange(close(key, other, Some(b"b")))), StoreReply::Fenced);
+    }
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, Some(b"a")))), closed());
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, Some(b"c")))), StoreReply::Unknown);
+    assert_eq!(run(s, opening(open(key, A, 1, false))), answered(Some(b"a")));
+}
+
+pub fn the_in_flight_limit_counts_what_is_unanswered_in_this_session(s: &mut dyn Subject) {
+    for n in 0..4 {
+        assert_eq!(run(s, opening(open(exchange(1, n), A, 1, false))), opened());
+    }
+    assert_eq!(run(s, opening(open(exchange(1, 9), A, 1, false))), StoreReply::Exchange(OpenOutcome::Full));
+    assert_eq!(run(s, opening(open(exchange(1, 0), A, 1, false))), in_flight(A), "a repetition is no further one");
+    assert_eq!(run(s, opening(open(exchange(2, 9), A, 1, false))), opened(), "another session");
+    run(s, StoreOp::CloseExchange(close(exchange(1, 0), A, None)));
+    assert_eq!(run(s, opening(open(exchange(1, 9), A, 1, false))), opened());
+    s.pass(MINUTE + SLACK_MS);
+    assert_eq!(run(s, opening(open(exchange(1, 10), A, 1, false))), opened(), "the old ones ended");
+}
+
+pub fn once_is_true_once(s: &mut dyn Subject) {
+    let once = || StoreOp::Once { key: exchange(1, 1), ttl_ms: 32 * SECOND, nonce: None };
+    assert_eq!(run(s, once()), StoreReply::First(true));
+    s.pass(32 * SECOND - SLACK_MS);
+    assert_eq!(run(s, once()), StoreReply::First(false));
+    s.pass(2 * SLACK_MS);
+    assert_eq!(run(s, once()), StoreReply::First(true));
+    assert_eq!(
+        run(s, opening(open(exchange(1, 1), A, 1, false))),
+        opened(),
+        "an exchange of that name is another thing"
+    );
+}
+
+pub fn what_is_noted_is_found_by_the_adopter(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(open(key, A, 1, true)));
+    let note = |note| StoreOp::NoteExchange { key, owner: A, note };
+    let first = ExchangeNote { event_id: Some("e1".into()), upstream_id: Some("7".into()), ..ExchangeNote::default() };
+    assert_eq!(run(s, note(first)), StoreReply::Done);
+    let second = ExchangeNote { event_id: Some("e2".into()), task: Some("t".into()), ..ExchangeNote::default() };
+    assert_eq!(run(s, note(second)), StoreReply::Done);
+    let third = ExchangeNote { backend_session: Some("b".into()), ..ExchangeNote::default() };
+    assert_eq!(run(s, note(third)), StoreReply::Done);
+    let known = JournalEntry {
+        owner: B,
+        event_id: Some("e2".into()),
+        task: Some("t".into()),
+        upstream_id: Some("7".into()),
+        backend_session: Some("b".into()),
+        ..entry(A, 1, true)
+    };
+    assert_eq!(adopted(s, A, B), [Adopted::Exchange { key, entry: Box::new(known) }]);
+}
+
+pub fn only_the_owner_notes_and_only_in_flight(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    let note = |owner| StoreOp::NoteExchange { key, owner, note: ExchangeNote::default() };
+    assert_eq!(run(s, note(A)), StoreReply::Unknown);
+    run(s, opening(open(key, A, 1, false)));
+    assert_eq!(run(s, note(B)), StoreReply::Fenced);
+    run(s, StoreOp::CloseExchange(close(key, A, None)));
+    assert_eq!(run(s, note(A)), StoreReply::Unknown);
+}
+
+pub fn an_exchange_begins_with_a_request_in_a_dialog(s: &mut dyn Subject) {
+    with_dialog(s, 1);
+    let request = |cseq, n, digest| StoreOp::Begin {
+        dialog: dialog(1),
+        by: alice(),
+        flow: None,
+        cseq,
+        method: "MESSAGE".into(),
+        nonce: None,
+        exchange: Some(Box::new(OpenExchange { limit: 1, ..open(exchange(1, n), A, digest, false) })),
+    };
+    let outcome = |reply| match reply {
+        StoreReply::Begun { exchange, .. } => exchange,
+        other => panic!("begun: {other:?}"),
+    };
+    assert_eq!(outcome(run(s, request(2, 1, 1))), Some(OpenOutcome::Opened { session: None }));
+    assert_eq!(outcome(run(s, request(3, 1, 1))), Some(OpenOutcome::RepeatInFlight { owner: A }));
+    assert_eq!(outcome(run(s, request(4, 1, 2))), Some(OpenOutcome::Taken));
+    assert_eq!(outcome(run(s, request(5, 2, 2))), Some(OpenOutcome::Full));
+    assert_eq!(run(s, request(1, 3, 3)), StoreReply::OutOfOrder, "and nothing is opened");
+    assert_eq!(run(s, request(5, 3, 3)), StoreReply::InProgress);
+    run(s, StoreOp::CloseExchange(close(exchange(1, 1), A, Some(b"a"))));
+    let answer = Some(Bytes::from_static(b"a"));
+    assert_eq!(outcome(run(s, request(6, 1, 1))), Some(OpenOutcome::RepeatAnswered { answer }));
+}

@@ -1,0 +1,1 @@
+//! Random operations over so few names that they meet.
