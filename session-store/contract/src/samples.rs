@@ -147,6 +147,7 @@ pub fn entry(owner: Owner, digest: u8, repeatable: bool) -> JournalEntry {
         backend_session: None,
         event_id: None,
         task: None,
+        answer: None,
     }
 }
 
@@ -155,7 +156,7 @@ pub fn open(key: ExchangeKey, owner: Owner, digest: u8, repeatable: bool) -> Ope
 }
 
 pub fn close(key: ExchangeKey, owner: Owner, answer: Option<&'static [u8]>) -> CloseExchange {
-    CloseExchange { key, owner, answer: answer.map(Bytes::from_static) }
+    CloseExchange { key, owner, answer: answer.map(Bytes::from_static), is_held: false }
 }
 
 pub fn session_record() -> SessionRecord {
