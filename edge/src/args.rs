@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::identity::EdgeId;
+
 /// Exit code for a listener, certificate or file that cannot be used.
 pub const EXIT_FAILURE: u8 = 1;
 /// Exit code for wrong arguments, and for manifests with nothing usable in them at the start.
@@ -35,9 +37,34 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "SIPMCP_EDGE")]
     pub edge: Option<String>,
 
-    /// Address of /healthz, /readyz, /metrics and /status, or a port alone for 127.0.0.1; port 0 takes a free one.
+    /// Id of this edge among those that share a store: no two may have the same. Without it the host name.
+    #[arg(long, value_name = "NAME", value_parser = EdgeId::new, env = "SIPMCP_EDGE_ID")]
+    pub edge_id: Option<EdgeId>,
+
+    /// Address of /healthz, /readyz, /metrics and /status, a port alone for 127.0.0.1 (0 takes a free one), or unix:/path for a socket.
+    /// Conversations are shown and erased on loopback and on a Unix socket only.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", value_parser = admin, env = "SIPMCP_ADMIN")]
-    pub admin: SocketAddr,
+    pub admin: AdminAddress,
+
+    /// Where other edges of the fleet reach this one, over mutual TLS; needed where a store is shared and connections are TLS or WSS.
+    #[arg(long, value_name = "ADDR", requires_all = ["mesh_cert", "mesh_key", "mesh_ca"], env = "SIPMCP_MESH_LISTEN")]
+    pub mesh_listen: Option<SocketAddr>,
+
+    /// The address that the others are told, host:port; without it the one of --mesh-listen.
+    #[arg(long, value_name = "ADDR", requires = "mesh_listen", value_parser = host_port, env = "SIPMCP_MESH_ADVERTISE")]
+    pub mesh_advertise: Option<String>,
+
+    /// PEM certificate of this edge in the mesh; it names the edge id, as dNSName or as URI urn:sipmcp:edge:ID. Read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_CERT")]
+    pub mesh_cert: Option<PathBuf>,
+
+    /// PEM private key of --mesh-cert.
+    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_KEY")]
+    pub mesh_key: Option<PathBuf>,
+
+    /// PEM bundle of the authorities that issue the certificates of the edges.
+    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_CA")]
+    pub mesh_ca: Option<PathBuf>,
 
     /// Shards, each with a thread of its own; without it one per processor core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), env = "SIPMCP_SHARDS")]
@@ -60,12 +87,49 @@ pub struct Args {
     pub log_level: String,
 }
 
-fn admin(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(port) = text.parse::<u16>() {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+/// Where the admin door is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl AdminAddress {
+    /// Whether only this machine reaches it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            AdminAddress::Tcp(address) => address.ip().is_loopback(),
+            AdminAddress::Unix(_) => true,
+        }
     }
-    text.parse()
-        .map_err(|_| "give an address and a port, for example 127.0.0.1:9090 or [::1]:9090, or a port alone".into())
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => address.fmt(f),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+fn admin(text: &str) -> Result<AdminAddress, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port))));
+    }
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+        return Ok(AdminAddress::Unix(path.into()));
+    }
+    let help = "give an address and a port, for example 127.0.0.1:9090 or [::1]:9090, a port alone, or unix:/path";
+    text.parse().map(AdminAddress::Tcp).map_err(|_| help.into())
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && text.len() <= 260 && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if fits { Ok(text.to_owned()) } else { Err("give host:port, for example 10.0.0.7:7443".into()) }
 }
 
 /// Form of log lines.
@@ -106,9 +170,25 @@ mod tests {
     fn the_admin_address_may_be_a_port_alone() {
         let admin =
             |text| Args::try_parse_from(["sipmcp-edge", "--manifests", "a", "--admin", text]).map(|args| args.admin);
-        assert_eq!(admin("0").unwrap(), "127.0.0.1:0".parse().unwrap());
-        assert_eq!(admin("[::1]:9").unwrap(), "[::1]:9".parse().unwrap());
-        assert!(admin("localhost").is_err());
+        assert_eq!(admin("0").unwrap(), AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()));
+        assert_eq!(admin("[::1]:9").unwrap(), AdminAddress::Tcp("[::1]:9".parse().unwrap()));
+        assert_eq!(admin("unix:/run/edge").unwrap(), AdminAddress::Unix("/run/edge".into()));
+        assert!(admin("localhost").is_err() && admin("unix:here").is_err());
+        assert!(admin("127.0.0.2:1").unwrap().is_local() && !admin("0.0.0.0:1").unwrap().is_local());
+    }
+
+    #[test]
+    fn a_mesh_needs_its_certificates() {
+        let parse = |more: &[&str]| Args::try_parse_from(["sipmcp-edge", "--manifests", "a"].iter().chain(more));
+        assert!(parse(&["--mesh-listen", "127.0.0.1:0"]).is_err());
+        assert!(parse(&["--mesh-cert", "a"]).is_err());
+        let files = ["--mesh-cert", "a", "--mesh-key", "b", "--mesh-ca", "c"];
+        let whole = parse(&[&["--mesh-listen", "127.0.0.1:0", "--mesh-advertise", "edge-0:7443"][..], &files].concat());
+        assert_eq!(whole.unwrap().mesh_advertise.as_deref(), Some("edge-0:7443"));
+        assert!(
+            parse(&[&["--mesh-listen", "127.0.0.1:0", "--mesh-advertise", "edge-0"][..], &files].concat()).is_err()
+        );
+        assert!(parse(&["--edge-id", "a b"]).is_err());
     }
 
     #[test]

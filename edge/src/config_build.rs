@@ -3,20 +3,22 @@
 
 mod agents;
 mod domains;
-mod keys;
+pub mod keys;
 mod listeners;
+pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
 use crds::v1alpha1::{Audit, SipEdge};
-use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, TokenKey};
+use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, OnOutage};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use crate::backend::BackendConfig;
 use crate::net::listener::Wanted;
 use crate::net::verify::{DomainTrust, Trust};
+use keys::{Keys, Made};
 
 /// Everything that one set of manifests says.
 #[derive(Debug)]
@@ -41,12 +43,14 @@ pub struct Built {
 pub struct Builder {
     edge: ObjectKey,
     epoch: u64,
-    /// By domain; given once, never given twice.
+    /// By domain, as the store gave them: once, and never twice.
     tenants: BTreeMap<String, u16>,
     /// For an edge without a Secret `<edge>-keys`: made once, kept as long as the embedded store lives.
-    made: TokenKey,
+    made: Made,
+    /// Other edges use the store, so they must have the same keys.
+    shared_store: bool,
     /// The last good ones.
-    token_keys: Vec<TokenKey>,
+    keys: Option<Keys>,
     /// By listener.
     certificates: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
     /// By domain.
@@ -56,19 +60,37 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// `random`: 64 octets from the operating system.
     #[must_use]
-    pub fn new(edge: ObjectKey, random: &[u8; 64]) -> Self {
+    pub fn new(edge: ObjectKey, made: Made, shared_store: bool) -> Self {
         Builder {
             edge,
             epoch: 0,
             tenants: BTreeMap::new(),
-            made: keys::token_key(0, random),
-            token_keys: Vec::new(),
+            made,
+            shared_store,
+            keys: None,
             certificates: BTreeMap::new(),
             anchors: BTreeMap::new(),
             spec: None,
         }
+    }
+
+    /// The keys that are in use.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.keys.clone().unwrap_or_else(|| self.made.keys())
+    }
+
+    /// Domains (lower case) without a tenant number: they are left out until [`Builder::numbered`] was told theirs.
+    #[must_use]
+    pub fn unnumbered(&self, objects: &Snapshot) -> Vec<String> {
+        let domains = objects.domains.values().map(|object| object.spec.domain.to_ascii_lowercase());
+        domains.filter(|domain| !self.tenants.contains_key(domain)).collect()
+    }
+
+    /// The tenant number of a domain.
+    pub fn numbered(&mut self, domain: String, tenant: u16) {
+        self.tenants.entry(domain).or_insert(tenant);
     }
 
     /// Builds everything from one set of manifests. `None`: the edge is not there and never was.
@@ -94,15 +116,12 @@ impl Builder {
         ));
         let (agents, backends) = agents::build(objects, &domains, &spec.limits, &mut problems);
         let listeners = self.listeners(objects, &edge, &trust, &mut listener_problems);
-        match keys::from_secret(objects, &self.edge, &self.made) {
-            Ok(keys) => self.token_keys = keys,
-            Err(problem) => {
-                problems.push(problem);
-                if self.token_keys.is_empty() {
-                    self.token_keys = vec![self.made.clone()];
-                }
-            }
-        }
+        problems.extend(self.read_keys(objects).err());
+        let keys = self.keys();
+        let on_outage = match objects.store_of(&self.edge, &edge).map(|store| store.spec.on_outage) {
+            Some(crds::v1alpha1::OnOutage::RejectAll) => OnOutage::RejectAll,
+            Some(crds::v1alpha1::OnOutage::KeepExisting) | None => OnOutage::KeepExisting,
+        };
 
         let advertise = &spec.network.advertise;
         let advertise = match &advertise.name {
@@ -130,10 +149,9 @@ impl Builder {
                 listeners: Vec::new(),
                 domains: domains.into_values().map(|domain| (domain.domain.clone(), domain)).collect(),
                 agents: by_address(agents),
-                // One process with a store of its own: the key of its names lives as long as its content.
-                naming_key: self.made.mac.clone(),
-                on_outage: edge_core::config::OnOutage::default(),
-                token_keys: self.token_keys.clone(),
+                naming_key: keys.naming,
+                on_outage,
+                token_keys: keys.token_keys,
             },
             listeners,
             backends,

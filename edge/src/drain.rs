@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use crate::driver::Parts;
 use crate::driver::ingress::Control;
 use crate::net::Net;
+use crate::node::NodeHandle;
 use crate::status::Status;
 
 /// How long each phase may take.
@@ -23,13 +24,21 @@ pub struct Goals {
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Up to so many connections are closed at once; more of them at 5 % per second, so that the clients do not all come back together.
 const AT_ONCE: usize = 100;
+/// Between two steps: half of it to one and a half times.
 const STEP: Duration = Duration::from_millis(200);
 /// 20 s for all.
 const STEPS: usize = 100;
 
 /// Drains. Answers how many shards still had work when the time was over.
-pub async fn drain(parts: &Parts, status: &Status, goals: Goals, drained: &mut mpsc::Receiver<u16>) -> usize {
+pub async fn drain(
+    parts: &Parts,
+    status: &Status,
+    node: &NodeHandle,
+    goals: Goals,
+    drained: &mut mpsc::Receiver<u16>,
+) -> usize {
     status.drain();
+    node.drain().await;
     let begin = Instant::now();
     let settled = begin + goals.settle;
     let deadline = settled + goals.work + FAREWELL;
@@ -42,20 +51,24 @@ pub async fn drain(parts: &Parts, status: &Status, goals: Goals, drained: &mut m
         }
     }
     tokio::time::sleep_until(settled.into()).await;
+    // Nothing continuous is left here, or its time is over: whoever lives takes the rest over at once.
+    node.leave().await;
+    status.drained();
     parts.net.close_listeners().await;
     close_connections(&parts.net, deadline).await;
     working
 }
 
 async fn close_connections(net: &Net, deadline: Instant) {
-    let all = net.connections().all();
+    let mut all = net.connections().all();
+    shuffle(&mut all);
     let step = if all.len() <= AT_ONCE { all.len().max(1) } else { all.len().div_ceil(STEPS) };
     for some in all.chunks(step) {
         for connection in some {
             connection.outbox.finish();
         }
         if all.len() > step && Instant::now() < deadline {
-            tokio::time::sleep(STEP).await;
+            tokio::time::sleep(STEP / 2 + STEP * u32::from(random_octet()) / 255).await;
         }
     }
     // What was queued leaves within a moment, or its peer does not read.
@@ -65,4 +78,23 @@ async fn close_connections(net: &Net, deadline: Instant) {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+}
+
+/// In no order that clients share: those of one network do not all come back at once.
+fn shuffle<T>(items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        let mut octets = [0; 8];
+        if getrandom::fill(&mut octets).is_err() {
+            return;
+        }
+        // The remainder is below `last + 1`, a usize.
+        items.swap(last, (u64::from_be_bytes(octets) % (last as u64 + 1)) as usize);
+    }
+}
+
+fn random_octet() -> u8 {
+    let mut octet = [128];
+    // Without random numbers the steps are alike.
+    let _ = getrandom::fill(&mut octet);
+    octet[0]
 }

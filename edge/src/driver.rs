@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use edge_core::config::Config;
 use edge_core::effect::{Effect, LogLevel};
-use edge_core::input::{BackendEvent, BackendId, FlowKey, Input, OpId, Transport};
+use edge_core::input::{BackendEvent, BackendId, FlowKey, Input, OpId, StoreHealth, Transport};
+use edge_core::lease::Membership;
 use edge_core::state::{EdgeState, Shard};
-use session_store::record::Owner;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
@@ -23,11 +23,12 @@ use crate::backend::Backends;
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::dns::Dns;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::net::outbox::Tag;
 use crate::net::udp::{self, Receiver, UdpPort};
-use crate::store::Store;
+use crate::store::{Reply, Store};
 use crate::telemetry::Spans;
 use ingress::{Arrived, Control, STALE, ShardQueues, Shards, is_new_work, unavailable};
 
@@ -35,6 +36,8 @@ use ingress::{Arrived, Control, STALE, ShardQueues, Shards, is_new_work, unavail
 const PER_TURN: usize = 128;
 /// Answers of backends that wait for one shard.
 const BACKEND_EVENTS: usize = 1024;
+/// Replies of a store that answers later. More wait in their tasks, of which there are as many as the core allows operations.
+const STORE_REPLIES: usize = 1024;
 /// A core chooses ids up to 2^48; above them stands the shard, so that they are unique in the process.
 const ID_BITS: u32 = 48;
 
@@ -45,6 +48,11 @@ pub struct Parts {
     pub net: Arc<Net>,
     pub shards: Shards,
     pub store: Store,
+    /// Whether the store can be used, as it changes.
+    pub health: watch::Receiver<StoreHealth>,
+    /// What the node knows of the fleet, as it changes.
+    pub membership: watch::Receiver<Option<Arc<Membership>>>,
+    pub mesh: Mesh,
     pub backends: Backends,
     /// `None` where the system names no DNS server: every question fails.
     pub dns: Option<Dns>,
@@ -58,14 +66,14 @@ pub struct Parts {
     pub runtime: tokio::runtime::Handle,
 }
 
-/// Starts a shard's thread. It runs as long as the process.
+/// Starts a shard's thread. It runs as long as the process. `first` is what the node knows of the fleet at this moment.
 ///
 /// # Errors
 /// When the system gives no thread or no runtime.
 pub fn start(
     shard: Shard,
     config: Arc<Config>,
-    owner: Owner,
+    first: Arc<Membership>,
     seed: [u8; 32],
     queues: ShardQueues,
     parts: Parts,
@@ -73,8 +81,11 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name(format!("shard-{}", shard.index)).spawn(move || {
         let _end = EndsTheProcess;
-        let driver = Driver::new(shard, EdgeState::new(config, owner, shard, seed), parts);
-        runtime.block_on(driver.run(queues));
+        let mut driver = Driver::new(shard, EdgeState::new(config, first.owner, shard, seed), parts);
+        runtime.block_on(async {
+            driver.handle(Input::Membership(first));
+            driver.run(queues).await;
+        });
     })
 }
 
@@ -108,11 +119,14 @@ struct Driver {
     calls: HashSet<BackendId>,
     events: mpsc::Sender<(BackendId, BackendEvent)>,
     events_out: mpsc::Receiver<(BackendId, BackendEvent)>,
+    stored: mpsc::Sender<(OpId, Reply)>,
+    stored_out: mpsc::Receiver<(OpId, Reply)>,
 }
 
 impl Driver {
     fn new(shard: Shard, core: EdgeState, parts: Parts) -> Self {
         let (events, events_out) = mpsc::channel(BACKEND_EVENTS);
+        let (stored, stored_out) = mpsc::channel(STORE_REPLIES);
         Driver {
             index: shard.index,
             core,
@@ -122,6 +136,8 @@ impl Driver {
             calls: HashSet::new(),
             events,
             events_out,
+            stored,
+            stored_out,
         }
     }
 
@@ -129,6 +145,10 @@ impl Driver {
         let mut arrived = Vec::with_capacity(PER_TURN);
         let mut replies = Vec::with_capacity(PER_TURN);
         let mut events = Vec::with_capacity(PER_TURN);
+        let mut stored = Vec::with_capacity(PER_TURN);
+        let (mut membership, mut health) = (self.parts.membership.clone(), self.parts.health.clone());
+        // What was there before this clone counts as seen; it may be newer than what the core was started with.
+        (membership.mark_changed(), health.mark_changed());
         loop {
             let deadline = self.core.poll_timeout().map(|(at, _)| self.parts.clock.instant(at));
             let blocked: Option<u16> = self.udp.iter().find(|(_, port)| !port.out.is_empty()).map(|(index, _)| *index);
@@ -138,12 +158,24 @@ impl Driver {
                     Some(order) => self.obey(order),
                     None => return,
                 },
+                // Before everything that was decided on it. Their senders end with the process.
+                Ok(()) = membership.changed() => {
+                    let now = membership.borrow_and_update().clone();
+                    now.into_iter().for_each(|now| self.handle(Input::Membership(now)));
+                }
+                Ok(()) = health.changed() => {
+                    let now = *health.borrow_and_update();
+                    self.handle(Input::StoreHealth(now));
+                }
                 () = async { sleep_until(deadline.unwrap_or_else(Instant::now).into()).await }, if deadline.is_some() => {
                     self.core.handle_timeout(self.parts.clock.now());
                     self.settle();
                 }
                 _ = queues.replies.recv_many(&mut replies, PER_TURN) => {
                     replies.drain(..).for_each(|input| self.handle(input));
+                }
+                _ = self.stored_out.recv_many(&mut stored, PER_TURN) => {
+                    stored.drain(..).for_each(|(op, reply)| self.handle(Input::Store { op, reply }));
                 }
                 _ = self.events_out.recv_many(&mut events, PER_TURN) => {
                     events.drain(..).for_each(|(id, event)| self.backend_said(id, event));
@@ -266,7 +298,10 @@ impl Driver {
                 self.parts.backends.cancel(self.process_wide(id));
             }
             Effect::Mesh { to, message } => {
-                if let Some(tag) = message.tag() {
+                let tag = message.tag();
+                if self.parts.mesh.send(to, message, self.index).is_err()
+                    && let Some(tag) = tag
+                {
                     self.now.push_back(Input::MeshFailed { to, tag });
                 }
             }
@@ -301,10 +336,20 @@ impl Driver {
         }
     }
 
-    /// The embedded store answers at once; its reply is handed in after the effects that stand before it are done.
+    /// A store in this process answers at once; its reply is handed in after the effects that stand before it are done. Another one
+    /// answers to a task of this thread.
     fn store(&mut self, op: OpId, operation: session_store::op::StoreOp) {
-        let reply = self.parts.store.execute(operation);
-        self.now.push_back(Input::Store { op, reply });
+        match self.parts.store.at_once(operation) {
+            Ok(reply) => self.now.push_back(Input::Store { op, reply }),
+            Err(operation) => {
+                let (store, stored) = (self.parts.store.clone(), self.stored.clone());
+                tokio::spawn(async move {
+                    let reply = store.execute(operation).await;
+                    // The shard has ended, and with it the process.
+                    let _ = stored.send((op, reply)).await;
+                });
+            }
+        }
     }
 
     fn datagram(&mut self, listener: u16, remote: std::net::SocketAddr, bytes: bytes::Bytes, tag: Option<u64>) {

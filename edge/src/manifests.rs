@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crds::manifest::{Loaded, MAX_FILES, ObjectKey, Problem, Snapshot, Sourced, load};
-use crds::v1alpha1::{BackendKind, McpAgent, SipDomain, SipEdge};
+use crds::v1alpha1::{BackendKind, McpAgent, SessionStore, SipDomain, SipEdge};
 
 /// How often the files are looked at.
 pub const POLL: Duration = Duration::from_millis(250);
@@ -95,6 +95,7 @@ fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
     keep(&good.edges, &mut now.edges, &in_trouble, |key, edge| edge_needs(key, edge, &mut needs));
     keep(&good.agents, &mut now.agents, &in_trouble, |key, agent| agent_needs(key, agent, &mut needs));
     keep(&good.policies, &mut now.policies, &in_trouble, |_, _| {});
+    keep(&good.stores, &mut now.stores, &in_trouble, |key, store| store_needs(key, store, &mut needs));
     keep(&good.secrets, &mut now.secrets, &in_trouble, |_, _| {});
     keep(&good.config_maps, &mut now.config_maps, &in_trouble, |_, _| {});
     // What was kept was refused, perhaps for what it refers to: that comes back as it was, too.
@@ -126,7 +127,14 @@ fn domain_needs(domain: &SipDomain, needs: &mut BTreeSet<ObjectKey>) {
     let authentication = &domain.spec.authentication;
     let users = authentication.digest.as_ref().map(|digest| &digest.users_secret_ref);
     let bundle = authentication.client_certificates.as_ref().map(|certificates| &certificates.ca_bundle_ref);
-    needs.extend(users.into_iter().chain(bundle).map(|r| ObjectKey::new(&r.namespace, &r.name)));
+    let keys = domain.spec.data_protection.key_secret_ref.as_ref();
+    needs.extend(users.into_iter().chain(bundle).chain(keys).map(|r| ObjectKey::new(&r.namespace, &r.name)));
+}
+
+fn store_needs(key: &ObjectKey, store: &SessionStore, needs: &mut BTreeSet<ObjectKey>) {
+    let Some(redis) = &store.spec.redis else { return };
+    let bundle = redis.tls.as_ref().map(|tls| &tls.ca_bundle_ref);
+    needs.extend(bundle.into_iter().chain(&redis.auth_secret_ref).map(|r| ObjectKey::new(&key.namespace, &r.name)));
 }
 
 fn edge_needs(key: &ObjectKey, edge: &SipEdge, needs: &mut BTreeSet<ObjectKey>) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use edge_core::audit::{AuditKind, AuditRecord, Outcome};
 use edge_core::config::Config;
+use edge_core::input::StoreHealth;
 use edge_core::stats::Stats;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -19,6 +20,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use session_store::memory::Counts;
+use session_store::op::StoreError;
 
 use crate::audit::outcome;
 
@@ -42,6 +44,10 @@ pub struct Metrics {
     tool_seconds: Family<Labels, Histogram>,
     decisions: Family<Labels, Counter>,
     store_seconds: Family<Labels, Histogram>,
+    store_round_trips: Family<Labels, Counter>,
+    store_errors: Family<Labels, Counter>,
+    adopted: Family<Labels, Counter>,
+    mesh_messages: Family<Labels, Counter>,
     names: Mutex<Names>,
 }
 
@@ -60,6 +66,10 @@ impl Default for Metrics {
             tool_seconds: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
             decisions: Family::default(),
             store_seconds: Family::new_with_constructor(|| Histogram::new(STORE_BUCKETS)),
+            store_round_trips: Family::default(),
+            store_errors: Family::default(),
+            adopted: Family::default(),
+            mesh_messages: Family::default(),
             names: Mutex::default(),
         }
     }
@@ -115,9 +125,31 @@ impl Metrics {
         (agent, tool, rule)
     }
 
-    /// Counts one operation of the store.
-    pub fn store_operation(&self, operation: &'static str, took: Duration) {
-        self.store_seconds.get_or_create(&vec![("operation", operation.to_owned())]).observe(took.as_secs_f64());
+    /// Counts one operation of the store: each is one round trip.
+    pub fn store_operation(&self, operation: &'static str, took: Duration, error: Option<&StoreError>) {
+        let labels = vec![("operation", operation.to_owned())];
+        self.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        self.store_round_trips.get_or_create(&labels).inc();
+        if let Some(error) = error {
+            let error = match error {
+                StoreError::Unavailable => "unavailable",
+                StoreError::Full { .. } => "full",
+                StoreError::Unreadable { .. } => "unreadable",
+            };
+            let labels = vec![("operation", operation.to_owned()), ("error", error.to_owned())];
+            self.store_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Counts what was taken over from another life.
+    pub fn adopted(&self, kind: &'static str, count: u64) {
+        self.adopted.get_or_create(&vec![("kind", kind.to_owned())]).inc_by(count);
+    }
+
+    /// Counts a message of the mesh. `direction`: `in`, `out`.
+    pub fn mesh_message(&self, direction: &'static str, kind: &'static str, result: &'static str) {
+        let labels = [("direction", direction), ("kind", kind), ("result", result)];
+        self.mesh_messages.get_or_create(&labels.map(|(name, value)| (name, value.to_owned())).to_vec()).inc();
     }
 
     /// The whole text in OpenMetrics form.
@@ -128,10 +160,16 @@ impl Metrics {
         registry.register("tool_call_seconds", "From a tool call's arrival to its answer", self.tool_seconds.clone());
         registry.register("policy_decisions", "Decisions by rule and action", self.decisions.clone());
         registry.register("store_seconds", "Time of one store operation", self.store_seconds.clone());
+        registry.register("adopted", "What was taken over from another life, by kind", self.adopted.clone());
+        registry.register("mesh_messages", "Messages between edges", self.mesh_messages.clone());
         registry.register_collector(Box::new(scrape));
+        let mut store = Registry::with_prefix("sipmcp_store");
+        store.register("round_trips", "Round trips to the store by operation", self.store_round_trips.clone());
+        store.register("errors", "Operations that failed", self.store_errors.clone());
         let mut text = String::new();
         // Writing to a String fails only where a label cannot be written, and labels are strings.
-        if encode(&mut text, &registry).is_err() {
+        let written = encode_registry(&mut text, &registry).and_then(|()| encode(&mut text, &store));
+        if written.is_err() {
             tracing::error!("the metrics could not be written");
         }
         text
@@ -150,6 +188,12 @@ pub struct Scrape {
     pub config_version: u64,
     pub rejected: usize,
     pub draining: bool,
+    pub ready: bool,
+    pub health: StoreHealth,
+    pub epoch: u64,
+    pub lease_held: bool,
+    /// Edges that live, this one included.
+    pub pods: usize,
 }
 
 impl Scrape {
@@ -175,6 +219,17 @@ impl Collector for Scrape {
         gauge("config_version", "Version of the configuration that is applied", self.config_version)?;
         gauge("rejected_resources", "Problems in the manifests", self.rejected as u64)?;
         gauge("draining", "1 while the edge drains", u64::from(self.draining))?;
+        gauge("ready", "1 while traffic may be sent here", u64::from(self.ready))?;
+        let (open, admits) = match self.health {
+            StoreHealth::Closed => (0, 100),
+            StoreHealth::Open => (1, 0),
+            StoreHealth::Recovering { percent } => (0, u64::from(percent)),
+        };
+        gauge("store_breaker_open", "1 while the store is not asked", open)?;
+        gauge("store_admits_percent", "Of a hundred new requests, how many are let in", admits)?;
+        gauge("epoch", "The life of this edge in its store", self.epoch)?;
+        gauge("lease_held", "1 while this edge may run timers and take over", u64::from(self.lease_held))?;
+        gauge("pods", "Edges that live in the store, this one included", self.pods as u64)?;
 
         let mut counters = |name: &str, help: &str, label: &'static str, values: Vec<(String, u64)>| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crds::manifest::{Loaded, Problem};
+use crds::manifest::{Loaded, Problem, Snapshot};
 use edge_core::config::Config;
+use edge_core::lease::{Lease, Membership};
 use edge_core::state::Shard;
-use session_store::memory::Capacity;
-use session_store::record::Owner;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -20,18 +20,24 @@ use crate::args::{Args, EXIT_FAILURE, EXIT_USAGE};
 use crate::audit::Audit;
 use crate::backend::{BackendConfig, Backends, ConfigureError};
 use crate::clock::Clock;
+use crate::config_build::keys::{MADE, Made};
+use crate::config_build::store::Wanted;
 use crate::config_build::{Builder, Built};
 use crate::counters::Counters;
 use crate::dns::Dns;
 use crate::drain::{self, Goals};
 use crate::driver::ingress::{Control, Shards, queues};
 use crate::driver::{self, Parts};
+use crate::identity::EdgeId;
 use crate::manifests::{Manifests, POLL, choose_edge, lines};
+use crate::mesh::Mesh;
+use crate::mesh::tls::MeshCertificates;
 use crate::metrics::Metrics;
 use crate::net::Net;
-use crate::net::listener::Wanted;
+use crate::net::listener;
+use crate::node::{self, End, NodeHandle, NodeParts};
 use crate::status::Status;
-use crate::store::Store;
+use crate::store::{LAST_RETRY, Opened, RETRY, Store};
 use crate::telemetry::{self, Exporter};
 
 /// Why the process cannot start: lines for standard error, and the exit code.
@@ -86,6 +92,9 @@ struct Process {
     status: Arc<Status>,
     backends: BTreeMap<String, BackendConfig>,
     goals: Goals,
+    mesh: Option<MeshCertificates>,
+    /// Domains wait for their number: the manifests are read again.
+    unnumbered: bool,
 }
 
 /// A configuration that everything but the cores has.
@@ -97,16 +106,34 @@ struct Applied {
     told: Vec<String>,
 }
 
+/// What [`start`] made.
+struct Started {
+    process: Process,
+    node: NodeHandle,
+    exporter: Option<Exporter>,
+    drained: mpsc::Receiver<u16>,
+}
+
 async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     let no_signals = |error| Refused::failure(format!("no signals: {error}"));
     let mut signals = Signals::new().map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (mut process, exporter, mut drained) = start(args, runtime).await?;
+    let Started { mut process, node, exporter, mut drained } = tokio::select! {
+        started = start(args, runtime) => started?,
+        () = signals.next() => {
+            tracing::info!("ended before it was ready");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let mut end = node.end();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = signals.next() => break,
+            ended = node::ended(&mut end) => if let End::Duplicate(message) = ended {
+                return Err(Refused::failure(message));
+            },
             _ = hangup.recv() => {
                 if let Err(error) = process.parts.audit.reopen() {
                     tracing::error!(%error, "--audit: the file cannot be opened again; the old one goes on");
@@ -114,7 +141,8 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
                 process.reload().await;
             }
             _ = poll.tick() => {
-                if process.manifests.look() {
+                process.look_at_certificates();
+                if process.manifests.look() || process.unnumbered {
                     process.reload().await;
                 }
             }
@@ -122,7 +150,7 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     }
     tracing::info!("draining; a second signal ends at once");
     let code = tokio::select! {
-        left = drain::drain(&process.parts, &process.status, process.goals, &mut drained) => {
+        left = drain::drain(&process.parts, &process.status, &node, process.goals, &mut drained) => {
             if left > 0 {
                 tracing::warn!(shards = left, "the drain time is over and not everything had ended");
             }
@@ -137,10 +165,16 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
+    process.parts.store.finish().await;
     Ok(code)
 }
 
-async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter>, mpsc::Receiver<u16>), Refused> {
+async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
+    let id = match &args.edge_id {
+        Some(id) => id.clone(),
+        None => EdgeId::of_host()
+            .map_err(|error| Refused::usage(format!("--edge-id is needed, the host name is none: {error}")))?,
+    };
     let mut manifests = Manifests::new(args.manifests.clone());
     let Loaded { objects, problems } = manifests.read();
     let edge = choose_edge(&objects, args.edge.as_deref(), &args.manifests).map_err(|error| {
@@ -151,16 +185,11 @@ async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter
     if objects.domains.is_empty() && !problems.is_empty() {
         return Err(Refused { lines: lines(&problems), code: EXIT_USAGE });
     }
-    let mut random = [0; 64];
+    let wanted = Wanted::of(&objects, &edge).map_err(Refused::failure)?;
+    let mut random = [0; MADE];
     fill(&mut random)?;
-    let mut builder = Builder::new(edge.clone(), &random);
-    let Some(built) = builder.build(&objects) else {
-        return Err(Refused::usage(format!("no SipEdge {edge} in the manifests")));
-    };
-    if !built.listener_problems.is_empty() {
-        return Err(Refused { lines: lines(&built.listener_problems), code: EXIT_FAILURE });
-    }
-    tell(&problems);
+    let mut builder = Builder::new(edge.clone(), Made::new(&random), wanted.is_shared());
+    builder.check_keys(&objects).map_err(Refused::failure)?;
 
     let audit = match &args.audit {
         Some(path) => Audit::file(path)
@@ -173,16 +202,70 @@ async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter
     };
     let counters = Arc::<Counters>::default();
     let metrics = Arc::<Metrics>::default();
+    let status = Arc::<Status>::default();
     let count = args.shard_count();
     let (handles, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| queues()).unzip();
     let shards = Shards::new(handles, counters.clone());
+    let clock = Clock::default();
+
+    let certificates = match (&args.mesh_cert, &args.mesh_key, &args.mesh_ca) {
+        (Some(certificate), Some(key), Some(authority)) => {
+            Some(MeshCertificates::new(&id, certificate, key, authority))
+        }
+        // The command line wants all of them with --mesh-listen, and none without.
+        _ => None,
+    };
+    let tls = certificates.as_ref().map(MeshCertificates::load).transpose().map_err(Refused::failure)?;
+    let mesh = Mesh::new(id.clone(), tls, runtime.clone(), shards.clone(), metrics.clone());
+    let (door, door_address) = admin::bind(&args.admin).await.map_err(Refused::failure)?;
+    let (mesh_listener, mesh_address) = bind_mesh(args).await?;
+    let running = Arc::<OnceLock<Parts>>::default();
+    tracing::info!("listening http {door_address} (admin)");
+    let admin = Admin {
+        edge: id.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+        parts: running.clone(),
+        local: door_address.is_local(),
+    };
+    tokio::spawn(admin::serve(door, admin));
+
+    // From here on /status tells what the start waits for.
+    status.wait_for(format!("the store ({})", wanted.name()));
+    let sealer = builder.sealer(&objects).map_err(Refused::failure)?;
+    let opened = Store::open(&wanted, sealer, metrics.clone()).await.map_err(Refused::failure)?;
+    let Opened { store, health } = opened;
+    number(&store, &mut builder, &objects).await;
+    builder.secure(&store, &objects).await.map_err(Refused::failure)?;
+    let node_parts =
+        NodeParts { clock, store: store.clone(), shards: shards.clone(), mesh: mesh.clone(), metrics: metrics.clone() };
+    let node = node::start(id.pod(), mesh_address.unwrap_or_default(), Lease::default(), node_parts)
+        .map_err(|error| Refused::failure(format!("the system gives no random octets: {error}")))?;
+    status.wait_for("an epoch from the store".to_owned());
+    let first = first_membership(&node).await?;
+    if let Some(listener) = mesh_listener {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { mesh.serve(listener).await });
+    }
+
+    let Some(built) = builder.build(&objects) else {
+        return Err(Refused::usage(format!("no SipEdge {edge} in the manifests")));
+    };
+    if !built.listener_problems.is_empty() {
+        return Err(Refused { lines: lines(&built.listener_problems), code: EXIT_FAILURE });
+    }
+    tell(&problems);
+    tell(&built.problems);
     let net = Net::new(runtime.clone(), shards.clone(), counters.clone(), built.config.edge.limits.sip_body_bytes);
     let (drained_in, drained) = mpsc::channel(usize::from(count));
     let parts = Parts {
-        clock: Clock::default(),
+        clock,
         net,
         shards,
-        store: Store::new(Capacity::default(), metrics.clone()),
+        store,
+        health,
+        membership: node.membership(),
+        mesh,
         backends: Backends::new(runtime.clone()),
         dns: Dns::from_system(counters.clone())
             .inspect_err(|error| tracing::warn!(%error, "no DNS: names of peers cannot be resolved"))
@@ -194,14 +277,15 @@ async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter
         drained: drained_in,
         runtime,
     };
-    let (door, door_address) = admin::bind(args.admin).await.map_err(Refused::failure)?;
     let mut process = Process {
         manifests,
         builder,
         parts,
-        status: Arc::default(),
+        status,
         backends: BTreeMap::new(),
         goals: Goals { settle: Duration::ZERO, work: Duration::ZERO },
+        mesh: certificates,
+        unnumbered: false,
     };
     let Applied { config, listener_problems, told } = process.apply(built, &problems).await;
     if !listener_problems.is_empty() {
@@ -209,35 +293,87 @@ async fn start(args: &Args, runtime: Handle) -> Result<(Process, Option<Exporter
     }
     process.status.configured(&config, &process.parts.net.open_listeners(), told);
 
-    let mut seed = [0; 16];
-    fill(&mut seed)?;
-    let (pod, boot) = seed.split_at(8);
-    let number = |octets: &[u8]| octets.iter().fold(0_u64, |number, octet| number << 8 | u64::from(*octet));
-    let owner = Owner { pod: number(pod), epoch: 1, boot: number(boot) };
     for (index, queues) in queues.into_iter().enumerate() {
         let mut seed = [0; 32];
         fill(&mut seed)?;
         let shard = Shard { index: index as u16, count };
-        driver::start(shard, config.clone(), owner, seed, queues, process.parts.clone())
+        driver::start(shard, config.clone(), first.clone(), seed, queues, process.parts.clone())
             .map_err(|error| Refused::failure(format!("no thread for a shard: {error}")))?;
     }
-    tracing::info!("listening http {door_address} (admin)");
-    tokio::spawn(admin::serve(door, Admin { parts: process.parts.clone(), status: process.status.clone() }));
+    // Nobody else sets it.
+    let _ = running.set(process.parts.clone());
+    process.status.ready();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         edge = %edge,
+        id = %id,
+        store = process.parts.store.kind(),
+        epoch = first.owner.epoch,
         shards = count,
         domains = config.domains.len(),
         agents = config.agents.len(),
         "ready"
     );
-    Ok((process, exporter, drained))
+    Ok(Started { process, node, exporter, drained })
+}
+
+/// Waits for the numbers of all domains.
+async fn number(store: &Store, builder: &mut Builder, objects: &Snapshot) {
+    let mut pause = RETRY;
+    while let Err(error) = builder.number(store, objects).await {
+        tracing::warn!(%error, "the domains have no numbers from the store yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_RETRY);
+    }
+}
+
+async fn first_membership(node: &NodeHandle) -> Result<Arc<Membership>, Refused> {
+    let (mut membership, mut end) = (node.membership(), node.end());
+    tokio::select! {
+        first = membership.wait_for(Option::is_some) => {
+            let first = first.ok().and_then(|first| first.clone());
+            first.ok_or_else(|| Refused::failure("the task of the lease ended"))
+        }
+        ended = node::ended(&mut end) => Err(match ended {
+            End::Duplicate(message) => Refused::failure(message),
+            End::Left => Refused::failure("the lease ended before it began"),
+        }),
+    }
+}
+
+async fn bind_mesh(args: &Args) -> Result<(Option<TcpListener>, Option<String>), Refused> {
+    let Some(address) = args.mesh_listen else { return Ok((None, None)) };
+    let fail = |error: std::io::Error| Refused::failure(format!("--mesh-listen {address}: {error}"));
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    let told = match &args.mesh_advertise {
+        Some(told) => told.clone(),
+        None if bound.ip().is_unspecified() => {
+            let why = format!(
+                "--mesh-listen {address} is every address of this machine: say with --mesh-advertise which one the others use"
+            );
+            return Err(Refused::usage(why));
+        }
+        None => bound.to_string(),
+    };
+    tracing::info!("listening mesh {bound}");
+    Ok((Some(listener), Some(told)))
 }
 
 impl Process {
     async fn reload(&mut self) {
         let Loaded { objects, problems } = self.manifests.read();
-        let Some(built) = self.builder.build(&objects) else { return };
+        self.unnumbered = match self.builder.number(&self.parts.store, &objects).await {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the domains have no numbers from the store yet");
+                true
+            }
+        };
+        let Some(mut built) = self.builder.build(&objects) else { return };
+        if let Err(problem) = self.builder.secure(&self.parts.store, &objects).await {
+            built.problems.push(problem);
+        }
         tell(&problems);
         tell(&built.problems);
         let trust = built.trust.clone();
@@ -259,6 +395,19 @@ impl Process {
             problems = self.status.problems(),
             "configuration applied"
         );
+    }
+
+    /// Takes new certificates of the mesh when their files have changed.
+    fn look_at_certificates(&mut self) {
+        let Some(mesh) = &mut self.mesh else { return };
+        match mesh.changed() {
+            Some(Ok(tls)) => {
+                tracing::info!("mesh: new certificates");
+                self.parts.mesh.replace_tls(tls);
+            }
+            Some(Err(error)) => tracing::error!("{error}; the last good ones stay"),
+            None => {}
+        }
     }
 
     /// Gives everything but the cores its part of a configuration.
@@ -286,7 +435,7 @@ impl Process {
         Applied { config: Arc::new(config), listener_problems, told }
     }
 
-    async fn listen(&self, wanted: &[Wanted]) -> Vec<String> {
+    async fn listen(&self, wanted: &[listener::Wanted]) -> Vec<String> {
         self.parts.net.apply(wanted).await.into_iter().map(|problem| problem.message).collect()
     }
 

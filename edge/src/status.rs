@@ -1,11 +1,14 @@
 //! What the process tells about itself on `/status`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use edge_core::config::{AgentBackend, Config, ListenerConfig};
+use edge_core::input::{StoreHealth, Transport};
+use edge_core::lease::Membership;
 use serde::Serialize;
 
 use crate::net::listener::name;
@@ -15,7 +18,11 @@ use crate::net::listener::name;
 pub struct Status {
     started: Instant,
     draining: AtomicBool,
+    drained: AtomicBool,
+    /// What the start waits for; `None` once it is ready.
+    waiting: ArcSwapOption<String>,
     now: ArcSwap<Configured>,
+    config: ArcSwapOption<Config>,
 }
 
 /// What the applied configuration is.
@@ -58,14 +65,91 @@ pub struct AgentStatus {
     pub backend: &'static str,
 }
 
+/// The store and this edge's lease in it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreReport {
+    /// `memory`, `file` or `redis`.
+    pub kind: &'static str,
+    /// `closed`, `open` or `recovering`.
+    pub breaker: &'static str,
+    /// Of a hundred new requests, how many are let in.
+    pub admits_percent: u8,
+    /// Why the breaker is not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Names the store's content; another one is another store.
+    pub generation: String,
+    /// This edge among all that share the store.
+    pub pod: String,
+    pub epoch: u64,
+    /// Whether this edge may run timers and take over.
+    pub lease_held: bool,
+    pub pods: Vec<PodReport>,
+}
+
+/// An edge that shares the store.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodReport {
+    pub pod: String,
+    pub epoch: u64,
+    /// Where its mesh listens.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Milliseconds that its lease ran when this was read; 0: it ended.
+    pub lease_left_ms: u64,
+    pub draining: bool,
+    pub this: bool,
+}
+
+impl StoreReport {
+    /// What the node and the store know.
+    #[must_use]
+    pub fn new(kind: &'static str, health: StoreHealth, membership: &Membership, lease_held: bool) -> Self {
+        let (breaker, admits_percent) = match health {
+            StoreHealth::Closed => ("closed", 100),
+            StoreHealth::Open => ("open", 0),
+            StoreHealth::Recovering { percent } => ("recovering", percent),
+        };
+        let owner = membership.owner;
+        let pods = membership.pods.iter().map(|pod| PodReport {
+            pod: format!("{:016x}", pod.owner.pod),
+            epoch: pod.owner.epoch,
+            address: pod.address.clone(),
+            lease_left_ms: pod.lease_left_ms,
+            draining: pod.draining,
+            this: pod.owner.pod == owner.pod,
+        });
+        StoreReport {
+            kind,
+            breaker,
+            admits_percent,
+            reason: None,
+            generation: membership.generation.iter().map(|octet| format!("{octet:02x}")).collect(),
+            pod: format!("{:016x}", owner.pod),
+            epoch: owner.epoch,
+            lease_held,
+            pods: pods.collect(),
+        }
+    }
+}
+
 /// The whole answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub version: &'static str,
-    /// `running` or `draining`.
+    /// `starting`, `running` or `draining`.
     pub state: &'static str,
+    /// What the start waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     pub uptime_seconds: u64,
+    /// The id of this edge among those that share the store.
+    pub edge_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreReport>,
     #[serde(flatten)]
     pub configured: Configured,
     pub counts: CountsReport,
@@ -88,13 +172,43 @@ pub struct CountsReport {
 
 impl Default for Status {
     fn default() -> Self {
-        Status { started: Instant::now(), draining: AtomicBool::new(false), now: ArcSwap::default() }
+        Status {
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            waiting: ArcSwapOption::from_pointee("the manifests".to_owned()),
+            now: ArcSwap::default(),
+            config: ArcSwapOption::empty(),
+        }
     }
 }
 
 impl Status {
+    /// The start waits for something.
+    pub fn wait_for(&self, what: String) {
+        self.waiting.store(Some(Arc::new(what)));
+    }
+
+    /// The start is done.
+    pub fn ready(&self) {
+        self.waiting.store(None);
+    }
+
+    /// What the start waits for; `None` once it is ready.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Arc<String>> {
+        self.waiting.load_full()
+    }
+
+    /// The configuration that is applied.
+    #[must_use]
+    pub fn config(&self) -> Option<Arc<Config>> {
+        self.config.load_full()
+    }
+
     /// A configuration was applied.
-    pub fn configured(&self, config: &Config, open: &[ListenerConfig], problems: Vec<String>) {
+    pub fn configured(&self, config: &Arc<Config>, open: &[ListenerConfig], problems: Vec<String>) {
+        self.config.store(Some(config.clone()));
         let listener = |l: &ListenerConfig| ListenerStatus {
             name: l.name.clone(),
             transport: name(l.transport),
@@ -114,7 +228,7 @@ impl Status {
                 AgentBackend::SipContact { .. } => "sipContact",
             },
         });
-        self.now.store(std::sync::Arc::new(Configured {
+        self.now.store(Arc::new(Configured {
             edge: config.edge.name.clone(),
             config_version: config.epoch,
             listeners: open.iter().map(listener).collect(),
@@ -133,6 +247,28 @@ impl Status {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// All work has ended, or its time.
+    pub fn drained(&self) {
+        self.drained.store(true, Ordering::Release);
+    }
+
+    /// Whether traffic may be sent here, or why not. An edge with a UDP listener stays ready until it has drained: what routes datagrams
+    /// forgets its flows when an edge is not ready, and cuts calls in the middle of their setup (sip.md, section 15).
+    ///
+    /// # Errors
+    /// One sentence: why not.
+    pub fn readiness(&self) -> Result<(), String> {
+        if let Some(waiting) = self.waiting() {
+            return Err(format!("starting: waiting for {waiting}"));
+        }
+        let udp = self.config().is_some_and(|config| config.listeners.iter().any(|l| l.transport == Transport::Udp));
+        match (self.is_draining(), self.drained.load(Ordering::Acquire)) {
+            (true, false) if udp => Ok(()),
+            (true, _) => Err("draining".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     #[must_use]
     pub fn config_version(&self) -> u64 {
         self.now.load().config_version
@@ -144,10 +280,19 @@ impl Status {
     }
 
     #[must_use]
-    pub fn report(&self, counts: CountsReport) -> Report {
+    pub fn report(&self, edge_id: &str, store: Option<StoreReport>, counts: CountsReport) -> Report {
+        let waiting_for = self.waiting().map(|waiting| (*waiting).clone());
+        let state = match (self.is_draining(), &waiting_for) {
+            (true, _) => "draining",
+            (false, Some(_)) => "starting",
+            (false, None) => "running",
+        };
         Report {
             version: env!("CARGO_PKG_VERSION"),
-            state: if self.is_draining() { "draining" } else { "running" },
+            state,
+            waiting_for,
+            edge_id: edge_id.to_owned(),
+            store,
             uptime_seconds: self.started.elapsed().as_secs(),
             configured: self.now.load().as_ref().clone(),
             counts,

@@ -1,48 +1,157 @@
-//! The embedded store of this process.
+//! The store of this process: in its memory, in a file, or shared with other edges.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use edge_core::input::StoreHealth;
+use session_store::Durability;
+use session_store::key::Tenant;
 use session_store::memory::{Capacity, Counts, MemoryStore};
 use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::seal::Sealer;
+use tokio::sync::watch;
 
 use crate::clock::unix_millis;
+use crate::config_build::store::Wanted;
 use crate::metrics::Metrics;
 
-/// The memory store, shared by the shards behind one lock.
-///
-/// An operation takes a few microseconds and never waits for anything inside the lock, so a shard that finds it taken waits no longer
-/// than the others' operations take. What is stored lives as long as the process. A store outside of the process answers later and
-/// never blocks a shard: the core knows no difference, the reply is an input of its own.
+/// One handle for every store. The memory store answers at once; the others later, and never block a shard: the core knows no difference,
+/// a reply is an input of its own.
 #[derive(Clone, Debug)]
 pub struct Store {
-    memory: Arc<Mutex<MemoryStore>>,
+    backend: Backend,
     metrics: Arc<Metrics>,
 }
 
+#[derive(Clone, Debug)]
+enum Backend {
+    /// Shared by the shards behind one lock. An operation takes a few microseconds and never waits for anything inside it, so a shard that
+    /// finds it taken waits no longer than the others' operations take. What is stored lives as long as the process.
+    Memory(Arc<Mutex<MemoryStore>>),
+}
+
+/// What the store says.
+pub type Reply = Result<StoreReply, StoreError>;
+
+/// After the first failure to reach the store; doubled up to the last one.
+pub const RETRY: Duration = Duration::from_millis(250);
+pub const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// A store that answers.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    /// Whether it can be used, as it changes.
+    pub health: watch::Receiver<StoreHealth>,
+}
+
 impl Store {
-    #[must_use]
-    pub fn new(capacity: Capacity, metrics: Arc<Metrics>) -> Self {
-        Store { memory: Arc::new(Mutex::new(MemoryStore::new(capacity))), metrics }
+    /// Opens the wanted store. One that is not there yet is waited for.
+    ///
+    /// # Errors
+    /// One sentence: what is wrong with the configuration or with what answers; waiting would not help.
+    pub async fn open(wanted: &Wanted, sealer: Sealer, metrics: Arc<Metrics>) -> Result<Opened, String> {
+        let (_, health) = watch::channel(StoreHealth::Closed);
+        match wanted {
+            Wanted::Memory => {
+                let memory = Arc::new(Mutex::new(MemoryStore::new(Capacity::default())));
+                Ok(Opened { store: Store { backend: Backend::Memory(memory), metrics }, health })
+            }
+            Wanted::File(path) => {
+                let _ = sealer;
+                Err(format!("{}: a store in a file is not built in", path.display()))
+            }
+        }
     }
 
-    /// Runs one operation.
+    /// New keys for what is stored from now on, and for reading.
+    pub fn set_sealer(&self, sealer: Sealer) {
+        match &self.backend {
+            // Nothing leaves the process.
+            Backend::Memory(_) => drop(sealer),
+        }
+    }
+
+    /// What the answers to each tenant wait for.
+    ///
+    /// # Errors
+    /// One sentence: a class that the store cannot give.
+    pub async fn set_durability(&self, classes: BTreeMap<Tenant, Durability>) -> Result<(), String> {
+        match &self.backend {
+            // The reader of the manifests refuses more.
+            Backend::Memory(_) => drop(classes),
+        }
+        Ok(())
+    }
+
+    /// Why the store is not in use, where it is not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Memory(_) => None,
+        }
+    }
+
+    /// Writes what is not written yet.
+    pub async fn finish(&self) {
+        match &self.backend {
+            Backend::Memory(_) => {}
+        }
+    }
+
+    /// Runs an operation where the store answers at once.
+    ///
+    /// # Errors
+    /// The operation back, for [`Store::execute`], where it does not.
+    pub fn at_once(&self, operation: StoreOp) -> Result<Reply, StoreOp> {
+        match &self.backend {
+            Backend::Memory(memory) => Ok(self.in_memory(memory, operation)),
+        }
+    }
+
+    /// Runs an operation.
     ///
     /// # Errors
     /// What the store says.
-    pub fn execute(&self, operation: StoreOp) -> Result<StoreReply, StoreError> {
-        let name = operation_name(&operation);
-        let start = Instant::now();
+    pub async fn execute(&self, operation: StoreOp) -> Reply {
+        match &self.backend {
+            Backend::Memory(memory) => self.in_memory(memory, operation),
+        }
+    }
+
+    /// Runs an operation of the lease, on a connection of its own with a deadline of its own.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn execute_heartbeat(&self, operation: StoreOp) -> Reply {
+        match &self.backend {
+            Backend::Memory(memory) => self.in_memory(memory, operation),
+        }
+    }
+
+    fn in_memory(&self, memory: &Mutex<MemoryStore>, operation: StoreOp) -> Reply {
+        let (name, start) = (operation_name(&operation), Instant::now());
         // A panic inside an operation is a bug that ends that shard; the others see the state before or after a whole map change.
-        let reply = self.memory.lock().unwrap_or_else(PoisonError::into_inner).execute(unix_millis(), operation);
-        self.metrics.store_operation(name, start.elapsed());
+        let reply = memory.lock().unwrap_or_else(PoisonError::into_inner).execute(unix_millis(), operation);
+        self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
         reply
     }
 
-    /// How many entries there are.
+    /// How many entries there are; `None` where counting would cost more than it tells.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).counts()
+    pub fn counts(&self) -> Option<Counts> {
+        match &self.backend {
+            Backend::Memory(memory) => Some(memory.lock().unwrap_or_else(PoisonError::into_inner).counts()),
+        }
+    }
+
+    /// `memory`, `file` or `redis`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.backend {
+            Backend::Memory(_) => "memory",
+        }
     }
 }
 

@@ -21,9 +21,9 @@ impl Builder {
         let mut domains = Domains::new();
         for (name, object) in &objects.domains {
             let domain = object.spec.domain.to_ascii_lowercase();
-            let Some(tenant) = self.tenant(&domain) else {
-                problems
-                    .push(object.origin.problem("spec.domain", "is one tenant too many for this process; restart it"));
+            let Some(tenant) = self.tenants.get(&domain).copied() else {
+                let message = "waits for its number in the store, which does not answer; it is asked again";
+                problems.push(object.origin.problem("spec.domain", message));
                 continue;
             };
             let trusted = self.trust_domain(objects, object, &domain, problems);
@@ -49,16 +49,6 @@ impl Builder {
             );
         }
         domains
-    }
-
-    /// The tenant number of a domain: the same in the whole life of the process, never that of another one.
-    fn tenant(&mut self, domain: &str) -> Option<u16> {
-        if let Some(tenant) = self.tenants.get(domain) {
-            return Some(*tenant);
-        }
-        let tenant = u16::try_from(self.tenants.len() + 1).ok()?;
-        self.tenants.insert(domain.to_owned(), tenant);
-        Some(tenant)
     }
 
     /// Reads the domain's certificate authorities. A bundle that cannot be read leaves the last good one; without one nobody is known

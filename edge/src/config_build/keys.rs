@@ -1,77 +1,162 @@
-//! Token keys from the Secret `<edge>-keys`.
-//!
-//! Each key of its data is a key id, 0 to 255 in decimal digits; the value has 64 octets: the AES-SIV key, then the HMAC key. Two keys
-//! may live at once. `current` names the one that seals; without it the higher id does. Secrets in text form may write the 64 octets as
-//! 128 hexadecimal digits.
+//! The keys of an edge, from the Secret `<edge>-keys`: token keys, which rotate, and the key of the names in the store, which does not.
 
 use crds::core_v1::Secret;
+use crds::core_v1::keys::{KeyError, NAMING, NumberedKey, naming_key, token_keys};
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
 use edge_core::config::TokenKey;
+use zeroize::Zeroizing;
 
-/// Names the key that seals.
-const CURRENT: &str = "current";
-/// Keys that may live at once.
-const LIVE: usize = 2;
+use super::Builder;
 
-/// Makes a key of 64 octets.
-pub fn token_key(kid: u8, octets: &[u8; 64]) -> TokenKey {
+/// Octets of [`Made`].
+pub const MADE: usize = 96;
+
+/// Keys for an edge without the Secret: they live as long as the store of that edge alone.
+#[derive(Clone)]
+pub struct Made {
+    pub token: TokenKey,
+    pub naming: Zeroizing<[u8; 32]>,
+}
+
+impl Made {
+    /// From octets of the operating system.
+    #[must_use]
+    pub fn new(octets: &[u8; MADE]) -> Self {
+        let (token, naming) = octets.split_at(64);
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(naming);
+        Made { token: token_key(0, token), naming: key }
+    }
+
+    pub(super) fn keys(&self) -> Keys {
+        Keys { token_keys: vec![self.token.clone()], naming: self.naming.clone() }
+    }
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Made")
+    }
+}
+
+/// What [`Builder::read_keys`] found last that could be used.
+#[derive(Clone)]
+pub struct Keys {
+    /// The sealing one first.
+    pub token_keys: Vec<TokenKey>,
+    pub naming: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("token_keys", &self.token_keys).finish_non_exhaustive()
+    }
+}
+
+/// `octets`: 64, the AES-SIV key, then the HMAC key.
+fn token_key(kid: u8, octets: &[u8]) -> TokenKey {
     let mut key = TokenKey { kid, siv: [0; 32].into(), mac: [0; 32].into() };
     key.siv.copy_from_slice(&octets[..32]);
     key.mac.copy_from_slice(&octets[32..]);
     key
 }
 
-/// The keys of the Secret, the sealing one first; `made` where there is no Secret.
-pub fn from_secret(objects: &Snapshot, edge: &ObjectKey, made: &TokenKey) -> Result<Vec<TokenKey>, Problem> {
-    let name = ObjectKey::new(&edge.namespace, format!("{}-keys", edge.name));
-    match objects.secrets.get(&name) {
-        None => Ok(vec![made.clone()]),
-        Some(secret) => read(secret),
+/// The Secret of an edge.
+pub fn secret_name(edge: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(&edge.namespace, format!("{}-keys", edge.name))
+}
+
+impl Builder {
+    /// Whether there are keys to start with. Only a shared store cannot do without.
+    ///
+    /// # Errors
+    /// What is missing, and the command that makes it.
+    pub fn check_keys(&mut self, objects: &Snapshot) -> Result<(), Problem> {
+        match self.read_keys(objects) {
+            Err(problem) if self.shared_store => Err(problem),
+            // Told when the configuration is built.
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the keys. What is wrong leaves the last good ones.
+    ///
+    /// # Errors
+    /// What is wrong. At the start there are no last good ones.
+    pub(super) fn read_keys(&mut self, objects: &Snapshot) -> Result<(), Problem> {
+        let made = &self.made;
+        let secret = objects.secrets.get(&secret_name(&self.edge));
+        let read = match secret {
+            None if self.shared_store => return Err(self.no_secret(objects)),
+            None => made.keys(),
+            Some(secret) => {
+                let token_keys = token_keys(secret).map_err(|error| wrong(secret, &error))?;
+                let naming = match naming_key(secret).map_err(|error| wrong(secret, &error))? {
+                    Some(octets) => {
+                        let mut naming = Zeroizing::new([0; 32]);
+                        naming.copy_from_slice(octets.as_bytes());
+                        naming
+                    }
+                    None if self.shared_store => return Err(self.no_naming(secret)),
+                    None => made.naming.clone(),
+                };
+                let token_keys =
+                    token_keys.iter().map(|NumberedKey { kid, octets }| token_key(*kid, octets.as_bytes()));
+                Keys { token_keys: token_keys.collect(), naming }
+            }
+        };
+        match &self.keys {
+            Some(known) if known.naming != read.naming => {
+                let message = "the key of the names in the store must not change while the edge runs: it would find nothing of what is \
+                               stored; put the old one back";
+                let error = KeyError { key: Some(NAMING.into()), message: message.into() };
+                Err(secret.map_or_else(|| self.problem(objects, "", message), |secret| wrong(secret, &error)))
+            }
+            _ => {
+                self.keys = Some(read);
+                Ok(())
+            }
+        }
+    }
+
+    fn no_secret(&self, objects: &Snapshot) -> Problem {
+        let message = format!(
+            "the store is shared, so all edges need the same keys, and there is no Secret {}; make it once, for all edges: {}",
+            secret_name(&self.edge),
+            self.command()
+        );
+        self.problem(objects, "spec.sessionStoreRef", &message)
+    }
+
+    pub(super) fn problem(&self, objects: &Snapshot, field: &str, message: &str) -> Problem {
+        match objects.edges.get(&self.edge).or(self.spec.as_ref()) {
+            Some(edge) => edge.origin.problem(field, message),
+            None => Problem { file: Default::default(), line: 0, field: field.into(), message: message.into() },
+        }
+    }
+
+    fn no_naming(&self, secret: &Sourced<Secret>) -> Problem {
+        let message = format!(
+            "the store is shared, so all edges need the same `{NAMING}` key, and it is not there; add 32 octets, or 64 hexadecimal digits \
+             (openssl rand -hex 32), or make the whole Secret: {}",
+            self.command()
+        );
+        secret.origin.problem("data", message)
+    }
+
+    fn command(&self) -> String {
+        format!("sipmcp keys --namespace {} {}", self.edge.namespace, self.edge.name)
     }
 }
 
-fn read(secret: &Sourced<Secret>) -> Result<Vec<TokenKey>, Problem> {
-    let wrong = |key: &str, message: &str| {
-        let written = ["data", "stringData"].map(|part| format!("{part}.{key}"));
-        // The part that has the key lies below the beginning of the object.
-        let [data, text] = written;
-        let field = if secret.origin.line_of(&text) > secret.origin.line_of(&data) { text } else { data };
-        secret.origin.problem(field, message)
+fn wrong(secret: &Sourced<Secret>, error: &KeyError) -> Problem {
+    let field = match &error.key {
+        None => "data".to_owned(),
+        Some(key) => {
+            let [data, text] = ["data", "stringData"].map(|part| format!("{part}.{key}"));
+            // The part that has the key lies below the beginning of the object.
+            if secret.origin.line_of(&text) > secret.origin.line_of(&data) { text } else { data }
+        }
     };
-    let mut keys = Vec::new();
-    for (id, value) in secret.data.iter().filter(|(id, _)| *id != CURRENT) {
-        let kid = id.parse::<u8>().map_err(|_| wrong(id, "is no key id; key ids are 0 to 255, beside `current`"))?;
-        let octets = octets(value.as_bytes())
-            .ok_or_else(|| wrong(id, "must have 64 octets, or 128 hexadecimal digits (openssl rand -hex 64)"))?;
-        keys.push(token_key(kid, &octets));
-    }
-    if keys.is_empty() || keys.len() > LIVE {
-        return Err(secret
-            .origin
-            .problem("data", "must have one or two keys: the one that seals and the one before it"));
-    }
-    // The higher id first, then the current one in front of it.
-    keys.sort_by_key(|key| std::cmp::Reverse(key.kid));
-    if let Some(current) = secret.get(CURRENT) {
-        let current = std::str::from_utf8(current).ok().and_then(|text| text.trim().parse::<u8>().ok());
-        let place = keys.iter().position(|key| Some(key.kid) == current);
-        let place = place.ok_or_else(|| wrong(CURRENT, "must be the id of one of the keys"))?;
-        keys.swap(0, place);
-    }
-    Ok(keys)
-}
-
-fn octets(value: &[u8]) -> Option<[u8; 64]> {
-    if let Ok(raw) = value.try_into() {
-        return Some(raw);
-    }
-    let text = std::str::from_utf8(value).ok()?.trim();
-    let mut octets = [0; 64];
-    if text.len() != 128 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (index, octet) in octets.iter_mut().enumerate() {
-        *octet = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(octets)
+    secret.origin.problem(field, error.message.clone())
 }

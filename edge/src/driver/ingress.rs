@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use edge_core::config::Config;
 use edge_core::input::{Flow, Input};
+use edge_core::mesh::MeshMessage;
 use edge_core::state::shard_of;
 use edge_core::stats::Stats;
 use sip_proto::message::build::Response;
@@ -98,9 +99,14 @@ impl Shards {
     }
 
     fn of(&self, call_id: &str) -> &ShardHandle {
+        &self.handles[usize::from(self.index_of(call_id)) % self.handles.len()]
+    }
+
+    /// Which shard serves a call.
+    #[must_use]
+    pub fn index_of(&self, call_id: &str) -> u16 {
         // A process has 256 shards at most.
-        let count = self.handles.len() as u16;
-        &self.handles[usize::from(shard_of(call_id, count)) % self.handles.len()]
+        shard_of(call_id, self.handles.len() as u16)
     }
 
     /// A whole datagram. Never waits. Answers the 503 to send back when it was new work and the queue is long.
@@ -141,6 +147,12 @@ impl Shards {
     pub async fn deliver_fault(&self, flow: &Arc<Flow>, refusal: Refusal) {
         let arrived = Arrived { input: Input::Fault { flow: flow.clone(), refusal }, at: Instant::now() };
         let _ = self.handles[0].wire.send(arrived).await;
+    }
+
+    /// What another edge says. Waits for room, which pushes back on that edge alone.
+    pub async fn deliver_mesh(&self, from: u64, message: MeshMessage) {
+        let shard = self.of(message.call_id());
+        let _ = shard.wire.send(Arrived { input: Input::Mesh { from, message }, at: Instant::now() }).await;
     }
 
     /// Tells every shard, behind what was delivered before.

@@ -1,12 +1,17 @@
 //! Manifests → configuration, without sockets.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use crds::manifest::{ObjectKey, parse};
+use edge::config_build::keys::{MADE, Made};
 use edge::config_build::{Builder, Built};
 use edge_core::config::{Advertise, AgentBackend, CapabilitySource, ToolEffect};
 use edge_core::input::Transport;
 
 use crate::certificates::{Authority, Pair};
 use crate::support::{DOMAIN, edge};
+
+static NUMBERS: AtomicU16 = AtomicU16::new(1);
 
 const AGENTS: &str = "\
 apiVersion: sipmcp.dev/v1alpha1
@@ -50,13 +55,18 @@ fn bundle(authority: &Authority) -> String {
 }
 
 fn builder() -> Builder {
-    Builder::new(ObjectKey::new("default", "demo"), &[7; 64])
+    Builder::new(ObjectKey::new("default", "demo"), Made::new(&[7; MADE]), false)
 }
 
 #[track_caller]
 fn build(builder: &mut Builder, documents: &[&str]) -> Built {
     let loaded = parse(documents.iter().enumerate().map(|(i, text)| (format!("{i}.yaml"), text.as_bytes())));
     assert_eq!(loaded.problems, [], "of the reader");
+    for domain in builder.unnumbered(&loaded.objects) {
+        // The store's part: each number once.
+        let tenant = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        builder.numbered(domain, tenant);
+    }
     builder.build(&loaded.objects).expect("the edge is there")
 }
 

@@ -1,0 +1,143 @@
+//! The store that the manifests name, and what an answer waits for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crds::core_v1::keys::state_keys;
+use crds::manifest::{ObjectKey, Problem, Snapshot};
+use crds::v1alpha1::{NamespacedRef, StoreKind};
+use edge_core::random::keyed_hash;
+use session_store::Durability;
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::seal::{SealKey, SealKeys, Sealer};
+use zeroize::Zeroizing;
+
+use super::Builder;
+use crate::store::Store;
+
+/// Where what a call must not lose is kept.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// In this process.
+    Memory,
+    /// In a file of this process.
+    File(PathBuf),
+}
+
+impl Wanted {
+    /// What `SipEdge.spec.sessionStoreRef` leads to.
+    ///
+    /// # Errors
+    /// When it leads nowhere.
+    pub fn of(objects: &Snapshot, key: &ObjectKey) -> Result<Self, Problem> {
+        let Some(edge) = objects.edges.get(key) else { return Ok(Wanted::Memory) };
+        let Some(reference) = &edge.spec.session_store_ref else { return Ok(Wanted::Memory) };
+        let field = "spec.sessionStoreRef";
+        let store = objects.store_of(key, edge).ok_or_else(|| {
+            edge.origin.problem(field, format!("there is no usable SessionStore {}/{}", key.namespace, reference.name))
+        })?;
+        match store.spec.kind() {
+            Some(StoreKind::Memory) => Ok(Wanted::Memory),
+            Some(StoreKind::File(file)) => Ok(Wanted::File(file.path.clone().into())),
+            Some(StoreKind::Redis(_)) => Err(edge.origin.problem(field, "a shared store is not built in")),
+            None => Err(store.origin.problem("spec", "give exactly one of redis and embedded")),
+        }
+    }
+
+    /// For messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Wanted::Memory => "memory".to_owned(),
+            Wanted::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// Whether other edges use it, too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+impl Builder {
+    /// What seals and opens records: a domain's own keys where it has some, else keys made of the edges' token keys, so that both rotate
+    /// together.
+    ///
+    /// # Errors
+    /// A Secret of a domain that cannot be used. The reader of the manifests has refused it before.
+    pub fn sealer(&self, objects: &Snapshot) -> Result<Sealer, Problem> {
+        let keys = self.keys();
+        let default = keys.token_keys.iter().map(|key| derived(key.kid, &*key.mac)).collect();
+        let default = SealKeys::new(default).map_err(|error| self.problem(objects, "", &error.to_string()))?;
+        let mut sealer = Sealer::new(default, keys.naming);
+        for object in objects.domains.values() {
+            let Some(NamespacedRef { namespace, name }) = &object.spec.data_protection.key_secret_ref else { continue };
+            let Some(tenant) = self.tenants.get(&object.spec.domain.to_ascii_lowercase()) else { continue };
+            let wrong = |message: String| object.origin.problem("spec.dataProtection.keySecretRef", message);
+            let secret = objects.secrets.get(&ObjectKey::new(namespace, name));
+            let secret = secret.ok_or_else(|| wrong(format!("there is no Secret {namespace}/{name}")))?;
+            let keys = state_keys(secret).map_err(|error| wrong(error.message))?;
+            let keys = keys.iter().map(|key| derived(key.kid, key.octets.as_bytes())).collect();
+            sealer = sealer.with_tenant(*tenant, SealKeys::new(keys).map_err(|error| wrong(error.to_string()))?);
+        }
+        Ok(sealer)
+    }
+
+    /// Gives the store the keys and the durability of all tenants.
+    ///
+    /// # Errors
+    /// Keys that cannot be used, or a class that the store cannot give.
+    pub async fn secure(&self, store: &Store, objects: &Snapshot) -> Result<(), Problem> {
+        store.set_sealer(self.sealer(objects)?);
+        let mut classes = BTreeMap::new();
+        for object in objects.domains.values() {
+            if let Some(tenant) = self.tenants.get(&object.spec.domain.to_ascii_lowercase()) {
+                classes.insert(*tenant, class(object.spec.durability));
+            }
+        }
+        store.set_durability(classes).await.map_err(|message| {
+            let highest = objects.domains.values().max_by_key(|object| object.spec.durability);
+            match highest {
+                Some(object) => object.origin.problem("spec.durability", message),
+                None => self.problem(objects, "spec.sessionStoreRef", &message),
+            }
+        })
+    }
+
+    /// Asks the store for the numbers of domains that have none yet: each is given once, and never twice.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn number(&mut self, store: &Store, objects: &Snapshot) -> Result<(), StoreError> {
+        let naming = self.keys().naming;
+        for domain in self.unnumbered(objects) {
+            let hash = keyed_hash(&*naming, "domain", &[domain.as_bytes()]);
+            match store.execute(StoreOp::TenantNumber { domain: hash }).await? {
+                StoreReply::Tenant(tenant) => self.numbered(domain, tenant),
+                other => {
+                    let reason = format!("an answer to something else instead of a tenant number: {other:?}");
+                    return Err(StoreError::Unreadable { reason });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn class(class: crds::v1alpha1::Durability) -> Durability {
+    match class {
+        crds::v1alpha1::Durability::Memory => Durability::Memory,
+        crds::v1alpha1::Durability::Replica => Durability::Replica,
+        crds::v1alpha1::Durability::Fsync => Durability::Fsync,
+    }
+}
+
+/// A sealing key of 32 octets from other key material.
+fn derived(kid: u8, material: &[u8]) -> SealKey {
+    let mut siv = Zeroizing::new([0; 32]);
+    for (half, number) in siv.chunks_exact_mut(16).zip([0_u8, 1]) {
+        half.copy_from_slice(&keyed_hash(material, "sealing key of records", &[&[number]]));
+    }
+    SealKey::new(kid, siv)
+}

@@ -1,0 +1,241 @@
+//! The way to one peer: a connection while there is something to say, one stream on it, a receipt for each message.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use edge_api::mesh::mesh_client::MeshClient;
+use edge_api::mesh::{Envelope, Receipt};
+use edge_core::input::Input;
+use edge_core::mesh::MeshMessage;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tonic::codegen::{Service, http::Uri};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
+
+use super::{DEADLINE, MAX_MESSAGE, Shared, wire};
+
+/// Request metadata: who calls.
+pub const EDGE: &str = "sipmcp-edge";
+/// Messages on their way without a receipt.
+const WINDOW: usize = 256;
+/// A connection without anything to say is closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// For TCP, TLS and HTTP/2 together.
+const CONNECT: Duration = Duration::from_secs(1);
+/// After the first failed connection; doubled up to the last one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A message that waits.
+#[derive(Debug)]
+pub struct Parcel {
+    message: MeshMessage,
+    shard: u16,
+    deadline: Instant,
+}
+
+impl Parcel {
+    pub fn new(message: MeshMessage, shard: u16) -> Self {
+        Parcel { message, shard, deadline: Instant::now() + DEADLINE }
+    }
+}
+
+/// What is to be told when a parcel does not arrive.
+struct Sent {
+    number: u64,
+    kind: &'static str,
+    tag: Option<u64>,
+    shard: u16,
+    deadline: Instant,
+}
+
+impl Sent {
+    fn new(number: u64, parcel: &Parcel) -> Self {
+        let Parcel { message, shard, deadline } = parcel;
+        Sent { number, kind: wire::kind(message), tag: message.tag(), shard: *shard, deadline: *deadline }
+    }
+}
+
+/// Serves one peer until nothing was to be said for a while.
+pub async fn run(to: u64, mut queue: mpsc::Receiver<Parcel>, shared: Arc<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    while let Ok(Some(first)) = timeout(IDLE, queue.recv()).await {
+        match connect(to, &shared, first.deadline).await {
+            Ok(client) => {
+                pause = FIRST_PAUSE;
+                if let Some(reason) = carry(client, first, to, &mut queue, &shared).await {
+                    tracing::warn!(pod = %hex(to), reason, "the connection to another edge broke");
+                }
+            }
+            Err(reason) => {
+                tracing::warn!(pod = %hex(to), reason, "another edge cannot be reached");
+                shared.failed(to, Sent::new(0, &first)).await;
+                // What comes in the meantime fails at once: its sender has other ways.
+                let until = Instant::now() + pause;
+                pause = (pause * 2).min(LAST_PAUSE);
+                while let Ok(Some(parcel)) = timeout_at(until.into(), queue.recv()).await {
+                    shared.failed(to, Sent::new(0, &parcel)).await;
+                }
+            }
+        }
+    }
+    queue.close();
+    while let Some(parcel) = queue.recv().await {
+        shared.failed(to, Sent::new(0, &parcel)).await;
+    }
+}
+
+fn hex(pod: u64) -> String {
+    format!("{pod:016x}")
+}
+
+impl Shared {
+    async fn failed(&self, to: u64, sent: Sent) {
+        self.metrics.mesh_message("out", sent.kind, "failed");
+        if let Some(tag) = sent.tag {
+            self.shards.reply(sent.shard, Input::MeshFailed { to, tag }).await;
+        }
+    }
+}
+
+async fn connect(to: u64, shared: &Arc<Shared>, deadline: Instant) -> Result<MeshClient<Channel>, String> {
+    let address = shared.addresses.load().get(&to).cloned().ok_or("it is not there any more")?;
+    let endpoint = Endpoint::from_static("http://edge.invalid")
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(DEADLINE)
+        .keep_alive_timeout(DEADLINE);
+    let way = Way { address, to, shared: shared.clone() };
+    let connecting = timeout_at(deadline.into(), endpoint.connect_with_connector(way));
+    let channel = connecting.await.map_err(|_| "no answer in time".to_owned())?.map_err(|error| reason(&error))?;
+    Ok(MeshClient::new(channel).max_decoding_message_size(1024).max_encoding_message_size(MAX_MESSAGE + 4096))
+}
+
+/// The innermost reason says most.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// Sends `first` and what is queued. `None`: nothing was to be said for a while; else why the stream broke.
+async fn carry(
+    mut client: MeshClient<Channel>,
+    first: Parcel,
+    to: u64,
+    queue: &mut mpsc::Receiver<Parcel>,
+    shared: &Shared,
+) -> Option<String> {
+    let (envelopes, out) = mpsc::channel::<Envelope>(16);
+    let out = futures_util::stream::unfold(out, |mut out| async move { out.recv().await.map(|next| (next, out)) });
+    let mut request = Request::new(out);
+    // An id has characters of header values only.
+    if let Ok(me) = shared.me.as_str().parse() {
+        request.metadata_mut().insert(EDGE, me);
+    }
+    let mut receipts = match timeout_at(first.deadline.into(), client.carry(request)).await {
+        Ok(Ok(response)) => response.into_inner(),
+        failed => {
+            shared.failed(to, Sent::new(0, &first)).await;
+            return Some(failed.map_or_else(|_| "no answer in time".into(), |r| refusal(r.err())));
+        }
+    };
+    let mut open = VecDeque::<Sent>::new();
+    let result = exchange(first, &envelopes, &mut receipts, queue, &mut open, shared).await;
+    for sent in open {
+        shared.failed(to, sent).await;
+    }
+    result
+}
+
+fn refusal(status: Option<tonic::Status>) -> String {
+    status.map_or_else(|| "the stream ended".into(), |status| format!("{:?}: {}", status.code(), status.message()))
+}
+
+async fn exchange(
+    first: Parcel,
+    envelopes: &mpsc::Sender<Envelope>,
+    receipts: &mut Streaming<Receipt>,
+    queue: &mut mpsc::Receiver<Parcel>,
+    open: &mut VecDeque<Sent>,
+    shared: &Shared,
+) -> Option<String> {
+    let mut number = 0;
+    let mut staged = Some(first);
+    let mut idle = Instant::now() + IDLE;
+    loop {
+        let overdue = open.front().map_or(idle, |sent| sent.deadline);
+        tokio::select! {
+            biased;
+            receipt = receipts.message() => match receipt {
+                Ok(Some(Receipt { number })) if open.front().is_some_and(|sent| sent.number == number) => {
+                    if let Some(sent) = open.pop_front() {
+                        shared.metrics.mesh_message("out", sent.kind, "taken");
+                    }
+                }
+                Ok(Some(_)) => return Some("a receipt for nothing that was sent".into()),
+                Ok(None) => return Some(refusal(None)),
+                Err(status) => return Some(refusal(Some(status))),
+            },
+            () = sleep_until(overdue.into()) => {
+                return if open.is_empty() { None } else { Some("no receipt in time".into()) };
+            }
+            permit = envelopes.reserve(), if staged.is_some() => {
+                let Ok(permit) = permit else { return Some(refusal(None)) };
+                if let Some(parcel) = staged.take() {
+                    number += 1;
+                    open.push_back(Sent::new(number, &parcel));
+                    permit.send(wire::write(number, parcel.message));
+                    idle = Instant::now() + IDLE;
+                }
+            }
+            parcel = queue.recv(), if staged.is_none() && open.len() < WINDOW => match parcel {
+                Some(parcel) => staged = Some(parcel),
+                // The process ends.
+                None => return None,
+            },
+        }
+    }
+}
+
+/// TCP and our own TLS, for tonic.
+#[derive(Clone)]
+struct Way {
+    address: String,
+    to: u64,
+    shared: Arc<Shared>,
+}
+
+impl Service<Uri> for Way {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Way { address, to, shared } = self.clone();
+        Box::pin(async move {
+            let tls = shared.tls.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+            let config = tls.load().client(to).map_err(io::Error::other)?;
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            // Not sent and not looked at: the verifier knows whom we want.
+            let name = ServerName::try_from("edge.invalid").map_err(io::Error::other)?;
+            Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! TLS of the mesh: both sides show a certificate of the fleet's own authority, and each is the edge that its certificate names.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use edge_core::input::PeerCertificate;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::NoServerSessionStorage;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+};
+
+use crate::identity::{EdgeId, named};
+use crate::net::tls::{certified_key, provider};
+use crate::net::verify::{ClientVerifier, DomainTrust, Trust, anchors};
+
+/// HTTP/2, both ways.
+const ALPN: &[u8] = b"h2";
+
+/// The files with the certificates of an edge, looked at again and again.
+#[derive(Debug)]
+pub struct MeshCertificates {
+    me: EdgeId,
+    /// PEM, the edge's own certificate first.
+    certificate: PathBuf,
+    key: PathBuf,
+    /// PEM bundle of the authorities that issue the edges' certificates.
+    authority: PathBuf,
+    seen: [Option<(SystemTime, u64, u64)>; 3],
+}
+
+/// The TLS of one edge.
+pub struct MeshTls {
+    server: Arc<ServerConfig>,
+    key: Arc<CertifiedKey>,
+    trust: Arc<Trust>,
+}
+
+impl fmt::Debug for MeshTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MeshTls")
+    }
+}
+
+impl MeshCertificates {
+    /// The files of an edge.
+    #[must_use]
+    pub fn new(me: &EdgeId, certificate: &Path, key: &Path, authority: &Path) -> Self {
+        let mut files = MeshCertificates {
+            me: me.clone(),
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            authority: authority.to_owned(),
+            seen: [None; 3],
+        };
+        files.seen = files.look();
+        files
+    }
+
+    fn look(&self) -> [Option<(SystemTime, u64, u64)>; 3] {
+        let modified = |file: &fs::Metadata| file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        [&self.certificate, &self.key, &self.authority]
+            .map(|path| fs::metadata(path).ok().map(|file| (modified(&file), file.len(), file.ino())))
+    }
+
+    /// The new certificates, if a file has changed since the last look and they can be used.
+    pub fn changed(&mut self) -> Option<Result<MeshTls, String>> {
+        let now = self.look();
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        Some(self.load())
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One sentence: which file cannot be used and why, or that the certificate does not name this edge.
+    pub fn load(&self) -> Result<MeshTls, String> {
+        let (certificate, key) =
+            (read("--mesh-cert", &self.certificate)?, zeroize::Zeroizing::new(read("--mesh-key", &self.key)?));
+        let authority = read("--mesh-ca", &self.authority)?;
+        let key = certified_key(&certificate, &key).map_err(|error| {
+            let text = error.to_string().replace("tls.crt", "--mesh-cert").replace("tls.key", "--mesh-key");
+            format!("mesh certificate: {text}")
+        })?;
+        let anchors =
+            anchors(&authority).map_err(|error| format!("--mesh-ca {}: {error}", self.authority.display()))?;
+        let tls = MeshTls::new(key, Trust::new(vec![DomainTrust { domain: "mesh".into(), anchors }], provider()))
+            .map_err(|error| format!("mesh TLS: {error}"))?;
+        let (me, path) = (&self.me, self.certificate.display());
+        match tls.identify(&tls.key.cert) {
+            Ok(names) if me.is_named(&names.dns, &names.uris) => Ok(tls),
+            Ok(_) => Err(format!(
+                "--mesh-cert {path}: the certificate does not name this edge; it needs the dNSName {me} or the URI urn:sipmcp:edge:{me}"
+            )),
+            Err(reason) => Err(format!("--mesh-cert {path}: {reason}, as the others would find")),
+        }
+    }
+}
+
+fn read(argument: &str, path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{argument} {}: cannot be read: {error}", path.display()))
+}
+
+impl MeshTls {
+    fn new(key: CertifiedKey, trust: Trust) -> Result<Self, Error> {
+        let (key, trust) = (Arc::new(key), Arc::new(trust));
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(ClientVerifier { trust: trust.clone(), required: true }))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())));
+        // Every connection shows its certificate: they are few, and long.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(MeshTls { server: Arc::new(server), key, trust })
+    }
+
+    /// For one handshake as the server.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// For one handshake as the client of that pod.
+    ///
+    /// # Errors
+    /// When the provider refuses the protocol version.
+    pub fn client(&self, pod: u64) -> Result<Arc<ClientConfig>, Error> {
+        let verifier = PodVerifier { trust: self.trust.clone(), pod };
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.key.clone())));
+        client.enable_sni = false;
+        client.resumption = Resumption::disabled();
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Arc::new(client))
+    }
+
+    /// The edges that a client's chain names.
+    pub fn peers(&self, chain: &[CertificateDer<'_>]) -> Vec<EdgeId> {
+        self.identify(chain).map(|names| named(&names.dns, &names.uris)).unwrap_or_default()
+    }
+
+    fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerCertificate, String> {
+        self.trust.identify(chain, UnixTime::now()).map_err(|refused| refused.to_string())
+    }
+}
+
+/// Checks that the server is the edge that we want to talk to.
+#[derive(Debug)]
+struct PodVerifier {
+    trust: Arc<Trust>,
+    pod: u64,
+}
+
+impl ServerCertVerifier for PodVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        // The address comes from the store; who is there is known by the certificate alone.
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        let names = self
+            .trust
+            .identify(&chain, now)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
+        if named(&names.dns, &names.uris).iter().any(|edge| edge.pod() == self.pod) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
