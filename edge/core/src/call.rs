@@ -3,7 +3,10 @@
 //! Order: the guard with the INVITE is written before anything with an effect, and before a 100; the dialog record with the bytes of the
 //! 2xx before the 200. The 2xx is repeated until its ACK, for 64·T1; then BYE.
 
+pub(crate) mod ack;
+pub(crate) mod adopted;
 pub(crate) mod body;
+pub(crate) mod cancel;
 pub(crate) mod plan;
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::effect::Effect;
 use crate::engine::{Carrier, Engine, Inbound, Leg, LegKey, Ticket, Verdict, Way};
 use crate::gate::Caller;
 use crate::input::Transport;
+use crate::names;
 use crate::random::keyed_hash;
 use crate::request::Request;
 use crate::state::EdgeState;
@@ -51,15 +55,8 @@ pub(crate) struct Call {
 pub(crate) struct Accepted {
     bytes: Bytes,
     leg: Arc<Leg>,
+    record: Box<DialogRecord>,
     native: Option<(Ticket, StoreOp)>,
-}
-
-/// A CANCEL whose write is under way.
-#[derive(Debug)]
-pub(crate) struct Cancel {
-    request: Request,
-    invite: Option<u64>,
-    guard: GuardKey,
 }
 
 impl EdgeState {
@@ -94,13 +91,11 @@ impl EdgeState {
             return Err(self.unavailable("Too Many Transactions"));
         };
         request.server = Some(id);
-        if let Some(entry) = self.servers.get_mut(id) {
-            entry.invite = Some(InviteProgress { guard, opened: false, trying_due: false });
-        }
+        self.servers.set_invite(id, InviteProgress { guard, opened: false, trying_due: false });
         let operation = StoreOp::OpenCall {
             guard,
             dialog,
-            invite: request.message.bytes().clone(),
+            invite: self.invite_to_store(&request, &caller),
             owner: self.owner,
             lease_ms: LEASE_MS,
             nonce: caller.nonce.clone(),
@@ -111,8 +106,8 @@ impl EdgeState {
         Ok(())
     }
 
-    fn guard_key(&self, request: &Request, tenant: u16, slot: u16) -> GuardKey {
-        GuardKey { slot, tenant, hash: keyed_hash(self.mac_key(), "guard", &[&request.transaction]) }
+    pub(crate) fn guard_key(&self, request: &Request, tenant: u16, slot: u16) -> GuardKey {
+        GuardKey { slot, tenant, hash: keyed_hash(self.naming_key(), "guard", &[&request.transaction]) }
     }
 
     /// Whether the INVITE still waits for its final answer (a CANCEL may have come meanwhile).
@@ -213,17 +208,13 @@ impl EdgeState {
         };
         let ttl_ms = record_ttl_ms(record.session_timer.as_ref());
         let (guard, dialog) = (call.guard, call.dialog);
-        call.accepted = Some(Accepted { bytes, leg, native });
+        let record = Box::new(record);
+        let conversation = record.mcp.as_ref().map(|mcp| &mcp.conversation);
+        let conversation = conversation.map(|uuid| names::conversation(self.naming_key(), dialog.tenant, uuid));
+        call.accepted = Some(Accepted { bytes, leg, record: record.clone(), native });
         self.opening += 1;
-        let operation = StoreOp::AnswerCall {
-            guard,
-            owner: self.owner,
-            dialog,
-            record: Box::new(record),
-            ttl_ms,
-            peer: None,
-            conversation: None,
-        };
+        let operation =
+            StoreOp::AnswerCall { guard, owner: self.owner, dialog, record, ttl_ms, peer: None, conversation };
         self.store(operation, Waiting::AnswerCall(Box::new(call)));
     }
 
@@ -242,10 +233,10 @@ impl EdgeState {
 
     pub(crate) fn call_answered(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
         self.opening -= 1;
-        let Some(Accepted { bytes, leg, native }) = call.accepted.take() else { return };
+        let Some(Accepted { bytes, leg, record, native }) = call.accepted.take() else { return };
         match reply {
             Ok(StoreReply::Answered { version }) if self.is_pending(&call) => {
-                self.establish(&call, leg, version, &bytes);
+                self.establish(&call, leg, version, record, &bytes);
                 self.answer_bytes(&call.request, 200, bytes);
                 if let Some((ticket, operation)) = native {
                     self.store(operation, Waiting::Native(ticket));
@@ -277,23 +268,15 @@ impl EdgeState {
     }
 
     /// The session begins: what is continuous of it.
-    fn establish(&mut self, call: &Call, leg: Arc<Leg>, version: u64, bytes: &Bytes) {
+    fn establish(&mut self, call: &Call, leg: Arc<Leg>, version: u64, record: Box<DialogRecord>, bytes: &Bytes) {
         let reply_to = ReplyTo::new(&call.request.flow, &call.request.message.top_via());
-        let local = LocalDialog {
-            leg: leg.clone(),
-            version,
-            flow: call.request.flow.clone(),
-            accept: Some(Accept::new(bytes.clone(), reply_to, self.now.mono)),
-            timer: call.plan.timer.map(|timer| RunningTimer::start(timer, self.now)),
-            changing: false,
-            refreshing: false,
-            peer_updates: call.request.message.list_has(HeaderId::Allow, "UPDATE"),
-            ending: false,
-            late_offer: call.plan.late_offer.clone(),
-            started: self.now,
-        };
-        self.dialogs.insert(call.dialog, local);
-        self.arm_dialog(call.dialog);
+        let (flow, record) = (call.request.flow.clone(), record);
+        let mut local = LocalDialog::of_record(leg.clone(), version, flow, record, self.now);
+        local.accept = Some(Accept::new(bytes.clone(), reply_to, self.now.mono));
+        local.timer = call.plan.timer.map(|timer| RunningTimer::start(timer, self.now));
+        local.peer_updates = call.request.message.list_has(HeaderId::Allow, "UPDATE");
+        local.late_offer.clone_from(&call.plan.late_offer);
+        self.keep_new(call.dialog, local);
         self.stats.sessions += 1;
         let record = self.session_audit(&leg, AuditKind::SessionStart, Some(self.since(call.request.received)));
         self.emit(Effect::Audit(record));
@@ -342,98 +325,6 @@ impl EdgeState {
                 Ok(Some((ticket, StoreOp::ReadDialog { dialog: call.dialog })))
             }
         }
-    }
-
-    /// ACK: of a 2xx, by its dialog's tag. It cannot be challenged, and nobody else was told this tag.
-    pub(crate) fn on_ack(&mut self, request: &Request) {
-        let Some(tag) = request.message.to_tag() else { return self.stats.drop_one("stray ACK") };
-        let Some(token) = DialogToken::from_tag(&self.config.token_keys, tag) else {
-            return self.stats.drop_one("stray ACK");
-        };
-        if token.bridged {
-            return self.bridge_ack(request, token);
-        }
-        // A copy of an ACK changes nothing; one for a dialog that this edge does not have does.
-        let news = self.dialogs.get(&token.key).is_none_or(|local| local.accept.is_some());
-        self.acknowledged(token.key);
-        self.late_answer(token.key, request);
-        if news && self.has_room() {
-            self.store(StoreOp::Confirm { dialog: token.key }, Waiting::Nobody);
-        }
-    }
-
-    /// CANCEL: of an INVITE here, else of one that another edge has begun (its guard is in the store).
-    pub(crate) fn on_cancel(&mut self, mut request: Request) {
-        let key = crate::transactions::server_key(&request.message).cancelled();
-        let invite = self.servers.find(&key);
-        let merged = keyed_hash(self.mac_key(), "merged", &[&request.transaction, b"CANCEL"]);
-        let guard = match invite.and_then(|id| self.servers.get(id)) {
-            // From the hop of the INVITE (RFC 3261 §9.2 cannot ask for credentials).
-            Some(entry) if entry.flow.remote.ip() != request.flow.remote.ip() => None,
-            Some(entry) => match &entry.invite {
-                Some(progress) => Some(progress.guard),
-                None => {
-                    // It has its final response; CANCEL has no effect (§9.2).
-                    return self.answer(&request, &Answer::new(200));
-                }
-            },
-            None => self.guard_of_cancel(&request),
-        };
-        let Some(guard) = guard else { return self.answer(&request, &Answer::new(481)) };
-        if !self.has_room() {
-            let answer = self.unavailable("Too Much Work");
-            return self.answer(&request, &answer);
-        }
-        request.server = self.open_server(&request.flow, &request.message, merged);
-        self.store(StoreOp::CancelCall { guard }, Waiting::Cancel(Box::new(Cancel { request, invite, guard })));
-    }
-
-    fn guard_of_cancel(&self, request: &Request) -> Option<GuardKey> {
-        let uri = sip_proto::uri::Uri::parse(request.message.request_uri()?).ok()?.sip()?;
-        let tenant = self.config.domains.get(&uri.host_str().to_ascii_lowercase())?.tenant;
-        let from_tag = request.message.from_tag().unwrap_or_default().to_ascii_lowercase();
-        let slot = self.slot(tenant, request.message.call_id(), &from_tag);
-        Some(self.guard_key(request, tenant, slot))
-    }
-
-    pub(crate) fn cancel_written(&mut self, cancel: &Cancel, reply: Result<StoreReply, StoreError>) {
-        let Cancel { request, invite, guard } = cancel;
-        match (reply, invite) {
-            (Ok(StoreReply::Cancelled { dialog, legs, .. }), Some(id)) => {
-                self.answer(request, &Answer::new(200));
-                self.refuse_cancelled(*id);
-                self.bridge_cancel(*guard, dialog, legs);
-            }
-            (Ok(StoreReply::Unknown) | Err(_), Some(id)) => {
-                self.answer(request, &Answer::new(200));
-                self.refuse_cancelled(*id);
-            }
-            (Ok(StoreReply::Cancelled { dialog, invite, legs, .. }), None) => {
-                self.answer(request, &Answer::new(200));
-                // The edge that had the INVITE is gone or elsewhere: its peer hears 487 here, on the way that the CANCEL came.
-                if let Ok(invite) = Message::parse(invite, Transportation::Datagram) {
-                    let bytes = Answer::new(487).build(&invite, &request.flow, &request.tag);
-                    let to = ReplyTo::new(&request.flow, &invite.top_via());
-                    self.send_reply(&to, bytes);
-                }
-                self.bridge_cancel(*guard, dialog, legs);
-            }
-            (Ok(StoreReply::CancelTooLate), _) => self.answer(request, &Answer::new(200)),
-            (Ok(_), None) => self.answer(request, &Answer::new(481)),
-            (Ok(_), Some(_)) => self.answer(request, &Answer::new(200)),
-            (Err(_), None) => {
-                let answer = self.unavailable("Store Unavailable");
-                self.answer(request, &answer);
-            }
-        }
-    }
-
-    /// 487 to the INVITE.
-    fn refuse_cancelled(&mut self, id: u64) {
-        let Some(entry) = self.servers.get(id).filter(|entry| entry.is_proceeding_invite()) else { return };
-        let (Some(message), flow) = (entry.message.clone(), entry.flow.clone()) else { return };
-        let request = self.request(flow, message);
-        self.answer(&Request { server: Some(id), ..request }, &Answer::new(487));
     }
 
     /// The record of the dialog that this INVITE makes.

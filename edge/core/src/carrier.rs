@@ -78,10 +78,8 @@ impl EdgeState {
 
     /// To a caller out of a dialog: on the flow that its request came on, else on that of its last request, else to its registered Contact.
     fn page_out(&mut self, delivery: Delivery) {
-        let token = delivery.leg.way.flow.flow.as_deref();
-        let token = token.and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
-        let own = token.and_then(|token| self.flow_target(&token));
-        match own.or_else(|| self.route_target(&delivery.leg.key)) {
+        let known = self.way_of_peer(&delivery.leg.way.flow);
+        match known.or_else(|| self.route_target(&delivery.leg.key)) {
             Some(target) => {
                 let caller = delivery.leg.way.caller_uri.clone();
                 self.send_page(delivery, &caller, target, true);
@@ -98,19 +96,6 @@ impl EdgeState {
             FlowKey::Datagram { .. } => route.proven,
         };
         alive.then(|| Target::of_flow(&route.flow))
-    }
-
-    /// The flow that a token names, as far as this edge can send on it. An address is everybody's.
-    fn flow_target(&self, token: &FlowToken) -> Option<Target> {
-        match &token.flow {
-            FlowKey::Stream(_) if token.owner != self.owner => None,
-            FlowKey::Stream(_) => self.token_target(token),
-            FlowKey::Datagram { remote, .. } => {
-                let listener = self.listener_for(token.transport, token.listener)?;
-                let key = FlowKey::Datagram { listener, remote: *remote };
-                Some(Target::Flow { key, transport: token.transport, listener, remote: *remote })
-            }
-        }
     }
 
     fn page_to_contact(&mut self, delivery: Delivery) {
@@ -150,23 +135,10 @@ impl EdgeState {
         self.send_page(delivery, uri, target, false);
     }
 
-    /// The connection that registered a contact, if it is ours and lives.
+    /// The connection that registered a contact, wherever it is, if it lives.
     fn binding_flow(&self, binding: &Binding) -> Option<Target> {
         let token = FlowToken::from_text(&self.config.token_keys, binding.flow.as_deref()?)?;
-        (token.owner == self.owner).then(|| self.token_target(&token)).flatten()
-    }
-
-    /// A flow of ours that still lives.
-    pub(crate) fn token_target(&self, token: &FlowToken) -> Option<Target> {
-        match &token.flow {
-            FlowKey::Stream(conn) => self.flows.get(*conn).map(|flow| Target::of_flow(flow)),
-            FlowKey::Datagram { remote, .. } => Some(Target::Flow {
-                key: token.flow.clone(),
-                transport: token.transport,
-                listener: token.listener,
-                remote: *remote,
-            }),
-        }
+        self.way_of(&token, None)
     }
 
     /// The target that a URI with an IP address names.
@@ -268,7 +240,7 @@ impl EdgeState {
             }
             request.header_if(HeaderId::McpExchange, exchange.as_ref()).body(MCP_JSON, body.clone()).build()
         };
-        let by_flow = !matches!(target, Target::Address { .. });
+        let by_flow = target.is_flow();
         self.carry(method, delivery, target, by_flow, record.flow.clone(), build);
     }
 

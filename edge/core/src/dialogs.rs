@@ -1,5 +1,7 @@
-//! Dialogs as this edge keeps them: only what is continuous (retransmission of a 2xx, session timers, the flow that was used last).
-//! Everything else is in the store, so that another edge serves the same dialog. An entry ends with its dialog, or with its session timer.
+//! Dialogs as this edge keeps them: what is continuous (retransmission of a 2xx, session timers), and what it saw of the record last.
+//! The store has them all, so that every edge serves every dialog. Only the owner of a record runs its timers, and only while it has its
+//! lease; an entry of somebody else's dialog is a copy, looked at again when its time is over. An entry ends with its dialog, or with its
+//! session timer.
 
 use std::sync::Arc;
 
@@ -7,8 +9,8 @@ use bytes::Bytes;
 use mcp_sip::envelope::Negotiation;
 use mcp_sip::policy::Request as Question;
 use session_store::key::DialogKey;
-use session_store::op::{StoreError, StoreOp, StoreReply};
-use session_store::record::{DialogRecord, SessionTimerRecord};
+use session_store::op::{Fence, StoreError, StoreOp, StoreReply};
+use session_store::record::{DialogPhase, DialogRecord, Owner, SessionTimerRecord};
 use sip_proto::dialog::{DialogState, Phase, Role};
 use sip_proto::message::HeaderId;
 use sip_proto::session_timer::SessionTimer;
@@ -26,7 +28,6 @@ use crate::purpose::{Outcome, Purpose};
 use crate::state::{EdgeState, MAX_WAITING};
 use crate::text::shown;
 use crate::timers::TimerKey;
-use crate::token::FlowToken;
 use crate::transactions::{ReplyTo, Target};
 use crate::waiting::Waiting;
 
@@ -34,18 +35,32 @@ use crate::waiting::Waiting;
 #[derive(Debug)]
 pub(crate) struct Accept {
     pub bytes: Bytes,
-    pub reply_to: ReplyTo,
+    /// `None` while the way is being looked for.
+    pub way: Option<Way>,
     interval_ms: u64,
     next: Mono,
     until: Mono,
 }
 
+/// Where a 2xx goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// As its INVITE says.
+    Reply(ReplyTo),
+    /// Where the peer is reached now.
+    Peer(Target),
+}
+
 impl Accept {
     pub fn new(bytes: Bytes, reply_to: ReplyTo, now: Mono) -> Accept {
+        Accept::by(bytes, Some(Way::Reply(reply_to)), now)
+    }
+
+    pub fn by(bytes: Bytes, way: Option<Way>, now: Mono) -> Accept {
         let values = TimerValues::default();
         Accept {
             bytes,
-            reply_to,
+            way,
             interval_ms: values.t1,
             next: now.plus_millis(values.t1),
             until: now.plus_millis(values.life()),
@@ -64,6 +79,19 @@ pub(crate) struct RunningTimer {
 impl RunningTimer {
     pub fn start(timer: SessionTimer, now: Now) -> RunningTimer {
         RunningTimer::since(timer, now.wall, now)
+    }
+
+    /// Of a record.
+    pub fn of(record: &DialogRecord, now: Now) -> RunningTimer {
+        // Every record of ours has one; without it nothing would ever end the entry.
+        let known = record.session_timer.unwrap_or(SessionTimerRecord {
+            interval_s: 1800,
+            we_refresh: false,
+            expires_at: record.created_at + 1_800_000,
+        });
+        let began = known.expires_at.saturating_sub(u64::from(known.interval_s) * 1000);
+        let timer = SessionTimer { interval: known.interval_s, we_refresh: known.we_refresh };
+        RunningTimer::since(timer, UnixMillis(began), now)
     }
 
     /// Of a refresh in the past.
@@ -88,8 +116,15 @@ impl RunningTimer {
 #[derive(Debug)]
 pub(crate) struct LocalDialog {
     pub leg: Arc<Leg>,
-    /// Version of the record that `leg` was made from.
+    /// The record as it was seen last, and its version.
+    pub record: Box<DialogRecord>,
     pub version: u64,
+    /// Somebody else's dialog: when its record is looked at again.
+    kept_until: Mono,
+    /// Nothing is tried again before.
+    not_before: Option<Mono>,
+    /// The store did not have it then.
+    pub missed_at: Option<Mono>,
     /// The flow that the peer used last.
     pub flow: Arc<Flow>,
     pub accept: Option<Accept>,
@@ -108,23 +143,18 @@ pub(crate) struct LocalDialog {
 }
 
 impl LocalDialog {
-    /// Of a dialog that another edge, or an earlier life of this one, began.
-    pub fn adopted(leg: Arc<Leg>, version: u64, flow: Arc<Flow>, record: &DialogRecord, now: Now) -> LocalDialog {
-        // Every record of ours has one; without it nothing would ever end the entry.
-        let known = record.session_timer.unwrap_or(SessionTimerRecord {
-            interval_s: 1800,
-            we_refresh: false,
-            expires_at: record.created_at + 1_800_000,
-        });
-        let began = known.expires_at.saturating_sub(u64::from(known.interval_s) * 1000);
-        let timer = SessionTimer { interval: known.interval_s, we_refresh: known.we_refresh };
-        let timer = Some(RunningTimer::since(timer, UnixMillis(began), now));
+    /// Of a record; what runs of it depends on its owner.
+    pub fn of_record(leg: Arc<Leg>, version: u64, flow: Arc<Flow>, record: Box<DialogRecord>, now: Now) -> LocalDialog {
         LocalDialog {
             leg,
+            timer: Some(RunningTimer::of(&record, now)),
+            kept_until: now.mono.plus_millis(record_ttl_ms(record.session_timer.as_ref())),
+            record,
             version,
+            not_before: None,
+            missed_at: None,
             flow,
             accept: None,
-            timer,
             changing: false,
             refreshing: false,
             peer_updates: false,
@@ -134,11 +164,34 @@ impl LocalDialog {
         }
     }
 
-    fn next(&self) -> Option<Mono> {
-        let accept = self.accept.as_ref().map(|a| a.next.min(a.until));
+    /// The record as the store has it now.
+    pub fn take(&mut self, version: u64, record: Box<DialogRecord>, now: Now) {
+        if record.session_timer != self.record.session_timer {
+            self.timer = Some(RunningTimer::of(&record, now));
+        }
+        if self.record.phase == DialogPhase::Accepted && record.phase == DialogPhase::Confirmed {
+            self.accept = None;
+        }
+        self.kept_until = now.mono.plus_millis(record_ttl_ms(record.session_timer.as_ref()));
+        self.record = record;
+        self.version = version;
+        self.missed_at = None;
+    }
+
+    /// The store does not answer: try again in a moment.
+    pub fn again_after(&mut self, now: Mono, millis: u64) {
+        self.not_before = Some(now.plus_millis(millis));
+    }
+
+    fn next(&self, owner: Owner) -> Option<Mono> {
+        if self.record.owner != owner {
+            return Some(self.not_before.unwrap_or(self.kept_until));
+        }
+        let accept = self.accept.as_ref().filter(|_| !self.ending).map(|a| a.next.min(a.until));
         let timer = self.timer.filter(|_| !self.ending);
         let refresh = timer.and_then(|t| t.refresh).filter(|_| !self.refreshing);
-        [accept, refresh, timer.map(|t| t.bye)].into_iter().flatten().min()
+        let next = [accept, refresh, timer.map(|t| t.bye)].into_iter().flatten().min()?;
+        Some(self.not_before.map_or(next, |wait| next.max(wait)))
     }
 }
 
@@ -149,6 +202,8 @@ pub(crate) struct HangUp {
     /// Reason header (RFC 3326).
     pub reason: &'static str,
     pub closing: Closing,
+    /// A timer's action, or one of the owner alone: what it was decided on.
+    pub fence: Option<Fence>,
 }
 
 /// Life of a record: 1.5 × Session-Expires, at most 2 h (sip.md, section 6).
@@ -176,19 +231,98 @@ pub(crate) fn dialog_state(record: &DialogRecord) -> DialogState {
     }
 }
 
+/// A timer that found the store away, or no lease, looks again so soon.
+const RETRY_MS: u64 = 500;
+const FENCED_MS: u64 = 500;
+/// A copy whose record could not be read.
+const LOOK_AGAIN_MS: u64 = 30_000;
+
 /// Waits between the tries of a tombstone: doubling, and no more than so many.
 const BURIAL_FIRST_MS: u64 = 100;
 const BURIAL_LAST_MS: u64 = 8_000;
 const BURIAL_TRIES: u32 = 14;
 
 impl EdgeState {
-    /// A flow on which the peer of this dialog is reached: the one that it used last, or the one that it came on.
-    pub(crate) fn flow_of_dialog(&self, record: &DialogRecord, dialog: DialogKey) -> Option<Target> {
-        if let Some(local) = self.dialogs.get(&dialog).filter(|_| self.has_flow(dialog)) {
-            return Some(Target::of_flow(&local.flow));
+    /// Keeps what the store said of a dialog: its record, who owns it, and so whose timers it has.
+    pub(crate) fn keep(&mut self, dialog: DialogKey, version: u64, record: Box<DialogRecord>) {
+        let now = self.now;
+        let Some(old) = self.dialogs.get(&dialog) else { return };
+        let leg = (old.record.mcp != record.mcp).then(|| {
+            let datagram = old.leg.plain_datagram;
+            self.leg_of(dialog, &record, datagram)
+        });
+        let Some(local) = self.dialogs.get_mut(&dialog) else { return };
+        local.take(version, record, now);
+        if let Some(Some(leg)) = leg {
+            local.leg = leg;
         }
-        let token = record.flow.as_deref().and_then(|text| FlowToken::from_text(&self.config.token_keys, text));
-        token.filter(|t| t.owner == self.owner).and_then(|t| self.token_target(&t))
+        self.settle_owner(dialog);
+    }
+
+    /// Keeps a dialog that this edge did not have. Above the limit it is served from the store each time.
+    pub(crate) fn keep_new(&mut self, dialog: DialogKey, local: LocalDialog) {
+        let is_mine = local.record.owner == self.owner;
+        let limit = self.config.edge.limits.sessions_per_pod.div_ceil(usize::from(self.shard.count.max(1)));
+        if !is_mine && self.foreign.len() >= limit && !self.dialogs.contains_key(&dialog) {
+            return self.stats.limit("copiesOfDialogs");
+        }
+        self.dialogs.entry(dialog).or_insert(local);
+        self.settle_owner(dialog);
+    }
+
+    /// Whose it is decides what its timer is for, and whether its connection ends it.
+    pub(crate) fn settle_owner(&mut self, dialog: DialogKey) {
+        let Some(local) = self.dialogs.get(&dialog) else { return };
+        let anonymous = local.leg.principal == crate::engine::Principal::Anonymous;
+        let conn = match local.flow.key {
+            FlowKey::Stream(conn) if anonymous => Some(conn),
+            _ => None,
+        };
+        if local.record.owner == self.owner {
+            self.foreign.remove(&dialog);
+        } else {
+            self.foreign.insert(dialog);
+        }
+        if let Some(conn) = conn {
+            self.flows.bind(conn, dialog);
+        }
+        self.arm_dialog(dialog);
+    }
+
+    /// Somebody else serves its timers now: here it is a copy, and nothing is said.
+    pub(crate) fn disown(&mut self, dialog: DialogKey) {
+        self.stats.drop_one("fenced");
+        if let Some(local) = self.dialogs.get_mut(&dialog) {
+            local.record.owner = Owner::default();
+            local.accept = None;
+            local.refreshing = false;
+            local.ending = false;
+        }
+        self.settle_owner(dialog);
+    }
+
+    /// A copy whose time is over: is the dialog still there?
+    fn look_again(&mut self, dialog: DialogKey) {
+        let now = self.now.mono;
+        if let Some(local) = self.dialogs.get_mut(&dialog) {
+            local.again_after(now, LOOK_AGAIN_MS);
+            self.arm_dialog(dialog);
+            self.store(StoreOp::ReadDialog { dialog }, Waiting::LookAgain(dialog));
+        }
+    }
+
+    pub(crate) fn looked_again(&mut self, dialog: DialogKey, reply: Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Dialog { version, record }) => {
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.not_before = None;
+                }
+                self.keep(dialog, version, record);
+            }
+            Ok(StoreReply::Unknown) if self.may_come_back(dialog) => {}
+            Ok(_) => self.end_dialog(dialog, Closing::Expired),
+            Err(_) => {}
+        }
     }
 
     /// Whether the flow that the peer used last is still there.
@@ -201,33 +335,57 @@ impl EdgeState {
 
     /// Sets the dialog's timer to the earliest of what it waits for.
     pub(crate) fn arm_dialog(&mut self, dialog: DialogKey) {
-        let next = self.dialogs.get(&dialog).and_then(LocalDialog::next);
+        let next = self.dialogs.get(&dialog).and_then(|local| local.next(self.owner));
         self.timers.arm(TimerKey::Dialog(dialog), next);
+    }
+
+    /// Whether this life owns the dialog, so that its timers are ours.
+    pub(crate) fn owns(&self, dialog: DialogKey) -> bool {
+        self.dialogs.get(&dialog).is_some_and(|local| local.record.owner == self.owner)
+    }
+
+    /// What a timer's action is decided on.
+    fn fence(&self, dialog: DialogKey) -> Option<Fence> {
+        let version = self.dialogs.get(&dialog).map(|local| local.version);
+        Some(Fence { owner: self.owner, version })
+    }
+
+    /// For an action of the owner alone, whatever the record says by now.
+    pub(crate) fn own_fence(&self) -> Option<Fence> {
+        Some(Fence { owner: self.owner, version: None })
     }
 
     pub(crate) fn dialog_timeout(&mut self, dialog: DialogKey) {
         let now = self.now.mono;
+        if !self.owns(dialog) {
+            return self.look_again(dialog);
+        }
+        if !self.may_act() {
+            // Somebody else may have it: silence, until there is a lease again (sip.md, section 8, rule 2).
+            if let Some(local) = self.dialogs.get_mut(&dialog) {
+                local.again_after(now, FENCED_MS);
+            }
+            return self.arm_dialog(dialog);
+        }
+        let fence = self.fence(dialog);
         let Some(local) = self.dialogs.get_mut(&dialog) else { return };
-        if let Some(accept) = &mut local.accept {
+        local.not_before = None;
+        if let Some(accept) = local.accept.as_mut().filter(|_| !local.ending) {
             if accept.until <= now {
-                local.accept = None;
-                self.hang_up(HangUp { dialog, reason: "SIP;cause=408;text=\"No ACK\"", closing: Closing::Expired });
+                let reason = "SIP;cause=408;text=\"No ACK\"";
+                self.hang_up(HangUp { dialog, reason, closing: Closing::Expired, fence });
             } else if accept.next <= now {
                 accept.interval_ms = (accept.interval_ms * 2).min(TimerValues::default().t2);
                 accept.next = now.plus_millis(accept.interval_ms);
-                let (reply_to, bytes) = (accept.reply_to.clone(), accept.bytes.clone());
-                self.send_reply(&reply_to, bytes);
+                self.send_accept(dialog);
             }
         }
         let timer = self.dialogs.get(&dialog).filter(|local| !local.ending).and_then(|local| local.timer);
         if let Some(timer) = timer {
             let refreshing = self.dialogs.get(&dialog).is_some_and(|local| local.refreshing);
             if timer.bye <= now {
-                self.hang_up(HangUp {
-                    dialog,
-                    reason: "SIP;cause=408;text=\"Session expired\"",
-                    closing: Closing::Expired,
-                });
+                let reason = "SIP;cause=408;text=\"Session expired\"";
+                self.hang_up(HangUp { dialog, reason, closing: Closing::Expired, fence });
             } else if !refreshing && timer.refresh.is_some_and(|at| at <= now) {
                 self.refresh(dialog);
             }
@@ -235,10 +393,25 @@ impl EdgeState {
         self.arm_dialog(dialog);
     }
 
+    /// Sends the 2xx, for the first time here or again.
+    pub(crate) fn send_accept(&mut self, dialog: DialogKey) {
+        let accept = self.dialogs.get(&dialog).and_then(|local| local.accept.as_ref());
+        let Some((bytes, way)) = accept.map(|accept| (accept.bytes.clone(), accept.way.clone())) else { return };
+        match way {
+            Some(Way::Reply(reply_to)) => self.send_reply(&reply_to, bytes),
+            Some(Way::Peer(target)) => self.send_to_target(&target, bytes, None),
+            None => {}
+        }
+    }
+
     /// The ACK came.
     pub(crate) fn acknowledged(&mut self, dialog: DialogKey) {
         if let Some(local) = self.dialogs.get_mut(&dialog) {
             local.accept = None;
+            if local.record.phase == DialogPhase::Accepted {
+                local.record.phase = DialogPhase::Confirmed;
+                local.record.accept_bytes = None;
+            }
             self.arm_dialog(dialog);
         }
     }
@@ -251,16 +424,43 @@ impl EdgeState {
             }
             local.ending = true;
         }
-        let operation = StoreOp::NextCseq { dialog: hang_up.dialog, terminating: true, close: None, fence: None };
+        let HangUp { dialog, fence, .. } = hang_up;
+        let operation = StoreOp::NextCseq { dialog, terminating: true, close: None, fence };
         self.store(operation, Waiting::HangUp(hang_up));
     }
 
     pub(crate) fn hang_up_written(&mut self, hang_up: HangUp, reply: Result<StoreReply, StoreError>) {
-        let HangUp { dialog, closing, .. } = hang_up;
+        let HangUp { dialog, closing, fence, .. } = hang_up;
         let (cseq, record) = match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
-            // The record ends by its TTL, and the peer by its own session timer.
-            _ => return self.end_dialog(dialog, closing),
+            // Somebody changed it meanwhile: what it says now decides.
+            Ok(StoreReply::Conflict { version, record }) => {
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.ending = false;
+                }
+                return self.keep(dialog, version, record);
+            }
+            Ok(StoreReply::Fenced) => return self.disown(dialog),
+            // A timer asks again; what was ordered ends here, and the peer by its own session timer.
+            Err(_) if fence.is_some_and(|fence| fence.version.is_some()) => {
+                let now = self.now.mono;
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.ending = false;
+                    local.again_after(now, RETRY_MS);
+                }
+                return self.arm_dialog(dialog);
+            }
+            Err(_) => {
+                self.bury(dialog);
+                return self.end_dialog(dialog, closing);
+            }
+            Ok(StoreReply::Unknown) if self.may_come_back(dialog) => {
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.ending = false;
+                }
+                return self.arm_dialog(dialog);
+            }
+            Ok(_) => return self.end_dialog(dialog, closing),
         };
         self.bridge_ended(dialog, &record);
         let then = Located::HangUp { hang_up, cseq, record: record.clone() };
@@ -268,7 +468,7 @@ impl EdgeState {
     }
 
     pub(crate) fn send_bye(&mut self, hang_up: HangUp, cseq: u32, record: &DialogRecord, target: Option<Target>) {
-        let HangUp { dialog, reason, closing } = hang_up;
+        let HangUp { dialog, reason, closing, .. } = hang_up;
         let sent = target.is_some_and(|target| {
             let branch = self.new_branch();
             let via = self.via(target.transport(), target.listener(), &branch);
@@ -288,6 +488,9 @@ impl EdgeState {
     /// The tombstone: nothing more will come of this dialog. The end wins over an outage of the store: the write is tried again until
     /// it is taken, about a minute long (after that the record's own end does it).
     pub(crate) fn bury(&mut self, dialog: DialogKey) {
+        if self.is_degraded() {
+            return self.later("BYE", dialog, StoreOp::Bury { dialog });
+        }
         self.store(StoreOp::Bury { dialog }, Waiting::Bury(dialog));
     }
 
@@ -309,6 +512,10 @@ impl EdgeState {
     pub(crate) fn end_dialog(&mut self, dialog: DialogKey, closing: Closing) {
         let Some(local) = self.dialogs.remove(&dialog) else { return };
         self.timers.arm(TimerKey::Dialog(dialog), None);
+        self.foreign.remove(&dialog);
+        if let FlowKey::Stream(conn) = local.flow.key {
+            self.flows.unbind(conn, dialog);
+        }
         let how = match closing {
             Closing::Bye => "bye",
             Closing::Expired => "expired",
@@ -352,7 +559,7 @@ impl EdgeState {
             Outcome::Timeout | Outcome::TransportError => false,
         };
         if gone {
-            self.hang_up(HangUp { dialog, reason: "SIP;cause=481", closing: Closing::Expired });
+            self.hang_up(HangUp { dialog, reason: "SIP;cause=481", closing: Closing::Expired, fence: None });
         }
     }
 
@@ -376,15 +583,23 @@ impl EdgeState {
             }
             local.leg = Arc::new(Leg { domain: domain.clone(), agent: agent.clone(), ..Leg::clone(old) });
         }
+        let fence = self.own_fence();
         for dialog in revoked {
-            self.hang_up(HangUp { dialog, reason: "SIP;cause=403;text=\"Revoked\"", closing: Closing::Local });
+            if self.owns(dialog) {
+                let reason = "SIP;cause=403;text=\"Revoked\"";
+                self.hang_up(HangUp { dialog, reason, closing: Closing::Local, fence });
+            } else {
+                // Its owner hangs up; here nothing goes on.
+                self.end_dialog(dialog, Closing::Local);
+            }
         }
     }
 
     /// Whether another session fits.
     pub(crate) fn is_full(&self) -> bool {
         let count = usize::from(self.shard.count.max(1));
-        self.dialogs.len() + self.opening >= self.config.edge.limits.sessions_per_pod.div_ceil(count)
+        self.dialogs.len() - self.foreign.len() + self.opening
+            >= self.config.edge.limits.sessions_per_pod.div_ceil(count)
     }
 
     /// Sessions of one domain on this core.

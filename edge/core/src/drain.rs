@@ -1,5 +1,7 @@
 //! Drain (sip.md, section 15): no new work, then what is in flight ends, then the dialogs that are left are hung up.
 
+use session_store::record::PodState;
+
 use crate::dialogs::HangUp;
 use crate::effect::{Effect, LogLevel};
 use crate::engine::Closing;
@@ -47,6 +49,8 @@ impl EdgeState {
                 let wait = self.config.edge.drain.dialog_seconds * 1000;
                 self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(wait)));
             }
+            // Where others serve the same store the sessions go on there.
+            Drain::Dialogs if self.has_successor() => self.hand_over(),
             Drain::Dialogs => self.hang_up_all(),
             // The BYEs had their time (Timer F); whoever did not answer is told by nobody any more.
             Drain::HungUp => self.drained(),
@@ -54,11 +58,36 @@ impl EdgeState {
         }
     }
 
+    /// Another edge that lives and takes work.
+    fn has_successor(&self) -> bool {
+        let Some(membership) = &self.membership else { return false };
+        let other = |pod: &PodState| pod.owner.pod != self.owner.pod && pod.lease_left_ms > 0 && !pod.draining;
+        membership.pods.iter().any(other)
+    }
+
+    /// What is continuous goes to the others: the node gives the lease back once we say that we have drained.
+    fn hand_over(&mut self) {
+        let left: Vec<_> = self.dialogs.keys().copied().collect();
+        self.log(LogLevel::Info, format!("handed over: {} sessions", left.len()));
+        for dialog in left {
+            self.timers.arm(TimerKey::Dialog(dialog), None);
+        }
+        self.dialogs.clear();
+        self.foreign.clear();
+        self.drained();
+    }
+
     fn hang_up_all(&mut self) {
         self.drain = Drain::HungUp;
         let left: Vec<_> = self.dialogs.keys().copied().collect();
         for dialog in left {
-            self.hang_up(HangUp { dialog, reason: "SIP;cause=503;text=\"Draining\"", closing: Closing::Local });
+            if !self.owns(dialog) {
+                self.end_dialog(dialog, Closing::Local);
+                continue;
+            }
+            let fence = self.own_fence();
+            let reason = "SIP;cause=503;text=\"Draining\"";
+            self.hang_up(HangUp { dialog, reason, closing: Closing::Local, fence });
         }
         self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(32_000)));
     }
@@ -72,6 +101,7 @@ impl EdgeState {
             {
                 self.drained();
             }
+            Drain::InFlight if quiet && self.has_successor() => self.hand_over(),
             Drain::InFlight if quiet => self.drain_timeout(),
             _ => {}
         }

@@ -2,26 +2,186 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use session_store::key::DialogKey;
 use session_store::op::Adopted;
+use sip_proto::message::{Message, Transportation};
+use sip_proto::method::Method;
 
+use crate::call::cancel::Cancel;
+use crate::effect::Effect;
+use crate::engine::{Closing, Engine};
+use crate::input::{ConnId, Flow, FlowKey};
 use crate::lease::Membership;
-use crate::mesh::MeshMessage;
-use crate::state::EdgeState;
+use crate::mesh::{Arrival, MeshMessage};
+use crate::state::{EdgeState, MAX_WAITING};
+use crate::timers::TimerKey;
+use crate::transactions::server_key;
+
+/// What is done where a message to another edge could not be delivered.
+#[derive(Debug)]
+pub(crate) enum Meshed {
+    /// The record learns of the ACK here.
+    Ack(DialogKey),
+    /// The INVITE (as the guard has it) is answered here.
+    Cancel(Box<Cancel>, Bytes),
+    /// The edge that wanted something written on a connection of ours hears that it could not be.
+    Sent { from: u64, conn: ConnId, tag: u64, call_id: String },
+}
+
+/// Nothing was heard of a message for so long: it has arrived; milliseconds.
+const MESHED_MS: u64 = 5_000;
 
 impl EdgeState {
+    /// Whether something continuous may be done now: asked right before each such action (sip.md, section 8, rule 2).
+    pub(crate) fn may_act(&self) -> bool {
+        self.membership.as_ref().is_none_or(|membership| membership.holds(self.now.mono))
+    }
+
+    /// Whether that edge has its lease.
+    pub(crate) fn lives(&self, pod: u64) -> bool {
+        self.membership.as_ref().is_some_and(|membership| membership.living_pod(pod).is_some())
+    }
+
     pub(crate) fn membership(&mut self, membership: Arc<Membership>) {
+        let before = self.membership.replace(membership.clone());
+        let old_owner = self.owner;
         self.owner = membership.owner;
+        let emptied = before.as_ref().is_some_and(|before| before.generation != membership.generation);
+        if old_owner != self.owner {
+            // What an earlier life owned is ours again once it was adopted, or written anew.
+            self.foreign = self.dialogs.iter().filter(|(_, l)| l.record.owner != self.owner).map(|(d, _)| *d).collect();
+            let dialogs: Vec<DialogKey> = self.dialogs.keys().copied().collect();
+            for dialog in dialogs {
+                self.arm_dialog(dialog);
+            }
+        }
+        if emptied {
+            self.store_was_emptied(old_owner);
+        }
+        self.store_was_seen(membership.renewed_at);
     }
 
     pub(crate) fn adopt(&mut self, items: Vec<Adopted>) {
-        let _ = items;
+        for item in items {
+            match item {
+                Adopted::Call { guard, dialog, invite, legs } => self.call_adopted(guard, dialog, &invite, legs),
+                Adopted::Dialog { dialog, version, record } => self.dialog_adopted(dialog, version, record),
+                Adopted::Exchange { key, entry } => {
+                    self.stats.adopted("exchange");
+                    let local = entry.leg.dialog.and_then(|dialog| self.dialogs.get(&dialog));
+                    let record = local.map(|local| local.record.clone());
+                    self.with_engine(|engine, ctx| Engine::adopted(engine, ctx, key, entry, record.as_deref()));
+                }
+            }
+        }
+    }
+
+    /// Says something to another edge. `failed`: what is done where it cannot be delivered.
+    pub(crate) fn to_edge(&mut self, to: u64, mut message: MeshMessage, failed: Option<Meshed>) {
+        if let Some(failed) = failed {
+            if self.meshed.len() >= MAX_WAITING {
+                self.stats.limit("meshMessages");
+                return self.not_delivered(failed);
+            }
+            let number = self.ids.number();
+            self.meshed.insert(number, failed);
+            self.timers.arm(TimerKey::Meshed(number), Some(self.now.mono.plus_millis(MESHED_MS)));
+            match &mut message {
+                MeshMessage::Send { tag, .. } | MeshMessage::Relay { tag, .. } | MeshMessage::Cancelled { tag, .. } => {
+                    *tag = Some(number)
+                }
+                MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } => {}
+            }
+        }
+        self.emit(Effect::Mesh { to, message });
+    }
+
+    /// A SIP message that belongs to another edge.
+    pub(crate) fn relay(&mut self, to: u64, flow: &Flow, message: &Message, failed: Option<Meshed>) {
+        let (bytes, call_id) = (message.bytes().clone(), message.call_id().to_owned());
+        let relay = MeshMessage::Relay { arrival: Arrival::of(flow), bytes, tag: None, call_id };
+        self.to_edge(to, relay, failed);
     }
 
     pub(crate) fn on_mesh(&mut self, from: u64, message: MeshMessage) {
-        let _ = (from, message);
+        match message {
+            MeshMessage::Send { boot, conn, bytes, tag, call_id } => {
+                if boot == self.owner.boot && self.flows.contains(conn) {
+                    let told = tag.map(|tag| {
+                        let number = self.ids.number();
+                        self.meshed.insert(number, Meshed::Sent { from, conn, tag, call_id });
+                        self.timers.arm(TimerKey::Meshed(number), Some(self.now.mono.plus_millis(MESHED_MS)));
+                        number
+                    });
+                    self.emit(Effect::Send { flow: FlowKey::Stream(conn), bytes, tag: told });
+                } else if let Some(tag) = tag {
+                    self.to_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
+                }
+            }
+            MeshMessage::SendFailed { tag, .. } => self.send_failed(tag),
+            MeshMessage::Relay { arrival, bytes, .. } => self.relayed(&arrival, bytes),
+            MeshMessage::Cancelled { guard, .. } => self.cancelled_elsewhere(guard),
+            MeshMessage::Ended { dialog, .. } => self.end_dialog(dialog, Closing::Bye),
+        }
     }
 
-    pub(crate) fn mesh_failed(&mut self, to: u64, tag: u64) {
-        let _ = (to, tag);
+    /// Only what nobody has to be asked about travels so: responses, and ACK.
+    fn relayed(&mut self, arrival: &Arrival, bytes: Bytes) {
+        let Ok(message) = Message::parse(bytes, Transportation::Stream) else {
+            return self.stats.drop_one("unreadable message of another edge");
+        };
+        let flow = arrival.flow();
+        if !message.is_request() {
+            return self.on_response(&flow, &message, true);
+        }
+        if message.cseq().method != Method::Ack {
+            return self.stats.drop_one("request of another edge");
+        }
+        match self.servers.find(&server_key(&message)) {
+            Some(id) => self.server_again(id, true),
+            None => {
+                let request = self.request(Arc::new(flow), message);
+                self.on_ack(&request, true);
+            }
+        }
+    }
+
+    pub(crate) fn mesh_failed(&mut self, _to: u64, tag: u64) {
+        match self.meshed.remove(&tag) {
+            Some(failed) => {
+                self.timers.arm(TimerKey::Meshed(tag), None);
+                self.not_delivered(failed);
+            }
+            None => self.send_failed(tag),
+        }
+    }
+
+    /// A connection is gone on which others have just written: they hear of it, because no answer will come.
+    pub(crate) fn mesh_flow_closed(&mut self, closed: ConnId) {
+        let on_it = |failed: &Meshed| matches!(failed, Meshed::Sent { conn, .. } if *conn == closed);
+        let tags: Vec<u64> = self.meshed.iter().filter(|(_, f)| on_it(f)).map(|(tag, _)| *tag).collect();
+        for tag in tags {
+            self.tagged_send_failed(tag);
+        }
+    }
+
+    fn not_delivered(&mut self, failed: Meshed) {
+        match failed {
+            Meshed::Ack(dialog) => self.confirm(dialog),
+            Meshed::Cancel(cancel, invite) => self.cancelled_here(&cancel, &invite),
+            Meshed::Sent { from, tag, call_id, .. } => {
+                self.to_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
+            }
+        }
+    }
+
+    /// A send of ours, or for another edge, failed.
+    pub(crate) fn tagged_send_failed(&mut self, tag: u64) {
+        if let Some(failed) = self.meshed.remove(&tag) {
+            self.timers.arm(TimerKey::Meshed(tag), None);
+            return self.not_delivered(failed);
+        }
+        self.send_failed(tag);
     }
 }

@@ -1,7 +1,9 @@
 //! Stream connections that are open, and for whom a TLS connection was authenticated once (security.md, section 5).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+
+use session_store::key::DialogKey;
 
 use crate::engine::Principal;
 use crate::input::{ConnId, Flow, FlowKey, Transport};
@@ -14,6 +16,8 @@ struct Open {
     flow: Arc<Flow>,
     /// (domain, principal): a credential for one tenant never opens another.
     marks: Vec<(String, Principal)>,
+    /// Dialogs that end with it: opened without credentials.
+    dialogs: BTreeSet<DialogKey>,
 }
 
 /// The open connections. The shell closes what it opened, so the table is as large as its own.
@@ -39,12 +43,31 @@ impl Flows {
     /// A connection is there; also called for each message, because the shell may tell the shards in any order.
     pub fn opened(&mut self, flow: &Arc<Flow>) {
         if let FlowKey::Stream(conn) = flow.key {
-            self.open.entry(conn).or_insert_with(|| Open { flow: flow.clone(), marks: Vec::new() });
+            self.open.entry(conn).or_insert_with(|| Open {
+                flow: flow.clone(),
+                marks: Vec::new(),
+                dialogs: BTreeSet::new(),
+            });
         }
     }
 
-    pub fn closed(&mut self, conn: ConnId) {
-        self.open.remove(&conn);
+    /// It is gone; so are these dialogs.
+    pub fn closed(&mut self, conn: ConnId) -> BTreeSet<DialogKey> {
+        self.open.remove(&conn).map(|open| open.dialogs).unwrap_or_default()
+    }
+
+    /// A dialog ends with this connection.
+    pub fn bind(&mut self, conn: ConnId, dialog: DialogKey) {
+        if let Some(open) = self.open.get_mut(&conn) {
+            open.dialogs.insert(dialog);
+        }
+    }
+
+    /// The dialog has ended, or is another's.
+    pub fn unbind(&mut self, conn: ConnId, dialog: DialogKey) {
+        if let Some(open) = self.open.get_mut(&conn) {
+            open.dialogs.remove(&dialog);
+        }
     }
 
     /// Remembers who authenticated here. Over TLS only: elsewhere anybody could add bytes to the connection.

@@ -15,8 +15,9 @@ use crate::answer::{ALLOW, Answer};
 use crate::config::DomainConfig;
 use crate::dialogs::LocalDialog;
 use crate::engine::{Carrier, Closing, Engine, Inbound, Leg, LegKey, Principal, Ticket, Verdict, Way, Written};
-use crate::gate::Caller;
+use crate::gate::{Caller, source};
 use crate::input::Transport;
+use crate::mesh::MeshMessage;
 use crate::negotiate::option_tags;
 use crate::random::keyed_hash;
 use crate::request::Request;
@@ -107,7 +108,7 @@ impl EdgeState {
         if !unknown.is_empty() {
             return Err(Answer::new(420).header(HeaderId::Unsupported, unknown.join(", ")));
         }
-        if !self.has_room() && kind != Kind::Bye {
+        if !self.has_room() && kind != Kind::Bye && !self.is_degraded() {
             self.stats.limit("storeOperations");
             return Err(self.unavailable("Too Much Work"));
         }
@@ -121,6 +122,9 @@ impl EdgeState {
             changed: None,
             tries: 0,
         };
+        if self.is_degraded() {
+            return self.in_dialog_degraded(pending);
+        }
         if kind == Kind::Bye {
             return self.on_bye(pending);
         }
@@ -169,12 +173,15 @@ impl EdgeState {
         }
     }
 
-    fn open_in_dialog(&mut self, pending: &mut InDialog) -> Result<(), Answer> {
+    pub(crate) fn open_in_dialog(&mut self, pending: &mut InDialog) -> Result<(), Answer> {
         if pending.request.server.is_some() {
             return Ok(());
         }
-        let merged =
-            keyed_hash(self.mac_key(), "merged", &[&pending.request.transaction, pending.request.method().as_bytes()]);
+        let merged = keyed_hash(
+            self.naming_key(),
+            "merged",
+            &[&pending.request.transaction, pending.request.method().as_bytes()],
+        );
         match self.open_server(&pending.request.flow, &pending.request.message, merged) {
             Some(id) => {
                 pending.request.server = Some(id);
@@ -191,20 +198,25 @@ impl EdgeState {
     pub(crate) fn dialog_read(&mut self, pending: InDialog, reply: Result<StoreReply, StoreError>) {
         let (version, record) = match reply {
             Ok(StoreReply::Dialog { version, record }) => (version, record),
+            Ok(StoreReply::Unknown) if self.may_come_back(pending.dialog()) => {
+                let answer = self.unavailable("Store Was Emptied");
+                return self.answer(&pending.request, &answer);
+            }
             Ok(_) => return self.answer(&pending.request, &Answer::new(481)),
             Err(_) => {
                 let answer = self.unavailable("Store Unavailable");
                 return self.answer(&pending.request, &answer);
             }
         };
-        let Some(leg) = self.leg_of(pending.dialog(), &record, &pending.request) else {
+        let datagram = pending.request.flow.transport == Transport::Udp;
+        let Some(leg) = self.leg_of(pending.dialog(), &record, datagram) else {
             // The agent is gone from the configuration.
             return self.answer(&pending.request, &Answer::new(481));
         };
         if record.principal == pending.caller.principal.as_str() {
-            let local = LocalDialog::adopted(leg.clone(), version, pending.request.flow.clone(), &record, self.now);
-            self.dialogs.entry(pending.dialog()).or_insert(local);
-            self.arm_dialog(pending.dialog());
+            let flow = Arc::new(self.flow_of_record(&record));
+            let local = LocalDialog::of_record(leg.clone(), version, flow, record, self.now);
+            self.keep_new(pending.dialog(), local);
         }
         let request = pending.request.clone();
         if let Err(answer) = self.claim(pending, &leg) {
@@ -213,7 +225,7 @@ impl EdgeState {
     }
 
     /// A leg from its record.
-    pub(crate) fn leg_of(&self, dialog: DialogKey, record: &DialogRecord, request: &Request) -> Option<Arc<Leg>> {
+    pub(crate) fn leg_of(&self, dialog: DialogKey, record: &DialogRecord, datagram: bool) -> Option<Arc<Leg>> {
         let domain = self.config.domains.get(&record.domain)?.clone();
         let agent = self.config.agents.get(&(record.domain.clone(), record.agent_user.clone()))?.clone();
         let principal = match record.principal.as_str() {
@@ -231,7 +243,7 @@ impl EdgeState {
             call_id: record.call_id.clone(),
             mcp: record.mcp.clone(),
             carrier: if package { Carrier::Info } else { Carrier::Message },
-            plain_datagram: request.flow.transport == Transport::Udp,
+            plain_datagram: datagram,
             way: Way::default(),
         }))
     }
@@ -269,10 +281,14 @@ impl EdgeState {
             self.abandon_ticket(pending.ticket.take());
             return Err(answer);
         }
+        // The peer is where it spoke last; the record learns it where that is news.
+        let flow = &pending.request.flow;
+        let known = self.dialogs.get(&pending.dialog()).map(|local| local.record.source.as_str());
+        let flow = (known != Some(source(flow).as_str())).then(|| self.peer_flow(flow));
         let operation = StoreOp::Begin {
             dialog: pending.dialog(),
             by: pending.caller.actor(&pending.request.flow),
-            flow: None,
+            flow,
             cseq: pending.cseq(),
             method: pending.request.method().to_owned(),
             nonce: pending.caller.nonce.clone(),
@@ -298,9 +314,9 @@ impl EdgeState {
         };
         self.authenticated(&pending.request, &pending.caller);
         if let Some(local) = self.dialogs.get_mut(&pending.dialog()) {
-            // The peer is where it spoke last.
             local.flow = pending.request.flow.clone();
         }
+        self.keep(pending.dialog(), version, record.clone());
         let mut answer = Answer::new(200);
         if let Some(ticket) = pending.ticket.take() {
             let written = exchange.map_or(Written::Claimed, Written::Exchange);
@@ -360,6 +376,7 @@ impl EdgeState {
                 self.stats.failed_authentications += 1;
                 self.challenge(&pending.caller.domain, true)
             }
+            Ok(StoreReply::Unknown) if self.may_come_back(pending.dialog()) => self.unavailable("Store Was Emptied"),
             Ok(_) => {
                 // The store has forgotten it, so we must, too.
                 self.end_dialog(pending.dialog(), Closing::Expired);
@@ -398,6 +415,11 @@ impl EdgeState {
             Ok(StoreReply::Dialog { record, .. }) => {
                 self.answer_bytes(&pending.request, 200, response);
                 self.end_dialog(dialog, Closing::Bye);
+                let owner = record.owner.pod;
+                if owner != self.owner.pod && self.lives(owner) {
+                    let call_id = record.call_id.clone();
+                    self.to_edge(owner, MeshMessage::Ended { dialog, call_id }, None);
+                }
                 self.bridge_ended(dialog, &record);
             }
             // A BYE of ours crossed this one.

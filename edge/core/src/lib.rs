@@ -9,6 +9,7 @@ pub mod engine;
 pub mod input;
 pub mod lease;
 pub mod mesh;
+pub mod names;
 pub mod node;
 pub mod random;
 pub mod state;
@@ -17,6 +18,7 @@ pub mod text;
 pub mod token;
 
 mod answer;
+mod arrival;
 mod b2bua;
 mod call;
 mod carrier;
@@ -43,6 +45,7 @@ mod session_id;
 mod timers;
 mod transactions;
 mod waiting;
+mod ways;
 
 pub use state::{EdgeState, Shard, shard_of};
 pub use stats::Stats;

@@ -39,6 +39,8 @@ pub(crate) enum Located {
         cseq: u32,
         record: Box<DialogRecord>,
     },
+    /// A 2xx that another edge left without its ACK.
+    Accept(DialogKey),
     Refresh {
         refresh: Box<Refresh>,
         cseq: u32,
@@ -199,6 +201,7 @@ impl EdgeState {
             (Located::Page { delivery, .. }, None) => {
                 self.delivered(&delivery, DeliveryOutcome::Unreachable);
             }
+            (Located::Accept(dialog), target) => self.accept_at(dialog, target),
             (Located::HangUp { hang_up, cseq, record }, target) => self.send_bye(hang_up, cseq, &record, target),
             (Located::Refresh { refresh, cseq, record }, target) => self.send_refresh(*refresh, cseq, record, target),
         }

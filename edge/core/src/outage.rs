@@ -1,11 +1,333 @@
-//! While the store is away (sip.md, section 11).
+//! While the store is away (sip.md, section 11): nothing new is begun, what stands is served from what this edge holds, and what it changed
+//! so is written down here and replayed when the store is back. A payload of MCP is never acknowledged without its write.
+//!
+//! The store is trusted again in this order: a renewal of the lease that was sent after it came back (it says whether the content is still
+//! the same), what this edge holds where the content is gone, the journal, then new work in steps.
 
+use std::collections::VecDeque;
+
+use session_store::key::{DialogKey, GuardKey};
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::record::Owner;
+use sip_proto::time::Mono;
+
+use crate::answer::Answer;
+use crate::config::OnOutage;
+use crate::dialogs::record_ttl_ms;
+use crate::effect::LogLevel;
+use crate::engine::Closing;
+use crate::gate::Caller;
+use crate::in_dialog::{InDialog, Kind};
 use crate::input::StoreHealth;
+use crate::names;
+use crate::request::Request;
+use crate::router::Service;
 use crate::state::EdgeState;
+use crate::timers::TimerKey;
+use crate::waiting::Waiting;
+
+/// Most operations that wait for the store; above it the oldest are kept.
+const MAX_JOURNAL: usize = 16_384;
+/// Replays, and records written anew, at once.
+const AT_ONCE: usize = 64;
+/// After a failure it goes on so much later; milliseconds.
+const AGAIN_MS: u64 = 500;
+/// Copies of dialogs that others own are written anew so long after their owners had the occasion; milliseconds.
+const COPIES_MS: u64 = 5_000;
+/// So long after the content was lost a dialog that is not there may still be written anew by another edge; milliseconds.
+const EMPTIED_MS: u64 = 10_000;
+/// A record written anew may be older than the dialog: our next CSeq must still be higher than any that the peer saw (gaps are legal).
+const CSEQ_LEAP: u32 = 1_000;
+
+/// One operation that waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Late {
+    dialog: Option<DialogKey>,
+    operation: StoreOp,
+}
+
+/// Where the store and this edge stand.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    health: StoreHealth,
+    /// The store came back at that time, and no renewal was sent since.
+    awaited: Option<Mono>,
+    journal: VecDeque<Late>,
+    replaying: usize,
+    /// Dialogs to be written anew.
+    restore: VecDeque<DialogKey>,
+    restoring: usize,
+    /// Those that others own, and when.
+    copies: Option<Mono>,
+    emptied_until: Option<Mono>,
+    /// From the end of an outage until everything above is done.
+    recovering: bool,
+}
+
+impl Outage {
+    pub fn journal_len(&self) -> usize {
+        self.journal.len() + self.replaying
+    }
+}
+
+fn is_end(operation: &StoreOp) -> bool {
+    matches!(operation, StoreOp::Bury { .. } | StoreOp::Terminate { .. })
+}
 
 impl EdgeState {
+    /// Whether the store must not be asked, or cannot be believed yet.
+    pub(crate) fn is_degraded(&self) -> bool {
+        let outage = &self.outage;
+        outage.health == StoreHealth::Open || outage.recovering || !outage.restore.is_empty() || outage.restoring > 0
+    }
+
+    /// Whether one more piece of new work is taken.
+    fn admits(&mut self) -> bool {
+        match self.outage.health {
+            _ if self.is_degraded() => false,
+            StoreHealth::Recovering { percent } => self.random.below(100) < u64::from(percent),
+            StoreHealth::Closed | StoreHealth::Open => true,
+        }
+    }
+
+    /// The answer to a request out of a dialog that is not taken now.
+    pub(crate) fn refuse_new(&mut self, service: Service) -> Option<Answer> {
+        let taken = match service {
+            Service::Invite | Service::Message => self.admits(),
+            // The registrar has a rule of its own.
+            Service::Register if self.config.on_outage == OnOutage::KeepExisting => true,
+            _ => !self.is_degraded(),
+        };
+        if taken {
+            return None;
+        }
+        self.stats.limit("outage");
+        Some(self.unavailable("Store Unavailable"))
+    }
+
+    /// A REGISTER while the store is away.
+    pub(crate) fn register_in_outage(&mut self, request: &Request, caller: Caller) -> Result<(), Answer> {
+        let _ = (request, caller);
+        self.stats.limit("outage");
+        Err(self.unavailable("Store Unavailable"))
+    }
+
     /// The breaker of the store moved.
     pub(crate) fn store_health(&mut self, health: StoreHealth) {
-        let _ = health;
+        let before = std::mem::replace(&mut self.outage.health, health);
+        match (before == StoreHealth::Open, health == StoreHealth::Open) {
+            (false, true) => {
+                let on_outage = self.config.on_outage;
+                self.log(LogLevel::Error, format!("the store is away: {on_outage:?}, {} sessions", self.dialogs.len()));
+                self.outage.awaited = None;
+            }
+            (true, false) => {
+                let waiting = self.outage.journal_len();
+                self.log(LogLevel::Info, format!("the store is back: {waiting} operations are replayed"));
+                self.outage.recovering = true;
+                self.outage.awaited = self.membership.is_some().then_some(self.now.mono);
+                self.recover();
+            }
+            _ => {}
+        }
+    }
+
+    /// A renewal of the lease was sent at that time, and the store took it.
+    pub(crate) fn store_was_seen(&mut self, renewed_at: Mono) {
+        if self.outage.awaited.is_some_and(|at| renewed_at >= at) && self.may_act() {
+            self.outage.awaited = None;
+        }
+        self.recover();
+    }
+
+    /// The store lost its content: what is held here is written anew, under our new epoch.
+    pub(crate) fn store_was_emptied(&mut self, before: Owner) {
+        let now = self.now.mono;
+        let mine = |owner: &Owner| (owner.pod, owner.boot) == (before.pod, before.boot);
+        self.outage.restore = self.dialogs.iter().filter(|(_, l)| mine(&l.record.owner)).map(|(d, _)| *d).collect();
+        self.outage.copies = Some(now.plus_millis(COPIES_MS));
+        self.outage.emptied_until = Some(now.plus_millis(EMPTIED_MS));
+        self.timers.arm(TimerKey::Outage, self.outage.copies);
+        self.log(LogLevel::Warn, format!("{} sessions are written anew", self.outage.restore.len()));
+    }
+
+    /// Whether a dialog that the store does not have may come back: then it is not gone yet.
+    pub(crate) fn may_come_back(&mut self, dialog: DialogKey) -> bool {
+        let now = self.now.mono;
+        if self.outage.emptied_until.is_some_and(|until| now < until) {
+            return true;
+        }
+        // Held here: the next renewal tells whether the store is still the one that it was.
+        let Some(membership) = &self.membership else { return false };
+        let renewed_at = membership.renewed_at;
+        let Some(local) = self.dialogs.get_mut(&dialog) else { return false };
+        let missed = *local.missed_at.get_or_insert(now);
+        if renewed_at > missed {
+            return false;
+        }
+        local.again_after(now, 2 * AGAIN_MS);
+        self.arm_dialog(dialog);
+        true
+    }
+
+    pub(crate) fn outage_timeout(&mut self) {
+        if self.outage.copies.is_some_and(|at| at <= self.now.mono) {
+            self.outage.copies = None;
+            let copies: Vec<DialogKey> = self.foreign.iter().copied().collect();
+            self.outage.restore.extend(copies);
+        }
+        self.recover();
+    }
+
+    /// The next steps, as many as may be under way.
+    fn recover(&mut self) {
+        if self.outage.health == StoreHealth::Open || self.outage.awaited.is_some() || !self.may_act() {
+            return;
+        }
+        while self.outage.restoring < AT_ONCE
+            && let Some(dialog) = self.outage.restore.pop_front()
+        {
+            self.restore(dialog);
+        }
+        if self.outage.restoring > 0 {
+            return;
+        }
+        while self.outage.replaying < AT_ONCE
+            && let Some(late) = self.outage.journal.pop_front()
+        {
+            self.outage.replaying += 1;
+            self.store(late.operation.clone(), Waiting::Replay(Box::new(late)));
+        }
+        if self.outage.recovering && self.outage.replaying == 0 {
+            self.outage.recovering = false;
+            self.log(LogLevel::Info, "the store is used again");
+        }
+    }
+
+    fn restore(&mut self, dialog: DialogKey) {
+        let Some(local) = self.dialogs.get_mut(&dialog) else { return };
+        local.record.cseq_out = local.record.cseq_out.saturating_add(CSEQ_LEAP).min(u32::MAX >> 1);
+        let mut record = local.record.clone();
+        record.owner = self.owner;
+        let uuid = record.mcp.as_ref().map(|mcp| mcp.conversation.clone());
+        let conversation = uuid.map(|uuid| names::conversation(self.naming_key(), dialog.tenant, &uuid));
+        let ttl_ms = record_ttl_ms(record.session_timer.as_ref());
+        self.outage.restoring += 1;
+        let operation = StoreOp::RestoreDialog { dialog, record, ttl_ms, conversation };
+        self.store(operation, Waiting::Restore(dialog));
+    }
+
+    pub(crate) fn restored(&mut self, dialog: DialogKey, reply: Result<StoreReply, StoreError>) {
+        self.outage.restoring -= 1;
+        match reply {
+            Ok(StoreReply::Version(version)) => {
+                self.stats.restored += 1;
+                let owner = self.owner;
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.version = version;
+                    local.record.owner = owner;
+                    local.missed_at = None;
+                }
+                self.settle_owner(dialog);
+            }
+            Ok(StoreReply::Conflict { version, record }) => self.keep(dialog, version, record),
+            Ok(_) => self.end_dialog(dialog, Closing::Expired),
+            Err(_) => {
+                self.outage.restore.push_back(dialog);
+                return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+            }
+        }
+        self.recover();
+    }
+
+    /// What was done without the store is written down for it.
+    pub(crate) fn later(&mut self, what: &'static str, dialog: DialogKey, operation: StoreOp) {
+        *self.stats.from_cache.entry(what).or_default() += 1;
+        // The end of a dialog wins over everything else that was noted of it.
+        let of_it = |late: &Late| late.dialog == Some(dialog);
+        if self.outage.journal.iter().any(|late| of_it(late) && is_end(&late.operation)) {
+            return;
+        }
+        if is_end(&operation) {
+            self.outage.journal.retain(|late| !of_it(late));
+        }
+        self.note(Late { dialog: Some(dialog), operation });
+    }
+
+    pub(crate) fn cancel_later(&mut self, guard: GuardKey) {
+        *self.stats.from_cache.entry("CANCEL").or_default() += 1;
+        self.note(Late { dialog: None, operation: StoreOp::CancelCall { guard } });
+    }
+
+    fn note(&mut self, late: Late) {
+        if self.outage.journal.len() >= MAX_JOURNAL {
+            return self.stats.limit("outageJournal");
+        }
+        self.outage.journal.push_back(late);
+        if !self.is_degraded() {
+            self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+        }
+    }
+
+    pub(crate) fn replayed(&mut self, late: Late, reply: &Result<StoreReply, StoreError>) {
+        self.outage.replaying -= 1;
+        if reply.is_err() {
+            self.outage.journal.push_front(late);
+            return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+        }
+        self.recover();
+    }
+
+    /// A request in a dialog while the store is away: from what this edge holds, or 503.
+    pub(crate) fn in_dialog_degraded(&mut self, mut pending: InDialog) -> Result<(), Answer> {
+        let dialog = pending.dialog();
+        let actor = pending.caller.actor(&pending.request.flow);
+        let cseq = pending.request.message.cseq().seq;
+        let held = self.dialogs.get(&dialog).map(|local| {
+            let same = local.record.principal == actor.principal
+                && actor.source.as_ref().is_none_or(|source| *source == local.record.source);
+            (same, local.record.cseq_in)
+        });
+        match held {
+            Some((false, _)) => return Err(Answer::new(403).phrase("Another Principal's Dialog")),
+            Some((true, Some(highest))) if cseq < highest => {
+                return Err(Answer::new(500).phrase("CSeq Out Of Order"));
+            }
+            _ => {}
+        }
+        if pending.kind == Kind::Bye {
+            self.open_in_dialog(&mut pending)?;
+            let answer = Answer::new(200);
+            let response = answer.build(&pending.request.message, &pending.request.flow, &pending.request.tag);
+            let operation = match held {
+                Some(_) => StoreOp::Bury { dialog },
+                // Whether it may end this dialog is seen when the store is back.
+                None => StoreOp::Terminate { dialog, by: actor, cseq, response: response.clone(), nonce: None },
+            };
+            self.answer_bytes(&pending.request, 200, response);
+            self.end_dialog(dialog, Closing::Bye);
+            self.later("BYE", dialog, operation);
+            return Ok(());
+        }
+        let plain = match pending.kind {
+            Kind::Select => !pending.request.message.has(sip_proto::message::HeaderId::McpSelect),
+            Kind::Options => true,
+            Kind::Mcp(_) | Kind::Update | Kind::ReInvite | Kind::Bye => false,
+        };
+        let rises = held.is_some_and(|(_, highest)| highest.is_none_or(|highest| cseq > highest));
+        if !plain || !rises || self.config.on_outage == OnOutage::RejectAll {
+            self.stats.limit("outage");
+            return Err(self.unavailable("Store Unavailable"));
+        }
+        self.open_in_dialog(&mut pending)?;
+        if let Some(local) = self.dialogs.get_mut(&dialog) {
+            local.record.cseq_in = Some(cseq);
+        }
+        let method = pending.request.method().to_owned();
+        let what = if pending.kind == Kind::Options { "OPTIONS" } else { "INFO" };
+        let operation = StoreOp::Begin { dialog, by: actor, flow: None, cseq, method, nonce: None, exchange: None };
+        self.later(what, dialog, operation);
+        self.answer(&pending.request, &Answer::new(200));
+        Ok(())
     }
 }

@@ -213,7 +213,7 @@ impl EdgeState {
         let slot = self.slot(tenant, call_id, &from_tag);
         let parts: [&[u8]; 4] =
             [caller.principal.as_str().as_bytes(), agent.key.as_bytes(), call_id.as_bytes(), from_tag.as_bytes()];
-        let session = SessionKey { slot, tenant, hash: keyed_hash(self.mac_key(), "session", &parts) };
+        let session = SessionKey { slot, tenant, hash: keyed_hash(self.naming_key(), "session", &parts) };
         Arc::new(Leg {
             key: LegKey::OutOfDialog(session),
             session,
@@ -247,7 +247,7 @@ impl EdgeState {
     /// The slot label of a call: a keyed hash of tenant, Call-ID and From tag (sip.md, section 6).
     pub(crate) fn slot(&self, tenant: u16, call_id: &str, from_tag: &str) -> u16 {
         let hash =
-            keyed_hash(self.mac_key(), "slot", &[&tenant.to_be_bytes(), call_id.as_bytes(), from_tag.as_bytes()]);
+            keyed_hash(self.naming_key(), "slot", &[&tenant.to_be_bytes(), call_id.as_bytes(), from_tag.as_bytes()]);
         u16::from_be_bytes([hash[0], hash[1]]) % SLOTS
     }
 

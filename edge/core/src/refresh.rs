@@ -1,12 +1,13 @@
 //! Session timer refreshes of ours (RFC 4028 §7.4, §10): UPDATE where the peer serves it, else a re-INVITE with the same description.
 
 use session_store::key::DialogKey;
-use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::op::{Fence, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogRecord, SessionTimerRecord};
 use sip_proto::message::{HeaderId, Message};
 use sip_proto::session_timer::{
     AfterRefresh, SessionExpires, SessionTimer, SessionTimerPolicy, UacTimer, after_failed_refresh,
 };
+use sip_proto::time::UnixMillis;
 
 use crate::answer::{ACCEPT, ALLOW};
 use crate::dialogs::{HangUp, RunningTimer, dialog_state, record_ttl_ms};
@@ -39,6 +40,15 @@ pub(crate) struct Refresh {
     record: Option<Box<DialogRecord>>,
 }
 
+/// A timer that begins now, for the record.
+fn session_timer(timer: &SessionTimer, now: UnixMillis) -> SessionTimerRecord {
+    SessionTimerRecord {
+        interval_s: timer.interval,
+        we_refresh: timer.we_refresh,
+        expires_at: now.plus_millis(u64::from(timer.interval) * 1000).0,
+    }
+}
+
 impl EdgeState {
     /// It is time to refresh.
     pub(crate) fn refresh(&mut self, dialog: DialogKey) {
@@ -59,7 +69,10 @@ impl EdgeState {
     }
 
     fn next_refresh(&mut self, refresh: Refresh) {
-        let operation = StoreOp::NextCseq { dialog: refresh.dialog, terminating: false, close: None, fence: None };
+        let dialog = refresh.dialog;
+        let version = self.dialogs.get(&dialog).map(|local| local.version);
+        let fence = Some(Fence { owner: self.owner, version });
+        let operation = StoreOp::NextCseq { dialog, terminating: false, close: None, fence };
         self.store(operation, Waiting::Refresh(Box::new(refresh)));
     }
 
@@ -67,6 +80,20 @@ impl EdgeState {
         let dialog = refresh.dialog;
         let (cseq, record) = match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
+            // The peer, or another edge for it, was faster: what the record says now decides when the next one is due.
+            Ok(StoreReply::Conflict { version, record }) => {
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.refreshing = false;
+                }
+                return self.keep(dialog, version, record);
+            }
+            Ok(StoreReply::Fenced) => return self.disown(dialog),
+            Ok(StoreReply::Unknown) if self.may_come_back(dialog) => {
+                if let Some(local) = self.dialogs.get_mut(&dialog) {
+                    local.refreshing = false;
+                }
+                return self.arm_dialog(dialog);
+            }
             Ok(_) => return self.end_dialog(dialog, Closing::Expired),
             Err(_) => return self.refresh_later(dialog),
         };
@@ -147,7 +174,8 @@ impl EdgeState {
         match after_failed_refresh(status) {
             AfterRefresh::Bye => {
                 let reason = "SIP;cause=408;text=\"Refresh failed\"";
-                self.hang_up(HangUp { dialog, reason, closing: Closing::Expired });
+                let fence = self.own_fence();
+                self.hang_up(HangUp { dialog, reason, closing: Closing::Expired, fence });
             }
             AfterRefresh::LargerInterval => {
                 let min_se = response.and_then(Message::min_se);
@@ -219,11 +247,7 @@ impl EdgeState {
 
     fn write_refresh(&mut self, refresh: Refresh, version: u64, mut record: Box<DialogRecord>) {
         let Some(agreed) = refresh.agreed else { return };
-        record.session_timer = Some(SessionTimerRecord {
-            interval_s: agreed.interval,
-            we_refresh: agreed.we_refresh,
-            expires_at: self.now.wall.plus_millis(u64::from(agreed.interval) * 1000).0,
-        });
+        record.session_timer = Some(session_timer(&agreed, self.now.wall));
         let ttl_ms = record_ttl_ms(record.session_timer.as_ref());
         let operation = StoreOp::UpdateDialog { dialog: refresh.dialog, version, record, ttl_ms };
         self.store(operation, Waiting::Refreshed(Box::new(refresh)));
@@ -235,6 +259,7 @@ impl EdgeState {
             Ok(StoreReply::Version(version)) => {
                 if let Some(local) = self.dialogs.get_mut(&dialog) {
                     local.version = version;
+                    local.record.session_timer = refresh.agreed.map(|agreed| session_timer(&agreed, self.now.wall));
                 }
             }
             Ok(StoreReply::Conflict { version, record }) if refresh.tries < MAX_TRIES => {

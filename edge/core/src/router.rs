@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use session_store::record::Owner;
 use sip_proto::message::{Message, Refusal};
 use sip_proto::method::Method;
 use sip_proto::uri::Uri;
@@ -19,7 +20,7 @@ use crate::random::keyed_hash;
 use crate::request::Request;
 use crate::state::EdgeState;
 use crate::text;
-use crate::token::BranchToken;
+use crate::token::{BranchToken, RefusalToken};
 use crate::transactions::server_key;
 
 /// How a method is served out of a dialog. Exhaustive on purpose: a new method does not compile until it is decided.
@@ -85,7 +86,7 @@ impl EdgeState {
     pub(crate) fn on_message(&mut self, flow: Arc<Flow>, message: Message) {
         self.flows.opened(&flow);
         if !message.is_request() {
-            return self.on_response(&flow, &message);
+            return self.on_response(&flow, &message, false);
         }
         let method = message.cseq().method;
         let counted = if matches!(method, Method::Extension(_)) { "other" } else { known_name(&method) };
@@ -96,7 +97,7 @@ impl EdgeState {
         }
         let request = self.request(flow, message);
         match request.message.cseq().method {
-            Method::Ack => self.on_ack(&request),
+            Method::Ack => self.on_ack(&request, false),
             Method::Cancel => self.on_cancel(request),
             _ if self.is_loop(&request.message) => self.answer(&request, &Answer::new(482)),
             _ if request.message.to_tag().is_some() => self.on_in_dialog(request),
@@ -105,14 +106,21 @@ impl EdgeState {
     }
 
     pub(crate) fn request(&self, flow: Arc<Flow>, message: Message) -> Request {
-        let mac = self.mac_key();
         let cseq = message.cseq().seq.to_be_bytes();
         let from_tag = message.from_tag().unwrap_or_default().to_ascii_lowercase();
         let parts: [&[u8]; 3] = [message.call_id().as_bytes(), from_tag.as_bytes(), &cseq];
-        let transaction = keyed_hash(mac, "transaction", &parts);
+        let transaction = keyed_hash(self.naming_key(), "transaction", &parts);
         // Method and address are in it, so that it says nothing of other requests.
-        let tag = keyed_hash(mac, "stateless tag", &[&transaction, message.cseq().method.as_str().as_bytes()]);
-        Request { flow, message, received: self.now, server: None, tag: text::base32(&tag), transaction }
+        let method = message.cseq().method;
+        let tag = keyed_hash(self.mac_key(), "stateless tag", &[&transaction, method.as_str().as_bytes()]);
+        let tag = if method == Method::Invite {
+            // Its ACK may come to another edge, and belongs here.
+            let Owner { pod, boot, .. } = self.owner;
+            RefusalToken { pod, boot, request: tag }.tag(&self.config.token_keys)
+        } else {
+            text::base32(&tag)
+        };
+        Request { flow, message, received: self.now, server: None, tag, transaction }
     }
 
     /// Bytes that are no message. What can be answered is answered; a stream that cannot be read on is closed.
@@ -179,6 +187,9 @@ impl EdgeState {
             let answer = self.unavailable("Draining");
             return self.answer(&request, &answer);
         }
+        if let Some(answer) = self.refuse_new(Service::of(&request.message.cseq().method)) {
+            return self.answer(&request, &answer);
+        }
         if let Err(answer) = self.serve_new(&request) {
             self.answer(&request, &answer);
         }
@@ -206,6 +217,9 @@ impl EdgeState {
         }
         if !address.is_sip {
             return Err(Answer::new(416));
+        }
+        if service == Service::Register && self.is_degraded() {
+            return self.register_in_outage(request, caller);
         }
         if service == Service::Register {
             return self.on_register(request, caller);
@@ -282,8 +296,8 @@ impl EdgeState {
     }
 
     /// What a merged request has in common with the first one.
-    fn merged_key(&self, request: &Request) -> [u8; 16] {
-        keyed_hash(self.mac_key(), "merged", &[&request.transaction, request.method().as_bytes()])
+    pub(crate) fn merged_key(&self, request: &Request) -> [u8; 16] {
+        keyed_hash(self.naming_key(), "merged", &[&request.transaction, request.method().as_bytes()])
     }
 }
 

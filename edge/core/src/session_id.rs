@@ -19,7 +19,7 @@ pub(crate) fn remote(message: &Message) -> Option<String> {
 impl EdgeState {
     /// Our value for a call: our half, and the peer's.
     pub(crate) fn session_id(&self, call_id: &str, remote: Option<&str>) -> String {
-        let mut half = keyed_hash(self.mac_key(), "session-id", &[call_id.as_bytes()]);
+        let mut half = keyed_hash(self.naming_key(), "session-id", &[call_id.as_bytes()]);
         // RFC 7989 §4.1: a UUID as of RFC 4122.
         half[6] = (half[6] & 0x0f) | 0x50;
         half[8] = (half[8] & 0x3f) | 0x80;

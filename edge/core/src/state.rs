@@ -3,7 +3,7 @@
 //! The SIP half lives in `impl EdgeState` blocks beside each table (transactions, registrations, calls, …); the MCP half is the
 //! [`Engine`](crate::engine::Engine). A store operation is an effect; what goes on when its reply comes is a value in `waiting`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use session_store::key::DialogKey;
@@ -16,9 +16,12 @@ use crate::dialogs::LocalDialog;
 use crate::drain::Drain;
 use crate::effect::{Effect, LogLevel};
 use crate::engine::{Ctx, Engine, EngineOut, Ids};
+use crate::fleet::Meshed;
 use crate::flows::Flows;
 use crate::input::{Input, OpId};
+use crate::lease::Membership;
 use crate::locate::LookUps;
+use crate::outage::Outage;
 use crate::random::Random;
 use crate::routes::Routes;
 use crate::stats::Stats;
@@ -62,6 +65,13 @@ pub struct EdgeState {
     pub(crate) servers: Servers,
     pub(crate) clients: Clients,
     pub(crate) dialogs: BTreeMap<DialogKey, LocalDialog>,
+    /// Those of them that somebody else owns.
+    pub(crate) foreign: BTreeSet<DialogKey>,
+    /// What the node said last; `None`: this edge is alone with its store.
+    pub(crate) membership: Option<Arc<Membership>>,
+    /// Messages to other edges of which a failure would matter.
+    pub(crate) meshed: BTreeMap<u64, Meshed>,
+    pub(crate) outage: Outage,
     /// Tombstones that the store did not take yet, with the tries so far.
     pub(crate) burials: BTreeMap<DialogKey, u32>,
     /// INVITEs between their guard and their record.
@@ -93,6 +103,10 @@ impl EdgeState {
             servers: Servers::default(),
             clients: Clients::default(),
             dialogs: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            membership: None,
+            meshed: BTreeMap::new(),
+            outage: Outage::default(),
             burials: BTreeMap::new(),
             opening: 0,
             liveness: (0, 0),
@@ -114,7 +128,7 @@ impl EdgeState {
             Input::Fault { flow, refusal } => self.on_fault(&flow, &refusal),
             Input::FlowOpened { flow } => self.flows.opened(&flow),
             Input::FlowClosed { conn } => self.flow_closed(conn),
-            Input::SendFailed { tag } => self.send_failed(tag),
+            Input::SendFailed { tag } => self.tagged_send_failed(tag),
             Input::Store { op, reply } => self.on_store(op, reply),
             Input::Backend { id, event } => self.with_engine(|engine, ctx| engine.backend(ctx, id, event)),
             Input::Resolved { query, answer } => self.on_resolved(query, answer),
@@ -137,6 +151,8 @@ impl EdgeState {
                 TimerKey::Server(id) => self.server_timeout(id),
                 TimerKey::Client(id) => self.client_timeout(id),
                 TimerKey::Dialog(dialog) => self.dialog_timeout(dialog),
+                TimerKey::Meshed(number) => drop(self.meshed.remove(&number)),
+                TimerKey::Outage => self.outage_timeout(),
                 TimerKey::Burial(dialog) => self.bury(dialog),
                 TimerKey::Route(leg) => self.routes.expire(&leg, now.mono, &mut self.timers),
                 TimerKey::Drain => self.drain_timeout(),
@@ -171,6 +187,11 @@ impl EdgeState {
             routes: self.routes.len(),
             lookups: self.lookups.len(),
             timers: self.timers.len(),
+            copies: self.foreign.len(),
+            mesh_messages: self.meshed.len(),
+            outage_journal: self.outage.journal_len(),
+            degraded: self.is_degraded(),
+            fenced: !self.may_act(),
             draining: self.drain.is_on(),
             engine: self.engine.stats(),
             ..self.stats.clone()
@@ -226,7 +247,7 @@ impl EdgeState {
             owner: self.owner,
             random: &mut self.random,
             ids: &mut self.ids,
-            valid_until: None,
+            valid_until: self.membership.as_ref().map(|membership| membership.valid_until),
         };
         call(&mut self.engine, &mut ctx)
     }

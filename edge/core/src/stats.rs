@@ -19,6 +19,16 @@ pub struct Stats {
     /// DNS look-ups that run.
     pub lookups: usize,
     pub timers: usize,
+    /// Dialogs that other edges own, as far as this one served them.
+    pub copies: usize,
+    /// Messages to other edges that may still fail.
+    pub mesh_messages: usize,
+    /// Operations that wait for the store to be back.
+    pub outage_journal: usize,
+    /// The store is away, or was not written to again yet.
+    pub degraded: bool,
+    /// The lease does not hold.
+    pub fenced: bool,
     pub draining: bool,
     /// Requests by method; a method that is not registered counts as `other`.
     pub requests: BTreeMap<&'static str, u64>,
@@ -36,6 +46,12 @@ pub struct Stats {
     pub sessions: u64,
     /// Sessions by how they ended.
     pub ended: BTreeMap<&'static str, u64>,
+    /// What was taken over from other edges, by kind.
+    pub adopted: BTreeMap<&'static str, u64>,
+    /// Answers that were given without the store (sip.md, section 11), by method.
+    pub from_cache: BTreeMap<&'static str, u64>,
+    /// Dialogs that were written anew into an emptied store.
+    pub restored: u64,
     /// Registrations accepted.
     pub registrations: u64,
     /// Store operations that failed.
@@ -47,6 +63,10 @@ pub struct Stats {
 impl Stats {
     pub(crate) fn drop_one(&mut self, reason: &'static str) {
         *self.dropped.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn adopted(&mut self, kind: &'static str) {
+        *self.adopted.entry(kind).or_default() += 1;
     }
 
     pub(crate) fn limit(&mut self, name: &'static str) {

@@ -16,10 +16,14 @@ pub(crate) enum TimerKey {
     Client(u64),
     /// 2xx retransmission, session timer, BYE of a dialog.
     Dialog(DialogKey),
+    /// A message to another edge, of which nothing was heard.
+    Meshed(u64),
     /// A tombstone that the store did not take yet.
     Burial(DialogKey),
     /// The way back to a caller out of a dialog.
     Route(LegKey),
+    /// The store was away: a step of the recovery.
+    Outage,
     /// A step of the drain.
     Drain,
 }
@@ -30,8 +34,10 @@ impl TimerKey {
             TimerKey::Server(_) => "server transaction",
             TimerKey::Client(_) => "client transaction",
             TimerKey::Dialog(_) => "dialog",
+            TimerKey::Meshed(_) => "message to another edge",
             TimerKey::Burial(_) => "tombstone",
             TimerKey::Route(_) => "way back to a caller",
+            TimerKey::Outage => "recovery of the store",
             TimerKey::Drain => "drain",
         }
     }

@@ -27,6 +27,8 @@ pub enum Kind {
     Flow,
     /// The Via branch of a request that we sent.
     Branch,
+    /// The To tag of a refusal of an INVITE: its ACK belongs to the edge that refused.
+    Refusal,
     /// A temporary GRUU (RFC 5627).
     Gruu,
 }
@@ -37,6 +39,7 @@ impl Kind {
             Kind::Dialog => b"sipmcp dialog",
             Kind::Flow => b"sipmcp flow",
             Kind::Branch => b"sipmcp branch",
+            Kind::Refusal => b"sipmcp refusal",
             Kind::Gruu => b"sipmcp gruu",
         }
     }
@@ -67,6 +70,16 @@ pub struct BranchToken {
     pub pod: u64,
     pub epoch: u64,
     pub random: [u8; 16],
+}
+
+/// What the To tag of a refused INVITE says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusalToken {
+    pub pod: u64,
+    /// The life of the process.
+    pub boot: u64,
+    /// Keyed hash of the request.
+    pub request: [u8; 16],
 }
 
 /// The start of every branch (RFC 3261 §8.1.1.7).
@@ -230,6 +243,31 @@ impl BranchToken {
     }
 }
 
+impl RefusalToken {
+    /// The text for a To tag.
+    #[must_use]
+    pub fn tag(&self, keys: &[TokenKey]) -> String {
+        let mut content = vec![VERSION];
+        content.extend(self.pod.to_be_bytes());
+        content.extend(self.boot.to_be_bytes());
+        content.extend(self.request);
+        text::base32(&seal(keys, Kind::Refusal, &content))
+    }
+
+    /// Reads a tag, in either case.
+    #[must_use]
+    pub fn from_tag(keys: &[TokenKey], tag: &str) -> Option<RefusalToken> {
+        let content = open(keys, Kind::Refusal, &bounded(tag).and_then(text::from_base32)?)?;
+        let mut fields = Fields(&content);
+        let [version] = fields.take()?;
+        let pod = u64::from_be_bytes(fields.take()?);
+        let boot = u64::from_be_bytes(fields.take()?);
+        let request = fields.take()?;
+        (version == VERSION).then_some(())?;
+        fields.end(RefusalToken { pod, boot, request })
+    }
+}
+
 const TRANSPORTS: [Transport; 5] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
 
 fn transport_code(transport: Transport) -> u8 {
@@ -291,6 +329,16 @@ mod tests {
         assert_eq!(BranchToken::from_branch(&keys, &format!("z9hG4bK{}", dialog([1; 16]).tag(&keys))), None);
         assert_eq!(BranchToken::from_branch(&keys, "z9hG4bK"), None);
         assert_eq!(BranchToken::from_branch(&keys, "1"), None);
+    }
+
+    #[test]
+    fn the_tag_of_a_refusal_leads_back_and_is_no_dialog() {
+        let keys = [key(1)];
+        let token = RefusalToken { pod: 5, boot: u64::MAX, request: [6; 16] };
+        let tag = token.tag(&keys);
+        assert_eq!(RefusalToken::from_tag(&keys, &tag.to_ascii_uppercase()), Some(token));
+        assert_eq!(DialogToken::from_tag(&keys, &tag), None);
+        assert_eq!(RefusalToken::from_tag(&keys, &dialog([1; 16]).tag(&keys)), None);
     }
 
     #[test]

@@ -38,6 +38,14 @@ impl ReplyTo {
     }
 }
 
+impl ReplyTo {
+    /// Whether a connection can be opened where its own is gone.
+    pub fn can_open(&self) -> bool {
+        let known = !self.fallback.ip().is_unspecified();
+        known && !matches!(self.transport, Transport::Ws | Transport::Wss)
+    }
+}
+
 /// The port that a URI or Via without one means.
 pub(crate) fn default_port(transport: Transport) -> u16 {
     match transport {

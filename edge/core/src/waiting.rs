@@ -5,11 +5,13 @@ use session_store::op::{StoreError, StoreReply};
 use session_store::record::McpRecord;
 
 use crate::answer::Answer;
-use crate::call::{Call, Cancel};
+use crate::call::Call;
+use crate::call::cancel::Cancel;
 use crate::dialogs::HangUp;
 use crate::engine::{Delivery, Ticket, Written};
 use crate::gate::Caller;
 use crate::in_dialog::InDialog;
+use crate::outage::Late;
 use crate::page::Page;
 use crate::refresh::Refresh;
 use crate::registrations::Registration;
@@ -34,6 +36,15 @@ pub(crate) enum Waiting {
     /// INVITE: the record and the 2xx.
     AnswerCall(Box<Call>),
     Cancel(Box<Cancel>),
+    /// ACK of a dialog that this edge does not have.
+    Ack(Box<Request>, DialogKey),
+    Confirm(DialogKey),
+    /// A copy of somebody else's dialog is looked at again.
+    LookAgain(DialogKey),
+    /// After the store lost its content.
+    Restore(DialogKey),
+    /// What was done without the store.
+    Replay(Box<Late>),
     /// A JSON-RPC message that came in the body of an INVITE.
     Native(Ticket),
     /// In a dialog: the record, because this edge does not have it.
@@ -68,7 +79,12 @@ impl EdgeState {
             Waiting::Register(registration) => self.registered(*registration, reply),
             Waiting::OpenCall(call) => self.call_opened(*call, reply),
             Waiting::AnswerCall(call) => self.call_answered(*call, reply),
-            Waiting::Cancel(cancel) => self.cancel_written(&cancel, reply),
+            Waiting::Cancel(cancel) => self.cancel_written(*cancel, reply),
+            Waiting::Ack(request, dialog) => self.ack_read(&request, dialog, reply),
+            Waiting::Confirm(dialog) => self.confirmed(dialog, reply),
+            Waiting::LookAgain(dialog) => self.looked_again(dialog, reply),
+            Waiting::Restore(dialog) => self.restored(dialog, reply),
+            Waiting::Replay(late) => self.replayed(*late, &reply),
             Waiting::Native(ticket) => {
                 let outcome = reply.map(|reply| match reply {
                     StoreReply::Exchange(outcome) => Written::Exchange(outcome),

@@ -325,10 +325,9 @@ impl Engine {
 fn exchange_key(config: &Config, inbound: &Inbound, id: &RawId) -> ExchangeKey {
     let hash = match inbound.exchange.as_ref().map(|header| header.exchange) {
         Some(Named::Id(exchange)) => {
-            let mac: &[u8] = config.token_keys.first().map_or(&[], |key| &key.mac[..]);
             let id = id.canonical();
             let parts: [&[u8]; 3] = [inbound.leg.principal.as_str().as_bytes(), exchange.as_str().as_bytes(), id.raw()];
-            keyed_hash(mac, "exchange", &parts)
+            keyed_hash(&*config.naming_key, "exchange", &parts)
         }
         Some(Named::Session) | None => inbound.transaction,
     };

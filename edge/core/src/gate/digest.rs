@@ -67,15 +67,15 @@ impl EdgeState {
                 if !verified.names_request_uri && !same_uri(&named_uri, uri) {
                     return Err(Answer::new(400).phrase("Digest URI Is Not The Request-URI"));
                 }
-                let mac = self.mac_key();
+                let naming = self.naming_key();
                 let cseq = message.cseq().seq.to_be_bytes();
                 let nonce = NonceUse {
                     key: StoredNonce {
                         tenant: domain.tenant,
-                        hash: keyed_hash(mac, "nonce", &[verified.username.as_bytes(), verified.nonce.as_bytes()]),
+                        hash: keyed_hash(naming, "nonce", &[verified.username.as_bytes(), verified.nonce.as_bytes()]),
                     },
                     count: verified.nc,
-                    request: keyed_hash(mac, "nonce request", &[message.call_id().as_bytes(), &cseq]),
+                    request: keyed_hash(naming, "nonce request", &[message.call_id().as_bytes(), &cseq]),
                     ttl_ms: REMEMBERED_MS,
                 };
                 // A user is of the domain, whatever text the realm has.
@@ -95,7 +95,12 @@ impl EdgeState {
         self.challenge(domain, false)
     }
 
-    /// The key of all keyed hashes that name something in the store.
+    /// The key of all keyed hashes that name something in the store: it never changes.
+    pub(crate) fn naming_key(&self) -> &[u8] {
+        &*self.config.naming_key
+    }
+
+    /// The key of what is not stored: stateless tags.
     pub(crate) fn mac_key(&self) -> &[u8] {
         match self.config.token_keys.first() {
             Some(key) => &key.mac[..],

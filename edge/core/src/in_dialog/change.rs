@@ -26,12 +26,12 @@ use crate::call::plan::{
 };
 use crate::dialogs::{Accept, RunningTimer, dialog_state, record_ttl_ms};
 use crate::engine::{Engine, Inbound, Leg, Verdict};
-use crate::gate::{policies, policy_principal, source};
+use crate::gate::{policies, policy_principal};
+use crate::input::Transport;
 use crate::negotiate::{capabilities, declared, shows, supported, versions};
 use crate::page::{MCP_JSON, rule_name};
 use crate::request::Request;
 use crate::state::EdgeState;
-use crate::token::FlowToken;
 use crate::transactions::ReplyTo;
 use crate::waiting::Waiting;
 
@@ -121,7 +121,9 @@ impl EdgeState {
     fn changed(&mut self, pending: &mut InDialog, mut record: DialogRecord) -> Result<Changed, Answer> {
         let request = pending.request.clone();
         let message = &request.message;
-        let Some(leg) = self.leg_of(pending.dialog(), &record, &request) else { return Err(Answer::new(481)) };
+        let Some(leg) = self.leg_of(pending.dialog(), &record, request.flow.transport == Transport::Udp) else {
+            return Err(Answer::new(481));
+        };
         self.check_policy_again(&request, &leg)?;
         let mut body: Body = None;
         let mut timer = None;
@@ -159,15 +161,6 @@ impl EdgeState {
                 state.refresh_target(message);
                 record.remote_target = state.remote_target;
             }
-            let flow = &request.flow;
-            let token = FlowToken {
-                owner: self.owner,
-                transport: flow.transport,
-                listener: flow.listener,
-                flow: flow.key.clone(),
-            };
-            record.flow = Some(token.text(&self.config.token_keys));
-            record.source = source(flow);
         }
         if let Some(mcp) = &mut record.mcp
             && message.has(HeaderId::RecvInfo)
@@ -390,10 +383,10 @@ impl EdgeState {
         record: &DialogRecord,
         timer: Option<SessionTimer>,
     ) {
-        let leg = self.leg_of(dialog, record, request);
+        let leg = self.leg_of(dialog, record, request.flow.transport == Transport::Udp);
         let now = self.now;
         let Some(local) = self.dialogs.get_mut(&dialog) else { return };
-        local.version = version;
+        local.take(version, Box::new(record.clone()), now);
         if let Some(leg) = leg {
             local.leg = leg;
         }

@@ -11,7 +11,9 @@ use sip_proto::transaction::{Action, Cause, ClientInvite, ClientNonInvite, ToUse
 
 use super::reliability;
 use crate::effect::Effect;
+use crate::engine::Closing;
 use crate::input::{ConnId, Flow, FlowKey, Transport};
+use crate::mesh::MeshMessage;
 use crate::purpose::{Outcome, Purpose};
 use crate::state::EdgeState;
 use crate::timers::TimerKey;
@@ -25,6 +27,8 @@ const MAX_CLIENT: usize = 65_536;
 pub(crate) enum Target {
     /// On a flow that exists.
     Flow { key: FlowKey, transport: Transport, listener: u16, remote: SocketAddr },
+    /// On a stream connection of another edge. An address of zeroes: where its peer is is not known here.
+    Peer { pod: u64, boot: u64, conn: ConnId, transport: Transport, listener: u16, remote: SocketAddr },
     /// To an address: over UDP, or on a connection to it.
     Address { transport: Transport, listener: u16, remote: SocketAddr, server_name: Option<String> },
 }
@@ -36,20 +40,29 @@ impl Target {
 
     pub fn transport(&self) -> Transport {
         match self {
-            Target::Flow { transport, .. } | Target::Address { transport, .. } => *transport,
+            Target::Flow { transport, .. } | Target::Peer { transport, .. } | Target::Address { transport, .. } => {
+                *transport
+            }
         }
     }
 
     pub fn listener(&self) -> u16 {
         match self {
-            Target::Flow { listener, .. } | Target::Address { listener, .. } => *listener,
+            Target::Flow { listener, .. } | Target::Peer { listener, .. } | Target::Address { listener, .. } => {
+                *listener
+            }
         }
     }
 
     pub fn remote(&self) -> SocketAddr {
         match self {
-            Target::Flow { remote, .. } | Target::Address { remote, .. } => *remote,
+            Target::Flow { remote, .. } | Target::Peer { remote, .. } | Target::Address { remote, .. } => *remote,
         }
+    }
+
+    /// A flow that exists, here or elsewhere.
+    pub fn is_flow(&self) -> bool {
+        matches!(self, Target::Flow { .. } | Target::Peer { .. })
     }
 }
 
@@ -104,6 +117,11 @@ impl Clients {
         Some(purpose)
     }
 
+    /// The transaction of a response, if we have it.
+    fn of_response(&self, branch: &str, method: &str) -> Option<u64> {
+        self.by_key.get(&TransactionKey::client(branch, method)).copied()
+    }
+
     /// Removes an entry; answers what still waited for it.
     fn remove(&mut self, id: u64) -> Option<Purpose> {
         let purpose = self.take_purpose(id);
@@ -151,26 +169,20 @@ impl EdgeState {
         Ok(())
     }
 
-    /// A response came. Not ours, or not from the peer: dropped and counted.
-    pub(crate) fn on_response(&mut self, flow: &Flow, message: &Message) {
+    /// A response came. Not ours, or not from the peer: dropped and counted. One of another edge goes there; `relayed`: it comes from
+    /// one.
+    pub(crate) fn on_response(&mut self, flow: &Flow, message: &Message, relayed: bool) {
         let via = message.top_via();
         let Some(branch) = via.branch() else { return self.stats.drop_one("stray response") };
-        match BranchToken::from_branch(&self.config.token_keys, branch) {
-            Some(token) if token.pod == self.owner.pod && token.epoch == self.owner.epoch => {}
-            Some(_) if self.bridge_response(flow, message) => return,
-            Some(_) => return self.stats.drop_one("response for another life"),
-            None => return self.stats.drop_one("stray response"),
-        }
-        let cseq = message.cseq();
-        let key = TransactionKey::client(branch, cseq.method.as_str());
-        let Some(id) = self.clients.by_key.get(&key).copied() else {
-            if self.bridge_response(flow, message) {
-                return;
-            }
-            return self.stats.drop_one("response without a transaction");
+        let Some(token) = BranchToken::from_branch(&self.config.token_keys, branch) else {
+            return self.stats.drop_one("stray response");
+        };
+        let Some(id) = self.clients.of_response(branch, message.cseq().method.as_str()) else {
+            return self.response_elsewhere(flow, message, &token, relayed);
         };
         let Some(entry) = self.clients.entries.get_mut(&id) else { return };
-        if entry.peer != flow.remote.ip() {
+        // Where a connection of another edge leads is not always known here; its branch is 128 random bits.
+        if entry.peer != flow.remote.ip() && !entry.peer.is_unspecified() {
             return self.stats.drop_one("response from another address");
         }
         let Some(status) = message.status() else { return };
@@ -191,6 +203,19 @@ impl EdgeState {
             }
         }
         self.client_actions(id, actions, Some(message));
+    }
+
+    /// No transaction here has it: that of another edge, of one that is gone, or none any more.
+    fn response_elsewhere(&mut self, flow: &Flow, message: &Message, token: &BranchToken, relayed: bool) {
+        let others = token.pod != self.owner.pod;
+        if others && !relayed && self.membership.as_ref().is_some_and(|m| m.living_pod(token.pod).is_some()) {
+            return self.relay(token.pod, flow, message, None);
+        }
+        if self.bridge_response(flow, message) {
+            return;
+        }
+        let ours = token.epoch == self.owner.epoch && !others;
+        self.stats.drop_one(if ours { "response without a transaction" } else { "response for another life" });
     }
 
     /// Remembers the ACK of a 2xx to an INVITE of ours, for copies of that 2xx, and sends it.
@@ -217,9 +242,13 @@ impl EdgeState {
         self.clients.entries.get(&id).map(|entry| (entry.target.transport(), entry.target.listener()))
     }
 
-    /// A connection is gone: what waits for an answer on it waits no longer.
+    /// A connection is gone: what waits for an answer on it waits no longer, and the dialogs that nothing else vouches for end with it.
     pub(crate) fn flow_closed(&mut self, conn: ConnId) {
-        self.flows.closed(conn);
+        for dialog in self.flows.closed(conn) {
+            self.end_dialog(dialog, Closing::Expired);
+            self.bury(dialog);
+        }
+        self.mesh_flow_closed(conn);
         let on_it = |entry: &ClientEntry| {
             entry.purpose.is_some()
                 && matches!(&entry.target, Target::Flow { key: FlowKey::Stream(id), .. } if *id == conn)
@@ -286,6 +315,10 @@ impl EdgeState {
     pub(crate) fn send_to_target(&mut self, target: &Target, bytes: Bytes, tag: Option<u64>) {
         let effect = match target.clone() {
             Target::Flow { key, .. } => Effect::Send { flow: key, bytes, tag },
+            Target::Peer { pod, boot, conn, .. } => {
+                let call_id = call_id_of(&bytes);
+                Effect::Mesh { to: pod, message: MeshMessage::Send { boot, conn, bytes, tag, call_id } }
+            }
             Target::Address { transport, listener, remote, server_name } => {
                 let tag = tag.unwrap_or_else(|| self.ids.number());
                 Effect::SendTo { transport, listener, remote, server_name, bytes, tag }
@@ -293,4 +326,10 @@ impl EdgeState {
         };
         self.emit(effect);
     }
+}
+
+/// The Call-ID of a message that we built.
+fn call_id_of(bytes: &Bytes) -> String {
+    let message = Message::parse(bytes.clone(), sip_proto::message::Transportation::Stream);
+    message.map(|message| message.call_id().to_owned()).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use sip_proto::transaction::{Action, ServerInvite, ServerNonInvite, ToUser, Tran
 
 use super::{ReplyTo, reliability};
 use crate::effect::Effect;
-use crate::input::{Flow, FlowKey, Transport};
+use crate::input::{Flow, FlowKey};
 use crate::state::EdgeState;
 use crate::timers::TimerKey;
 
@@ -73,9 +73,32 @@ pub(crate) struct Servers {
     entries: HashMap<u64, ServerEntry>,
     by_key: HashMap<TransactionKey, u64>,
     merged: HashMap<[u8; 16], u64>,
+    /// INVITEs without a final response.
+    by_guard: HashMap<GuardKey, u64>,
 }
 
 impl Servers {
+    /// The INVITE that this guard is of, while it has no final response.
+    pub fn of_guard(&self, guard: &GuardKey) -> Option<u64> {
+        self.by_guard.get(guard).copied()
+    }
+
+    /// What an INVITE needs until its final response.
+    pub fn set_invite(&mut self, id: u64, progress: InviteProgress) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.by_guard.insert(progress.guard, id);
+            entry.invite = Some(progress);
+        }
+    }
+
+    fn forget_invite(&mut self, id: u64) {
+        if let Some(progress) = self.entries.get_mut(&id).and_then(|entry| entry.invite.take())
+            && self.by_guard.get(&progress.guard) == Some(&id)
+        {
+            self.by_guard.remove(&progress.guard);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -98,6 +121,7 @@ impl Servers {
     }
 
     fn remove(&mut self, id: u64) {
+        self.forget_invite(id);
         if let Some(entry) = self.entries.remove(&id) {
             self.by_key.remove(&entry.key);
             if self.merged.get(&entry.merged) == Some(&id) {
@@ -177,7 +201,7 @@ impl EdgeState {
             && let Some(entry) = self.servers.get_mut(id)
         {
             entry.message = None;
-            entry.invite = None;
+            self.servers.forget_invite(id);
         }
         self.run_server(id, |machine, now, out| match machine {
             ServerMachine::Invite(m) => m.on_response(now, status, bytes, out),
@@ -264,7 +288,7 @@ impl EdgeState {
         };
         if alive {
             self.emit(Effect::Send { flow: to.flow.clone(), bytes, tag: None });
-        } else if matches!(to.transport, Transport::Ws | Transport::Wss) {
+        } else if !to.can_open() {
             // Nobody can open a connection to a WebSocket client (RFC 7118 §5.3).
             self.stats.drop_one("response without a connection");
         } else {
