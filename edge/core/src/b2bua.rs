@@ -1,77 +1,208 @@
 //! Between two legs: calls to agents that register themselves (sip.md, section 2). One leg is a dialog with the caller, where we are the
 //! UAS; the other one with the registered agent, where we are the UAC. Both stand in the store and name each other, so that any edge
-//! serves a request of either side.
+//! serves a request of either side: nothing here outlives one transaction, but for the timers of the owner ([`crate::dialogs`]).
 //!
-//! What other parts hand over comes in here; [`DialogToken::bridged`] in our tag says that a dialog has another leg.
+//! What other parts hand over comes in here; [`DialogToken::bridged`](crate::token::DialogToken) in our tag says that a dialog has
+//! another leg.
+
+pub(crate) mod acks;
+mod answer;
+mod bodies;
+mod copied;
+pub(crate) mod legs;
+mod policy;
+pub(crate) mod reach;
+pub(crate) mod relay;
+pub(crate) mod relayed;
+mod setup;
+mod stray;
+mod targets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use session_store::key::{DialogKey, GuardKey};
+use session_store::op::{StoreError, StoreReply};
 use session_store::record::{CallLeg, DialogRecord};
-use sip_proto::message::Message;
+use sip_proto::message::{Message, Transportation};
 
-use crate::answer::Answer;
-use crate::gate::Caller;
-use crate::input::Flow;
-use crate::request::Request;
-use crate::router::Callee;
+use crate::config::{AgentBackend, AgentConfig, Capabilities, RegistrationProfile};
+use crate::dialogs::HangUp;
+use crate::engine::Closing;
 use crate::state::EdgeState;
-use crate::token::DialogToken;
+use acks::{AckWait, PendingAck};
+use reach::Parked;
+use relay::Relay;
+use setup::Setup;
+
+/// Members of a record's `extra`: whose registration leads to the peer, and which instance of it.
+pub(crate) const PEER_AOR: &str = "peer.aor";
+pub(crate) const PEER_INSTANCE: &str = "peer.instance";
+/// The contact that a GRUU in the remote target stands for.
+const PEER_CONTACT: &str = "peer.contact";
+/// CSeq of an INVITE of ours on the *other* leg whose ACK waits for the ACK on this one.
+const OWED_ACK: &str = "owed.ack";
+
+/// What is under way between legs on this core.
+#[derive(Debug, Default)]
+pub(crate) struct Bridges {
+    calls: BTreeMap<u64, Setup>,
+    by_guard: BTreeMap<GuardKey, u64>,
+    /// Requests that wait for their peer to register again; at most [`reach::MAX_PARKED`].
+    parked: BTreeMap<u64, Parked>,
+    /// By the dialog whose ACK we wait for; ends with the client transaction of the INVITE (Timer M).
+    acks: BTreeMap<DialogKey, PendingAck>,
+    /// Dialogs whose peer changes the session, and dialogs in which we do, because the other side does.
+    changing: BTreeSet<DialogKey>,
+    asked: BTreeSet<DialogKey>,
+}
+
+impl Bridges {
+    /// Calls, requests and ACKs that are not done.
+    pub fn len(&self) -> usize {
+        self.calls.len() + self.parked.len() + self.acks.len() + self.changing.len()
+    }
+}
+
+/// What goes on when a store operation of a bridge is answered.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Opened(u64),
+    Bindings(u64),
+    Capable(u64),
+    Placed(u64),
+    /// An early dialog: the bytes of the provisional response.
+    Early(u64, u16, bytes::Bytes),
+    Answered(u64),
+    /// In a dialog.
+    Begun(Box<Relay>),
+    Cseq(Box<Relay>),
+    Committed(Box<Relay>),
+    PeerChanged(Box<Relay>),
+    /// An ACK that arrived on an edge that had nothing of its INVITE.
+    AckHere(Box<AckWait>),
+    AckPeer(Box<AckWait>),
+    /// A 2xx for which nobody here waits: is there a dialog?
+    Stray(Box<stray::Stray>),
+    /// Bindings of a peer whose flow is gone.
+    Reach(Box<reach::Reach>),
+    /// The other leg's BYE.
+    HangUp(HangUp),
+    /// An error of ours to a message that policy refused.
+    Refusal(Box<relayed::Refusal>),
+}
 
 impl EdgeState {
-    /// An INVITE to an address that is no declared agent of ours: to its bindings. No server transaction is open yet; `merged` is its
-    /// merge key.
-    #[allow(clippy::unused_self, clippy::needless_pass_by_value, reason = "the shape that its callers rely on")]
-    pub(crate) fn bridge_call(
-        &mut self,
-        request: &Request,
-        caller: Caller,
-        callee: &Callee,
-        merged: [u8; 16],
-    ) -> Result<(), Answer> {
-        let _ = (request, caller, callee, merged);
-        Err(Answer::new(480))
+    pub(crate) fn bridge_resume(&mut self, step: Step, reply: Result<StoreReply, StoreError>) {
+        match step {
+            Step::Opened(call) => self.setup_opened(call, reply),
+            Step::Bindings(call) => self.setup_bindings(call, reply),
+            Step::Capable(call) => self.setup_capable(call, reply),
+            Step::Placed(call) => self.setup_placed(call, reply),
+            Step::Early(call, status, bytes) => self.setup_early(call, status, bytes, reply),
+            Step::Answered(call) => self.setup_answered(call, reply),
+            Step::Begun(relay) => self.relay_begun(*relay, reply),
+            Step::Cseq(relay) => self.relay_cseq(*relay, reply),
+            Step::Committed(relay) => self.relay_committed(*relay, reply),
+            Step::PeerChanged(relay) => self.relay_peer_changed(*relay, reply),
+            Step::AckHere(wait) => self.owed_here(*wait, reply),
+            Step::AckPeer(wait) => self.ack_peer(*wait, reply),
+            Step::Stray(stray) => self.stray_read(&stray, reply),
+            Step::Reach(reach) => self.reach_bindings(*reach, reply),
+            Step::HangUp(hang_up) => self.bridge_bye(hang_up, reply),
+            Step::Refusal(refusal) => self.refusal_cseq(*refusal, reply),
+        }
     }
 
-    /// A request (not ACK, not BYE) whose To tag is that of a dialog with another leg; nothing of it was checked yet.
-    #[allow(clippy::unused_self, reason = "the shape that its callers rely on")]
-    pub(crate) fn bridge_in_dialog(&mut self, request: &Request, token: DialogToken) -> Result<(), Answer> {
-        let _ = (request, token);
-        Err(Answer::new(481))
+    /// The agent at an address; a user of the domain counts as one that registers and declares nothing.
+    pub(crate) fn agent_at(&self, domain: &str, user: &str) -> Option<Arc<AgentConfig>> {
+        if let Some(agent) = self.config.agents.get(&(domain.to_owned(), user.to_owned())) {
+            return Some(agent.clone());
+        }
+        let known = self.config.domains.get(domain)?;
+        Some(Arc::new(AgentConfig {
+            key: format!("{}/{user}", known.domain),
+            user: user.to_owned(),
+            domain: known.domain.clone(),
+            backend: AgentBackend::SipContact { by_certificate: false },
+            capabilities: Capabilities::default(),
+            registration: RegistrationProfile { min: 1800, max: 7200, default: 3600, jitter: false },
+            policies: Vec::new(),
+            timeout_ms: 0,
+        }))
     }
 
-    /// An ACK in a dialog with another leg.
-    #[allow(clippy::unused_self, reason = "the shape that its callers rely on")]
-    pub(crate) fn bridge_ack(&mut self, request: &Request, token: DialogToken) {
-        let _ = (request, token);
+    /// The agent of a record, also where it is a user that registered.
+    pub(crate) fn agent_of(&self, record: &DialogRecord) -> Option<Arc<AgentConfig>> {
+        if record.peer.is_some() {
+            return self.agent_at(&record.domain, &record.agent_user);
+        }
+        self.config.agents.get(&(record.domain.clone(), record.agent_user.clone())).cloned()
     }
 
     /// One leg has its tombstone or its BYE (of the peer, or ours), and `record` is what it was: the other leg is `Terminating` in the
     /// store, and its BYE is to be sent.
-    #[allow(clippy::unused_self, reason = "the shape that its callers rely on")]
     pub(crate) fn bridge_ended(&mut self, dialog: DialogKey, record: &DialogRecord) {
-        let _ = (dialog, record);
+        let Some(peer) = record.peer.filter(|peer| *peer != dialog) else { return };
+        self.bridges.acks.remove(&dialog);
+        self.bridges.acks.remove(&peer);
+        if let Some(local) = self.dialogs.get_mut(&peer) {
+            if local.ending {
+                return;
+            }
+            local.ending = true;
+        }
+        let hang_up = HangUp {
+            dialog: peer,
+            reason: "SIP;cause=200;text=\"The other leg ended\"",
+            closing: Closing::Bye,
+            fence: None,
+        };
+        let operation =
+            session_store::op::StoreOp::NextCseq { dialog: peer, terminating: true, close: None, fence: None };
+        self.bridge_store(operation, Step::HangUp(hang_up));
     }
 
-    /// The guard is cancelled, and the INVITE has its 487: the legs that were opened for it.
-    #[allow(clippy::unused_self, clippy::needless_pass_by_value, reason = "the shape that its callers rely on")]
-    pub(crate) fn bridge_cancel(&mut self, guard: GuardKey, dialog: DialogKey, legs: Vec<CallLeg>) {
-        let _ = (guard, dialog, legs);
+    /// The other leg's number for its BYE. Gone: its peer said BYE, too.
+    fn bridge_bye(&mut self, hang_up: HangUp, reply: Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Cseq { cseq, record, .. }) => {
+                let dialog = hang_up.dialog;
+                let then = crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() };
+                self.reach_dialog(dialog, &record, then);
+            }
+            // Its record ends by its TTL, and the peer by its own session timer.
+            _ => self.end_dialog(hang_up.dialog, hang_up.closing),
+        }
     }
 
-    /// A call with legs that another edge left without a final response: ours now.
-    #[allow(
-        dead_code,
-        clippy::unused_self,
-        clippy::needless_pass_by_value,
-        reason = "the shape that its callers rely on"
-    )]
-    pub(crate) fn bridge_adopt(&mut self, guard: GuardKey, dialog: DialogKey, invite: Message, legs: Vec<CallLeg>) {
-        let _ = (guard, dialog, invite, legs);
+    /// The guard is cancelled, and the INVITE has its 487: the legs that were opened for it. `invite`: as the guard has it.
+    pub(crate) fn bridge_cancel(&mut self, guard: GuardKey, legs: &[CallLeg], invite: &bytes::Bytes) {
+        if let Some(call) = self.bridges.by_guard.get(&guard).copied() {
+            return self.setup_cancelled(call);
+        }
+        if legs.is_empty() {
+            return;
+        }
+        let message = match self.restored_invite(invite) {
+            Some(restored) => restored.message,
+            None => match Message::parse(invite.clone(), Transportation::Stream) {
+                Ok(message) => message,
+                Err(_) => return self.stats.drop_one("unreadable INVITE in a guard"),
+            },
+        };
+        self.cancel_legs(legs, &message);
     }
 
-    /// A response to a request that no transaction here has. `true` where it was one to an INVITE of a leg: it is dealt with.
-    #[allow(clippy::unused_self, reason = "the shape that its callers rely on")]
-    pub(crate) fn bridge_response(&mut self, flow: &Flow, message: &Message) -> bool {
-        let _ = (flow, message);
-        false
+    pub(crate) fn bridge_store(&mut self, operation: session_store::op::StoreOp, step: Step) {
+        self.store(operation, crate::waiting::Waiting::Bridge(Box::new(step)));
+    }
+
+    pub(crate) fn bridge_timeout(&mut self, id: u64) {
+        if self.bridges.calls.contains_key(&id) {
+            self.setup_timeout(id);
+        } else {
+            self.parked_timeout(id);
+        }
     }
 }

@@ -36,7 +36,7 @@ use crate::waiting::Waiting;
 use plan::Plan;
 
 /// So long an INVITE may be with one edge before another one takes it over.
-const LEASE_MS: u64 = 10_000;
+pub(crate) const LEASE_MS: u64 = 10_000;
 
 /// An INVITE that is being accepted.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl EdgeState {
                 call.dialog = dialog;
                 self.accept_call(call);
             }
-            Ok(StoreReply::CallKnown { state, .. }) => self.call_known(&call, state),
+            Ok(StoreReply::CallKnown { state, .. }) => self.call_known(&call.request, state),
             Ok(StoreReply::NonceReplayed) => {
                 self.stats.failed_authentications += 1;
                 let answer = self.challenge(&call.caller.domain, true);
@@ -148,33 +148,33 @@ impl EdgeState {
     }
 
     /// The guard was there already: the same INVITE by another way (482), or a copy whose transaction this edge does not have.
-    fn call_known(&mut self, call: &Call, state: CallState) {
+    pub(crate) fn call_known(&mut self, request: &Request, state: CallState) {
         let branch = |bytes: &Bytes| {
             let message = Message::parse(bytes.clone(), Transportation::Stream).ok()?;
             message.top_via().branch().map(str::to_owned)
         };
-        let ours = call.request.message.top_via().branch().map(str::to_owned);
+        let ours = request.message.top_via().branch().map(str::to_owned);
         let replay = |bytes: &Bytes| ours.is_some() && branch(bytes) == ours;
         match state {
-            CallState::Cancelled => self.answer_if_pending(call, &Answer::new(487)),
+            CallState::Cancelled => self.answer_waiting(request, &Answer::new(487)),
             CallState::Rejected { response } if replay(&response) => {
                 let status = Message::parse(response.clone(), Transportation::Stream).ok().and_then(|m| m.status());
-                self.answer_bytes(&call.request, status.unwrap_or(500), response);
+                self.answer_bytes(request, status.unwrap_or(500), response);
             }
             CallState::Accepted { accept_bytes: Some(bytes) } if replay(&bytes) => {
-                self.answer_bytes(&call.request, 200, bytes);
+                self.answer_bytes(request, 200, bytes);
             }
             // Another edge serves it. A copy over UDP asks again; on a stream nobody else could answer.
             CallState::Pending { owner } if owner != self.owner => {
-                if call.request.flow.transport == Transport::Udp {
-                    self.forget_server(call.request.server);
+                if request.flow.transport == Transport::Udp {
+                    self.forget_server(request.server);
                     self.stats.drop_one("served by another edge");
                 } else {
                     let answer = Answer::new(500).phrase("Served By Another Edge").header(HeaderId::RetryAfter, "1");
-                    self.answer_if_pending(call, &answer);
+                    self.answer_waiting(request, &answer);
                 }
             }
-            _ => self.answer_if_pending(call, &Answer::new(482).phrase("Merged Request")),
+            _ => self.answer_waiting(request, &Answer::new(482).phrase("Merged Request")),
         }
     }
 

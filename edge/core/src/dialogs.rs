@@ -570,18 +570,22 @@ impl EdgeState {
             let old = &local.leg;
             let domain = self.config.domains.get(&old.domain.domain);
             let agent = self.config.agents.get(&(old.agent.domain.clone(), old.agent.user.clone()));
+            // A user that registers is no agent of the configuration; of two legs the caller's is judged, and the other one goes with it.
+            let agent = agent.cloned().or_else(|| local.record.peer.map(|_| old.agent.clone()));
             let (Some(domain), Some(agent)) = (domain, agent) else {
                 revoked.push(*dialog);
                 continue;
             };
-            let (policies, principal) = (policies(agent, domain), policy_principal(&old.principal));
-            let left = policies.visible(principal)
-                && policies.mcp_denied_for_all().is_none()
-                && policies.nothing_left(principal).is_none();
+            let (policies, principal) = (policies(&agent, domain), policy_principal(&old.principal));
+            let has_mcp = local.record.peer.is_none() || local.record.mcp.is_some();
+            let left = local.record.we_called
+                || (policies.visible(principal)
+                    && (!has_mcp
+                        || (policies.mcp_denied_for_all().is_none() && policies.nothing_left(principal).is_none())));
             if !left {
                 revoked.push(*dialog);
             }
-            local.leg = Arc::new(Leg { domain: domain.clone(), agent: agent.clone(), ..Leg::clone(old) });
+            local.leg = Arc::new(Leg { domain: domain.clone(), agent, ..Leg::clone(old) });
         }
         let fence = self.own_fence();
         for dialog in revoked {

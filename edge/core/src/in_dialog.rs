@@ -72,7 +72,7 @@ impl EdgeState {
         }
     }
 
-    fn domain_of(&self, tenant: u16) -> Option<Arc<DomainConfig>> {
+    pub(crate) fn domain_of(&self, tenant: u16) -> Option<Arc<DomainConfig>> {
         self.config.domains.values().find(|domain| domain.tenant == tenant).cloned()
     }
 
@@ -227,7 +227,7 @@ impl EdgeState {
     /// A leg from its record.
     pub(crate) fn leg_of(&self, dialog: DialogKey, record: &DialogRecord, datagram: bool) -> Option<Arc<Leg>> {
         let domain = self.config.domains.get(&record.domain)?.clone();
-        let agent = self.config.agents.get(&(record.domain.clone(), record.agent_user.clone()))?.clone();
+        let agent = self.agent_of(record)?;
         let principal = match record.principal.as_str() {
             "anonymous" => Principal::Anonymous,
             user => Principal::User(user.to_owned()),

@@ -10,6 +10,10 @@ use sip_proto::resolve::{
 };
 use sip_proto::uri::{Host, Uri};
 
+use crate::b2bua::acks::AckOut;
+use crate::b2bua::legs::CancelOf;
+use crate::b2bua::relay::Relay;
+use crate::b2bua::relayed::Refusal;
 use crate::dialogs::{HangUp, dialog_state};
 use crate::effect::{DnsAnswer, DnsQuestion, Effect};
 use crate::engine::{Delivery, DeliveryOutcome};
@@ -46,6 +50,40 @@ pub(crate) enum Located {
         cseq: u32,
         record: Box<DialogRecord>,
     },
+    /// The INVITE of a leg.
+    Leg {
+        call: u64,
+        index: usize,
+    },
+    /// The CANCEL of a leg that another edge opened.
+    Cancel(Box<CancelOf>),
+    /// A request between two legs, an ACK, an error of ours.
+    Relay(Box<Relay>),
+    Ack(Box<AckOut>),
+    Refusal {
+        refusal: Box<Refusal>,
+        cseq: u32,
+        record: Box<DialogRecord>,
+    },
+}
+
+impl Located {
+    /// The peer has another contact now: the Request-URI follows it.
+    pub fn retarget(&mut self, uri: &str) {
+        let record = match self {
+            Located::InDialog { record, .. }
+            | Located::HangUp { record, .. }
+            | Located::Refresh { record, .. }
+            | Located::Refusal { record, .. } => record,
+            Located::Ack(out) => &mut out.record,
+            Located::Relay(relay) => match relay.peer_record_mut() {
+                Some(record) => return uri.clone_into(&mut record.remote_target),
+                None => return,
+            },
+            Located::Page { .. } | Located::Accept(_) | Located::Leg { .. } | Located::Cancel(_) => return,
+        };
+        uri.clone_into(&mut record.remote_target);
+    }
 }
 
 /// One look-up.
@@ -125,13 +163,18 @@ fn question(question: &Question) -> DnsQuestion {
 
 impl EdgeState {
     /// Finds where requests in this dialog go, then goes on.
-    pub(crate) fn reach_dialog(&mut self, dialog: DialogKey, record: &DialogRecord, then: Located) {
+    pub(crate) fn reach_dialog(&mut self, dialog: DialogKey, record: &DialogRecord, mut then: Located) {
+        if let Some(contact) = self.contact_of(record) {
+            then.retarget(&contact);
+        }
         if let Some(target) = self.flow_of_dialog(record, dialog) {
             return self.located(then, Some(target));
         }
         let listener = self.dialogs.get(&dialog).map_or(0, |local| local.flow.listener);
         let next_hop = dialog_state(record).next_hop().to_owned();
-        self.locate(&next_hop, listener, then);
+        if let Err(then) = self.reach_registered(record, &next_hop, listener, then) {
+            self.locate(&next_hop, listener, then);
+        }
     }
 
     /// Finds where a URI is, then goes on.
@@ -191,7 +234,7 @@ impl EdgeState {
         }
     }
 
-    fn located(&mut self, then: Located, target: Option<Target>) {
+    pub(crate) fn located(&mut self, then: Located, target: Option<Target>) {
         match (then, target) {
             (Located::Page { delivery, uri }, Some(target)) => self.page_at(*delivery, &uri, target),
             (Located::InDialog { delivery, cseq, record }, Some(target)) => {
@@ -204,6 +247,11 @@ impl EdgeState {
             (Located::Accept(dialog), target) => self.accept_at(dialog, target),
             (Located::HangUp { hang_up, cseq, record }, target) => self.send_bye(hang_up, cseq, &record, target),
             (Located::Refresh { refresh, cseq, record }, target) => self.send_refresh(*refresh, cseq, record, target),
+            (Located::Leg { call, index }, target) => self.leg_at(call, index, target),
+            (Located::Cancel(cancel), target) => self.cancel_at(*cancel, target),
+            (Located::Relay(relay), target) => self.send_relay(*relay, target),
+            (Located::Ack(out), target) => self.send_ack(&out, target),
+            (Located::Refusal { refusal, cseq, record }, target) => self.send_refusal(*refusal, cseq, &record, target),
         }
     }
 }

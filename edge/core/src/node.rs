@@ -323,7 +323,7 @@ impl Node {
         let valid_until = sent.plus_millis(self.config.lease.fence_ms());
         // The higher epoch proves the lower ones dead: nobody has to wait for the end of their lease.
         if owner.epoch > 1 {
-            let earlier = Owner { pod: owner.pod, epoch: owner.epoch, boot: 0 };
+            let earlier = Owner { pod: owner.pod, epoch: owner.epoch - 1, boot: 0 };
             self.sweeps.begin(earlier, &mut self.random);
         }
         self.look_for_dead(&pods, owner);

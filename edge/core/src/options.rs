@@ -47,7 +47,7 @@ impl EdgeState {
         let answer = if addressed {
             match self.visible(request, &caller, callee.cloned())? {
                 Callee::Agent(agent) => self.offered(request, &caller.principal, domain, &agent),
-                Callee::User => alive(),
+                Callee::User | Callee::Offers(_) => alive(),
             }
         } else {
             alive()

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Advertise;
 use crate::input::Transport;
-use crate::state::{EdgeState, shard_of};
+use crate::state::{BESIDE, EdgeState, call_hash, shard_of};
 use crate::text;
 
 /// A request of ours never goes further.
@@ -79,6 +79,11 @@ impl EdgeState {
                 return call_id;
             }
         }
+    }
+
+    /// A Call-ID for a further leg: on every edge it is with the shard of the other one.
+    pub(crate) fn call_id_beside(&mut self, other: &str) -> String {
+        format!("{}{BESIDE}{:08x}", text::base32(&self.random.bytes::<16>()), call_hash(other))
     }
 
     /// A tag of 128 random bits.

@@ -3,6 +3,7 @@
 use session_store::key::DialogKey;
 use sip_proto::message::Message;
 
+use crate::b2bua::relay::Relay;
 use crate::carrier::Carried;
 use crate::refresh::Refresh;
 use crate::state::EdgeState;
@@ -13,6 +14,15 @@ pub(crate) enum Purpose {
     Delivery(Box<Carried>),
     Bye(DialogKey),
     Refresh(Box<Refresh>),
+    /// The INVITE of a leg of a call.
+    Leg {
+        call: u64,
+        index: usize,
+    },
+    /// A request between two legs.
+    Relay(Box<Relay>),
+    /// Nobody waits for its answer.
+    Nothing,
 }
 
 /// The end of a client transaction.
@@ -33,6 +43,9 @@ impl EdgeState {
             Purpose::Delivery(carried) => self.delivery_concluded(*carried, outcome),
             Purpose::Bye(dialog) => self.bury(dialog),
             Purpose::Refresh(refresh) => self.refresh_concluded(*refresh, transaction, outcome),
+            Purpose::Leg { call, index } => self.leg_concluded(call, index, transaction, outcome),
+            Purpose::Relay(relay) => self.relay_concluded(*relay, transaction, outcome),
+            Purpose::Nothing => {}
         }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) enum Callee {
     Agent(Arc<AgentConfig>),
     /// A user of the domain, who may have registered.
     User,
+    /// The domain itself: whoever offers one of these capabilities (REG-2).
+    Offers(Vec<String>),
 }
 
 impl Callee {
@@ -69,7 +71,7 @@ impl Callee {
     pub fn registers(&self) -> bool {
         match self {
             Callee::Agent(agent) => agent.backend.is_sip_contact(),
-            Callee::User => true,
+            Callee::User | Callee::Offers(_) => true,
         }
     }
 }
@@ -159,6 +161,11 @@ impl EdgeState {
         self.authenticate(request, &domain, address.callee.as_ref()).map(|_| ())
     }
 
+    /// Whom a request is for.
+    pub(crate) fn callee_of(&self, message: &Message) -> Option<Callee> {
+        self.address(message).callee
+    }
+
     fn address(&self, message: &Message) -> Address {
         let domain = |host: &str| self.config.domains.get(&host.to_ascii_lowercase()).cloned();
         let uri = message.request_uri().and_then(|text| Uri::parse(text).ok()).and_then(|uri| uri.sip());
@@ -169,7 +176,18 @@ impl EdgeState {
             return Address { domain, callee: None, is_sip: false };
         };
         let domain = domain(uri.host_str());
-        let callee = domain.as_ref().zip(uri.user_unescaped()).and_then(|(domain, user)| {
+        // A GRUU of ours names a user's instance (RFC 5627); one that does not open names nobody.
+        let user = match (&domain, self.gruu(&uri)) {
+            (Some(_), Ok(Some(named))) => Some(std::borrow::Cow::Owned(named.user)),
+            (Some(_), Err(())) => None,
+            _ => uri.user_unescaped(),
+        };
+        if domain.is_some() && uri.user().is_none() && message.cseq().method == Method::Invite {
+            let names = self.capabilities_wanted(message);
+            let callee = (!names.is_empty()).then_some(Callee::Offers(names));
+            return Address { domain, callee, is_sip: true };
+        }
+        let callee = domain.as_ref().zip(user).and_then(|(domain, user)| {
             match self.config.agents.get(&(domain.domain.clone(), user.clone().into_owned())) {
                 Some(agent) => Some(Callee::Agent(agent.clone())),
                 None => domain
@@ -240,7 +258,7 @@ impl EdgeState {
         let agent = match callee {
             Callee::Agent(agent) if !agent.backend.is_sip_contact() => agent,
             callee if service == Service::Invite => return self.bridge_call(request, caller, &callee, merged),
-            Callee::Agent(_) | Callee::User => return Err(Answer::new(480)),
+            Callee::Agent(_) | Callee::User | Callee::Offers(_) => return Err(Answer::new(480)),
         };
         match service {
             Service::Invite => self.on_invite(request, caller, &agent, merged),
@@ -283,6 +301,8 @@ impl EdgeState {
             Some(Callee::User) => {
                 mcp_sip::policy::Policies { agent: &[], domain: &caller.domain.policies }.visible(principal)
             }
+            // Whom it finds, it may see.
+            Some(Callee::Offers(_)) => true,
             None => false,
         };
         match callee {

@@ -11,6 +11,7 @@ use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::Owner;
 use sip_proto::time::{Mono, Now};
 
+use crate::b2bua::Bridges;
 use crate::config::Config;
 use crate::dialogs::LocalDialog;
 use crate::drain::Drain;
@@ -43,13 +44,34 @@ pub struct Shard {
 /// Which shard serves a message: all messages of one call have its Call-ID, CANCEL, ACK and the responses to our requests included.
 #[must_use]
 pub fn shard_of(call_id: &str, count: u16) -> u16 {
+    // A Call-ID of ours for a further leg says beside which one it belongs, so that both are with one shard on every edge, however many
+    // shards it has.
+    if let Some(folded) = beside(call_id) {
+        return u16::try_from(u64::from(folded) % u64::from(count.max(1))).unwrap_or(0);
+    }
+    u16::try_from(u64::from(call_hash(call_id)) % u64::from(count.max(1))).unwrap_or(0)
+}
+
+/// What a Call-ID of ours ends with: the hash of the one that it stands beside.
+pub(crate) const BESIDE: &str = ".b2b";
+
+/// The hash in a Call-ID of ours for a further leg.
+fn beside(call_id: &str) -> Option<u32> {
+    let (_, hash) = call_id.rsplit_once(BESIDE)?;
+    (hash.len() == 8).then(|| u32::from_str_radix(hash, 16).ok()).flatten()
+}
+
+/// The hash of a Call-ID that names its shard.
+pub(crate) fn call_hash(call_id: &str) -> u32 {
+    if let Some(folded) = beside(call_id) {
+        return folded;
+    }
     // FNV-1a: the same on every edge and in every version; a peer that makes its Call-IDs collide slows only one shard down, which is
     // bounded by that shard's own limits.
     let hash = call_id
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
-    u16::try_from(folded % u64::from(count.max(1))).unwrap_or(0)
+    u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).unwrap_or(0)
 }
 
 /// One core.
@@ -81,6 +103,7 @@ pub struct EdgeState {
     pub(crate) flows: Flows,
     pub(crate) routes: Routes,
     pub(crate) lookups: LookUps,
+    pub(crate) bridges: Bridges,
     pub(crate) drain: Drain,
     pub(crate) stats: Stats,
     waiting: HashMap<OpId, Waiting>,
@@ -113,6 +136,7 @@ impl EdgeState {
             flows: Flows::default(),
             routes: Routes::default(),
             lookups: LookUps::default(),
+            bridges: Bridges::default(),
             drain: Drain::default(),
             stats: Stats::default(),
             waiting: HashMap::new(),
@@ -155,6 +179,7 @@ impl EdgeState {
                 TimerKey::Outage => self.outage_timeout(),
                 TimerKey::Burial(dialog) => self.bury(dialog),
                 TimerKey::Route(leg) => self.routes.expire(&leg, now.mono, &mut self.timers),
+                TimerKey::Bridge(id) => self.bridge_timeout(id),
                 TimerKey::Drain => self.drain_timeout(),
             }
         }
@@ -186,6 +211,7 @@ impl EdgeState {
             flows: self.flows.len(),
             routes: self.routes.len(),
             lookups: self.lookups.len(),
+            bridges: self.bridges.len(),
             timers: self.timers.len(),
             copies: self.foreign.len(),
             mesh_messages: self.meshed.len(),

@@ -18,6 +18,8 @@ pub struct Stats {
     pub routes: usize,
     /// DNS look-ups that run.
     pub lookups: usize,
+    /// Calls and requests between two legs that are not done.
+    pub bridges: usize,
     pub timers: usize,
     /// Dialogs that other edges own, as far as this one served them.
     pub copies: usize,

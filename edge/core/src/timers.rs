@@ -24,6 +24,8 @@ pub(crate) enum TimerKey {
     Route(LegKey),
     /// The store was away: a step of the recovery.
     Outage,
+    /// A call that is set up between two legs, or a request that waits for its peer.
+    Bridge(u64),
     /// A step of the drain.
     Drain,
 }
@@ -38,6 +40,7 @@ impl TimerKey {
             TimerKey::Burial(_) => "tombstone",
             TimerKey::Route(_) => "way back to a caller",
             TimerKey::Outage => "recovery of the store",
+            TimerKey::Bridge(_) => "bridge",
             TimerKey::Drain => "drain",
         }
     }

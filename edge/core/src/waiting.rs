@@ -5,6 +5,7 @@ use session_store::op::{StoreError, StoreReply};
 use session_store::record::McpRecord;
 
 use crate::answer::Answer;
+use crate::b2bua::Step;
 use crate::call::Call;
 use crate::call::cancel::Cancel;
 use crate::dialogs::HangUp;
@@ -62,6 +63,16 @@ pub(crate) enum Waiting {
     Refresh(Box<Refresh>),
     /// A record that we changed by a refresh of ours.
     Refreshed(Box<Refresh>),
+    /// Between two legs.
+    Bridge(Box<Step>),
+    /// The description in an ACK that was passed on.
+    BridgeAnswer {
+        dialog: DialogKey,
+        sdp: bytes::Bytes,
+        id: u64,
+        version: u64,
+        tries: u8,
+    },
     /// What an ACK agreed on.
     LateAnswer {
         dialog: DialogKey,
@@ -105,6 +116,10 @@ impl EdgeState {
             Waiting::HangUp(hang_up) => self.hang_up_written(hang_up, reply),
             Waiting::Refresh(refresh) => self.refresh_cseq(*refresh, reply),
             Waiting::Refreshed(refresh) => self.refresh_written(*refresh, reply),
+            Waiting::Bridge(step) => self.bridge_resume(*step, reply),
+            Waiting::BridgeAnswer { dialog, sdp, id, version, tries } => {
+                self.ack_noted(dialog, (sdp, id, version), tries, reply);
+            }
             Waiting::LateAnswer { dialog, mcp, tries } => self.late_answer_read(dialog, mcp, tries, reply),
         }
     }

@@ -16,8 +16,6 @@ mod in_dialog;
 mod matrix;
 #[path = "api/negotiation.rs"]
 mod negotiation;
-#[path = "api/node.rs"]
-mod node;
 #[path = "api/options.rs"]
 mod options;
 #[path = "api/page.rs"]

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod media;
 pub mod offer_answer;
+pub mod origin;
 
 use bytes::Bytes;
 use sdp_types::{AddrType, NetType, Session};
@@ -13,6 +14,7 @@ use sdp_types::{AddrType, NetType, Session};
 pub use answer::{answer_rejecting, answer_without_media};
 pub use media::{Direction, MediaLine, Setup, media_lines};
 pub use offer_answer::{OfferAnswer, OfferAnswerError};
+pub use origin::with_origin;
 
 /// More lines than this are refused with 488.
 pub const MAX_LINES: usize = 512;

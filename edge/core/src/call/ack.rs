@@ -17,7 +17,7 @@ impl EdgeState {
             return self.refusal_acknowledged(request, relayed);
         };
         if token.bridged {
-            return self.bridge_ack(request, token);
+            return self.bridge_ack(request, token, relayed);
         }
         let dialog = token.key;
         match self.dialogs.get(&dialog) {

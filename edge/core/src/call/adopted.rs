@@ -25,7 +25,7 @@ impl EdgeState {
     /// An INVITE that its edge did not answer: as if it came now. Never silence.
     pub(crate) fn call_adopted(&mut self, guard: GuardKey, dialog: DialogKey, invite: &Bytes, legs: Vec<CallLeg>) {
         let Some(Restored { message, flow, principal, proven }) = self.restored_invite(invite) else {
-            return self.unfinished(guard, invite, legs, dialog);
+            return self.unfinished(guard, invite, &legs);
         };
         let uri = message.request_uri().and_then(|text| sip_proto::uri::Uri::parse(text).ok());
         let uri = uri.and_then(|uri| uri.sip());
@@ -34,7 +34,8 @@ impl EdgeState {
         let domain = self.config.domains.get(&host).cloned();
         let agent = self.config.agents.get(&(host, user)).filter(|agent| !agent.backend.is_sip_contact()).cloned();
         if !legs.is_empty() || agent.is_none() {
-            return self.bridge_adopt(guard, dialog, message, legs);
+            let restored = Restored { message, flow, principal, proven };
+            return self.bridge_adopt(guard, dialog, restored, &legs);
         }
         let mut request = self.request(flow, message);
         request.server = self.adopted_transaction(&request, guard);
@@ -56,7 +57,7 @@ impl EdgeState {
     }
 
     /// The transaction of an INVITE in this process (it may still have it, after its lease ended for a while), else a new one.
-    fn adopted_transaction(&mut self, request: &Request, guard: GuardKey) -> Option<u64> {
+    pub(crate) fn adopted_transaction(&mut self, request: &Request, guard: GuardKey) -> Option<u64> {
         if let Some(id) = self.servers.of_guard(&guard) {
             return Some(id);
         }
@@ -75,13 +76,11 @@ impl EdgeState {
     }
 
     /// How it arrived is not known (its keys are gone): what can be said is said to its Via.
-    fn unfinished(&mut self, guard: GuardKey, invite: &Bytes, legs: Vec<CallLeg>, dialog: DialogKey) {
+    fn unfinished(&mut self, guard: GuardKey, invite: &Bytes, legs: &[CallLeg]) {
         let Ok(message) = Message::parse(invite.clone(), Transportation::Stream) else {
             return self.stats.drop_one("unreadable INVITE in a guard");
         };
-        if !legs.is_empty() {
-            return self.bridge_adopt(guard, dialog, message, legs);
-        }
+        self.cancel_legs(legs, &message);
         let Some(flow) = self.flow_of_via(&message) else { return self.stats.drop_one("no way to an adopted INVITE") };
         let request = self.request(Arc::new(flow), message);
         let seconds = (1 + self.random.below(5)).to_string();

@@ -71,10 +71,10 @@ impl EdgeState {
             }
         };
         match (reply, invite) {
-            (Ok(StoreReply::Cancelled { dialog, legs, .. }), Some(id)) => {
+            (Ok(StoreReply::Cancelled { invite, legs, .. }), Some(id)) => {
                 answer(self, 200);
                 self.refuse_cancelled(*id);
-                self.bridge_cancel(*guard, dialog, legs);
+                self.bridge_cancel(*guard, &legs, &invite);
             }
             (Ok(StoreReply::Unknown), Some(id)) => {
                 answer(self, 200);
@@ -86,7 +86,7 @@ impl EdgeState {
                 self.refuse_cancelled(*id);
                 self.cancel_later(*guard);
             }
-            (Ok(StoreReply::Cancelled { dialog, invite, owner, legs }), None) => {
+            (Ok(StoreReply::Cancelled { invite, owner, legs, .. }), None) => {
                 answer(self, 200);
                 if owner.pod != self.owner.pod && self.lives(owner.pod) && request.is_some() {
                     let call_id = request.as_ref().map(|r| r.message.call_id().to_owned()).unwrap_or_default();
@@ -94,7 +94,7 @@ impl EdgeState {
                     return self.to_edge(owner.pod, message, Some(Meshed::Cancel(Box::new(cancel), invite)));
                 }
                 self.cancelled_here(&cancel, &invite);
-                self.bridge_cancel(*guard, dialog, legs);
+                self.bridge_cancel(*guard, &legs, &invite);
             }
             (Ok(StoreReply::CancelTooLate), _) | (Ok(_), Some(_)) => answer(self, 200),
             (Ok(_), None) => answer(self, 481),

@@ -13,7 +13,7 @@ use crate::effect::LogLevel;
 use crate::random::Random;
 
 /// Claims at once.
-const CLAIMS: usize = 64;
+const CLAIMS: usize = 16;
 /// Resources per claim.
 const SLICE: usize = 500;
 /// Lease of an adopted INVITE; milliseconds.

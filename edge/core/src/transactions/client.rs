@@ -84,6 +84,8 @@ struct ClientEntry {
     /// INVITE: the request, from which the ACK to a non-2xx is made, and the ACK to a 2xx once it was made.
     invite: Option<Message>,
     ack: Option<Bytes>,
+    /// INVITE: To tag of its first 2xx.
+    accepted: Option<String>,
 }
 
 /// The client transactions. The number of an entry is the tag of its sends, too.
@@ -163,7 +165,8 @@ impl EdgeState {
             (ClientMachine::Other(ClientNonInvite::new(now, bytes, reliability, values, &mut actions)), None)
         };
         let peer = target.remote().ip();
-        let entry = ClientEntry { key, machine, target, peer, purpose: Some(purpose), invite, ack: None };
+        let entry =
+            ClientEntry { key, machine, target, peer, purpose: Some(purpose), invite, ack: None, accepted: None };
         self.clients.insert(id, entry);
         self.client_actions(id, actions, None);
         Ok(())
@@ -192,13 +195,31 @@ impl EdgeState {
         match &mut entry.machine {
             ClientMachine::Other(m) => m.on_response(now, status, &mut actions),
             ClientMachine::Invite(m) => {
-                let again = (200..300).contains(&status).then(|| entry.ack.clone()).flatten();
+                let is_2xx = (200..300).contains(&status);
+                // Another branch of the peer's side accepted, too: it is another dialog (RFC 3261 §13.2.2.4).
+                let to_tag = message.to_tag().unwrap_or_default();
+                if is_2xx && entry.purpose.is_none() && entry.accepted.as_ref().is_some_and(|tag| tag != to_tag) {
+                    let target = entry.target.clone();
+                    return self.acknowledge_and_end(
+                        message,
+                        &target,
+                        "SIP;cause=487;text=\"Call completed elsewhere\"",
+                    );
+                }
+                let repeated = is_2xx && entry.purpose.is_none() && entry.ack.is_none();
+                if is_2xx && entry.accepted.is_none() {
+                    entry.accepted = Some(to_tag.to_owned());
+                }
+                let again = is_2xx.then(|| entry.ack.clone()).flatten();
                 let invite = entry.invite.clone();
                 let ack = || invite.and_then(|invite| ack_failure(&invite, message)).unwrap_or_default();
                 m.on_response(now, status, ack, &mut actions);
                 if let Some(ack) = again {
                     let target = entry.target.clone();
                     self.send_to_target(&target, ack, None);
+                }
+                if repeated {
+                    self.owed_again(id);
                 }
             }
         }
@@ -224,6 +245,52 @@ impl EdgeState {
         entry.ack = Some(ack.clone());
         let target = entry.target.clone();
         self.send_to_target(&target, ack, None);
+    }
+
+    /// The number of a request of ours that waits, by its branch.
+    pub(crate) fn client_of_branch(&self, branch: &str) -> Option<u64> {
+        self.clients.of_response(branch, "INVITE")
+    }
+
+    /// Where a request of ours went.
+    pub(crate) fn client_target(&self, id: u64) -> Option<Target> {
+        self.clients.entries.get(&id).map(|entry| entry.target.clone())
+    }
+
+    /// Cancels an INVITE of ours: now, or as soon as a provisional answer is there (RFC 3261 §9.1).
+    pub(crate) fn cancel_client(&mut self, id: u64) {
+        let now = self.now.mono;
+        let Some(entry) = self.clients.entries.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        if let ClientMachine::Invite(m) = &mut entry.machine {
+            m.cancel(now, &mut actions);
+        }
+        self.client_actions(id, actions, None);
+    }
+
+    fn send_cancel(&mut self, id: u64, target: &Target) {
+        let invite = self.clients.entries.get(&id).and_then(|entry| entry.invite.clone());
+        let Some(bytes) = invite.as_ref().and_then(|invite| sip_proto::dialog::cancel(invite, None)) else { return };
+        let branch =
+            invite.as_ref().and_then(|invite| invite.top_via().branch().map(str::to_owned)).unwrap_or_default();
+        if self.send_request("CANCEL", &branch, bytes, target.clone(), Purpose::Nothing).is_err() {
+            self.stats.drop_one("CANCEL above the limit");
+        }
+    }
+
+    /// A provisional answer, for who passes it on.
+    fn client_progress(&mut self, id: u64, message: &Message) {
+        match self.clients.entries.get(&id).and_then(|entry| entry.purpose.as_ref()) {
+            Some(Purpose::Leg { call, index }) => {
+                let (call, index) = (*call, *index);
+                self.leg_progress(call, index, message);
+            }
+            Some(Purpose::Relay(relay)) => {
+                let (request, domain) = EdgeState::relay_facts(relay);
+                self.relay_progress(&request, &domain.domain, message);
+            }
+            _ => {}
+        }
     }
 
     pub(crate) fn client_timeout(&mut self, id: u64) {
@@ -278,13 +345,25 @@ impl EdgeState {
         let target = entry.target.clone();
         let mut ended = None;
         let mut outcome = None;
+        let mut progress = None;
+        let mut cancel = false;
         for action in actions {
             match action {
                 Action::Send(bytes) => self.send_to_target(&target, bytes, Some(id)),
                 Action::ToUser(ToUser::Response(status)) if status >= 200 => outcome = message,
+                Action::ToUser(ToUser::Response(_)) => progress = message,
+                Action::ToUser(ToUser::CancelNow) => cancel = true,
+                // After a provisional answer the machine itself waits on; nobody here does.
+                Action::ToUser(ToUser::TransportError) => ended = Some(Cause::TransportError),
                 Action::ToUser(_) => {}
                 Action::Terminated(cause) => ended = Some(cause),
             }
+        }
+        if let Some(message) = progress {
+            self.client_progress(id, message);
+        }
+        if cancel {
+            self.send_cancel(id, &target);
         }
         if let Some(message) = outcome
             && let Some(purpose) = self.clients.take_purpose(id)
@@ -294,6 +373,7 @@ impl EdgeState {
         match ended {
             Some(cause) => {
                 self.timers.arm(TimerKey::Client(id), None);
+                self.owed_no_more(id);
                 if let Some(purpose) = self.clients.remove(id) {
                     let outcome = match cause {
                         Cause::TransportError => Outcome::TransportError,

@@ -8,7 +8,7 @@ use crate::message::{HeaderId, Message, Request};
 use crate::method::Method;
 use crate::uri::Uri;
 
-const MAX_FORWARDS: &str = "70";
+const MAX_FORWARDS: u8 = 70;
 
 impl DialogState {
     /// A request in this dialog with the next CSeq number: Request-URI, Via, Route, Max-Forwards, From, To, Call-ID,
@@ -25,13 +25,19 @@ impl DialogState {
     /// The same with a number that the store gave out.
     #[must_use]
     pub fn request_with_cseq(&self, method: &str, cseq: u32, via: &str) -> Request {
+        self.request_with_hops(method, cseq, via, MAX_FORWARDS)
+    }
+
+    /// The same with the hops that are left: for a request that is passed on (RFC 7332).
+    #[must_use]
+    pub fn request_with_hops(&self, method: &str, cseq: u32, via: &str, hops: u8) -> Request {
         let (uri, routes) = self.request_uri_and_routes();
         let mut request = Request::new(method, &uri).via(via);
         for route in routes {
             request = request.header(HeaderId::Route, format!("<{route}>"));
         }
         request
-            .header(HeaderId::MaxForwards, MAX_FORWARDS)
+            .header(HeaderId::MaxForwards, hops.to_string())
             .header(HeaderId::From, party(&self.local_uri, &self.local_tag))
             .header(HeaderId::To, party(&self.remote_uri, &self.remote_tag))
             .header(HeaderId::CallId, &self.call_id)
@@ -88,7 +94,7 @@ fn of_invite(invite: &Message, method: &str, to: &[u8]) -> Option<Request> {
     }
     Some(
         request
-            .header(HeaderId::MaxForwards, MAX_FORWARDS)
+            .header(HeaderId::MaxForwards, MAX_FORWARDS.to_string())
             .header(HeaderId::From, invite.header(HeaderId::From)?)
             .header(HeaderId::To, to)
             .header(HeaderId::CallId, invite.call_id())

@@ -1,0 +1,610 @@
+//! A call to a registered agent, from its INVITE to its final answer (sip.md, section 7): the guard, the bindings, the legs in the guard
+//! before any INVITE leaves, then one winner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use session_store::key::{DialogKey, GuardKey};
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::record::Binding;
+use sip_proto::dialog::{DialogState, Phase};
+use sip_proto::message::{HeaderId, Message};
+use sip_proto::preferences::Preferences;
+use sip_proto::session_timer::{SessionExpires, SessionTimer};
+
+use super::Step;
+use super::answer::Accepted;
+use super::bodies::{Parts, Passed};
+use super::legs::{BridgeLeg, LegState};
+use super::policy::Offer;
+use super::targets::Ways;
+use crate::answer::Answer;
+use crate::call::LEASE_MS;
+use crate::call::plan::negotiate_timer;
+use crate::config::AgentConfig;
+use crate::gate::{Caller, canonical, policies, policy_principal};
+use crate::gruu::Named;
+use crate::negotiate::{option_tags, shows};
+use crate::request::Request;
+use crate::router::Callee;
+use crate::state::EdgeState;
+use crate::text::shown;
+use crate::timers::TimerKey;
+use crate::transactions::InviteProgress;
+
+/// Timer C (RFC 3261 §16.6 step 11), within the life of the guard: nobody rings longer.
+const RING_MS: u64 = 170_000;
+/// Capabilities that are looked up for one request.
+const MAX_CAPABILITIES: usize = 8;
+/// Agents that are found by one capability.
+const MAX_FOUND: usize = 64;
+
+/// Where a call stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Opening,
+    Trying,
+    /// This leg accepted; the records are being written.
+    Answering(usize),
+}
+
+/// A call that is being set up.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub request: Request,
+    pub caller: Caller,
+    pub agent: Arc<AgentConfig>,
+    /// What is called: the AOR, as From and To say it.
+    pub callee: String,
+    pub guard: GuardKey,
+    pub dialog: DialogKey,
+    pub parts: Parts,
+    pub offer: Offer,
+    /// The caller's session timer, as the 2xx says it.
+    pub timer: (SessionTimer, SessionExpires, bool),
+    pub stage: Stage,
+    pub legs: Vec<BridgeLeg>,
+    pub accepted: Option<Accepted>,
+    /// The description that the caller got in a provisional response.
+    pub given: Option<Passed>,
+    named: Option<Named>,
+    wanted: Preferences,
+    /// By capability: any of these names, until the agent is chosen.
+    capabilities: Vec<String>,
+    asking: usize,
+    found: Vec<Binding>,
+    failed: Option<StoreError>,
+    opened: bool,
+    groups: VecDeque<Vec<Ways>>,
+    best: Option<(u16, Option<Message>)>,
+    /// An early dialog is in the store.
+    pub early: bool,
+}
+
+/// What is known of a call before the store is asked.
+struct Prepared {
+    agent: Arc<AgentConfig>,
+    capabilities: Vec<String>,
+    named: Option<Named>,
+    parts: Parts,
+    offer: Offer,
+    timer: (SessionTimer, SessionExpires, bool),
+}
+
+impl EdgeState {
+    /// The capabilities that a request to the domain itself is for: of Accept-Contact (RFC 3841), else of `MCP-Select` (REG-2).
+    pub(crate) fn capabilities_wanted(&self, message: &Message) -> Vec<String> {
+        let wanted = Preferences::of(message);
+        let mut names: Vec<String> = wanted.wanted("+mcp.cap").map(str::to_owned).collect();
+        if names.is_empty()
+            && let Some(value) = message.headers(HeaderId::McpSelect).next()
+            && let Ok(select) = mcp_sip::headers::Select::parse(value, mcp_sip::headers::Mode::Lenient)
+        {
+            names = select.tools.iter().flatten().map(ToString::to_string).collect();
+        }
+        names.truncate(MAX_CAPABILITIES);
+        names
+    }
+
+    /// An INVITE to an address that is no declared agent of ours: to its bindings. No server transaction is open yet; `merged` is its
+    /// merge key.
+    pub(crate) fn bridge_call(
+        &mut self,
+        request: &Request,
+        caller: Caller,
+        callee: &Callee,
+        merged: [u8; 16],
+    ) -> Result<(), Answer> {
+        self.check_places(&caller)?;
+        let prepared = self.prepare(request, &caller, callee)?;
+        let message = &request.message;
+        let tenant = caller.domain.tenant;
+        let from_tag = message.from_tag().unwrap_or_default().to_ascii_lowercase();
+        let slot = self.slot(tenant, message.call_id(), &from_tag);
+        let guard = self.guard_key(request, tenant, slot);
+        let dialog = DialogKey { slot, tenant, id: self.random.bytes() };
+        let mut request = request.clone();
+        let Some(id) = self.open_server(&request.flow, &request.message, merged) else {
+            self.stats.limit("serverTransactions");
+            return Err(self.unavailable("Too Many Transactions"));
+        };
+        request.server = Some(id);
+        self.servers.set_invite(id, InviteProgress { guard, opened: false, trying_due: false });
+        let open = StoreOp::OpenCall {
+            guard,
+            dialog,
+            invite: self.invite_to_store(&request, &caller),
+            owner: self.owner,
+            lease_ms: LEASE_MS,
+            nonce: caller.nonce.clone(),
+        };
+        // Both at once: one round trip for the guard and the bindings.
+        let call = self.ids.number();
+        self.bridge_store(open, Step::Opened(call));
+        self.begin_setup(call, request, caller, prepared, guard, dialog, false);
+        Ok(())
+    }
+
+    /// The same for an INVITE that another edge left: its guard is ours, its transaction is open.
+    pub(super) fn bridge_again(
+        &mut self,
+        request: &Request,
+        caller: Caller,
+        guard: GuardKey,
+        dialog: DialogKey,
+    ) -> Result<(), Answer> {
+        self.check_places(&caller)?;
+        let callee = self.callee_of(&request.message);
+        let callee = self.visible(request, &caller, callee)?;
+        if !callee.registers() {
+            return Err(Answer::new(480));
+        }
+        let prepared = self.prepare(request, &caller, &callee)?;
+        let call = self.ids.number();
+        self.begin_setup(call, request.clone(), caller, prepared, guard, dialog, true);
+        Ok(())
+    }
+
+    /// Everything about an INVITE that can be refused before the store is asked.
+    fn prepare(&mut self, request: &Request, caller: &Caller, callee: &Callee) -> Result<Prepared, Answer> {
+        let message = &request.message;
+        let domain = caller.domain.clone();
+        let tags = option_tags(&domain);
+        let known =
+            |tag: &str| tags.is_mcp(tag) || ["timer", "gruu", "outbound"].iter().any(|t| t.eq_ignore_ascii_case(tag));
+        let unknown: Vec<&str> = message.list_values(HeaderId::Require).filter(|tag| !known(tag)).collect();
+        if !unknown.is_empty() {
+            return Err(Answer::new(420).header(HeaderId::Unsupported, unknown.join(", ")));
+        }
+        DialogState::uas(message, "", Phase::Confirmed, false)
+            .map_err(|error| Answer::new(400).phrase(&error.to_string()))?;
+        let parts = Parts::read(message)?;
+        if parts.largest() > self.body_limit(&domain) {
+            self.stats.limit("sipBodyBytes");
+            return Err(Answer::new(413));
+        }
+        if let Some(sdp) = &parts.sdp {
+            sip_proto::sdp::parse(sdp).map_err(|error| crate::call::plan::sdp_refusal(&error, &domain))?;
+        }
+        let timer = negotiate_timer(message, None)?;
+        let uri = sip_proto::uri::Uri::parse(message.request_uri().unwrap_or_default()).ok().and_then(|uri| uri.sip());
+        let named = uri.as_ref().and_then(|uri| self.gruu(uri).ok().flatten());
+        let user = match (&named, &uri) {
+            (Some(named), _) => named.user.clone(),
+            (None, Some(uri)) => uri.user_unescaped().unwrap_or_default().into_owned(),
+            (None, None) => String::new(),
+        };
+        // By capability: who it is will be found; until then nobody.
+        let agent = match callee {
+            Callee::Agent(agent) => Some(agent.clone()),
+            Callee::User | Callee::Offers(_) => self.agent_at(&domain.domain, &user),
+        };
+        let agent = agent.ok_or_else(|| Answer::new(404))?;
+        let (capabilities, offer) = match callee {
+            Callee::Offers(names) => (names.clone(), Offer::default()),
+            Callee::Agent(_) | Callee::User => (Vec::new(), self.judge_offer(request, caller, &agent, &parts)?),
+        };
+        Ok(Prepared { agent, capabilities, named, parts, offer, timer })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call is these facts")]
+    fn begin_setup(
+        &mut self,
+        call: u64,
+        request: Request,
+        caller: Caller,
+        prepared: Prepared,
+        guard: GuardKey,
+        dialog: DialogKey,
+        opened: bool,
+    ) {
+        let Prepared { agent, capabilities, named, parts, offer, timer } = prepared;
+        let tenant = caller.domain.tenant;
+        let wanted = Preferences::of(&request.message);
+        let setup = Setup {
+            callee: address(&agent),
+            request,
+            caller,
+            agent,
+            guard,
+            dialog,
+            parts,
+            offer,
+            timer,
+            stage: Stage::Opening,
+            legs: Vec::new(),
+            accepted: None,
+            given: None,
+            named,
+            wanted,
+            asking: capabilities.len().max(1),
+            capabilities,
+            found: Vec::new(),
+            failed: None,
+            opened,
+            groups: VecDeque::new(),
+            best: None,
+            early: false,
+        };
+        self.opening += 1;
+        if setup.capabilities.is_empty() {
+            let aor = self.aor_key(tenant, &setup.callee);
+            self.bridge_store(StoreOp::ReadBindings { aor }, Step::Bindings(call));
+        } else {
+            for name in &setup.capabilities {
+                let capability = self.capability_key(tenant, name);
+                self.bridge_store(StoreOp::FindCapability { capability, limit: MAX_FOUND }, Step::Capable(call));
+            }
+        }
+        self.bridges.by_guard.insert(guard, call);
+        self.bridges.calls.insert(call, setup);
+        self.timers.arm(TimerKey::Bridge(call), Some(self.now.mono.plus_millis(RING_MS)));
+    }
+
+    /// Whether there is a place for another call.
+    fn check_places(&mut self, caller: &Caller) -> Result<(), Answer> {
+        if self.is_full() {
+            self.stats.limit("sessionsPerPod");
+            return Err(self.unavailable("Full"));
+        }
+        if caller.domain.max_sessions.is_some_and(|quota| self.sessions_of(&caller.domain.domain) >= quota) {
+            self.stats.limit("sessions");
+            let seconds = (1 + self.random.below(5)).to_string();
+            return Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds));
+        }
+        Ok(())
+    }
+
+    /// Whether the caller still waits for its final answer.
+    pub(super) fn is_waiting(&self, request: &Request) -> bool {
+        request.server.and_then(|id| self.servers.get(id)).is_some_and(|entry| entry.is_proceeding_invite())
+    }
+
+    /// Forgets a call that needs nothing more; its legs' transactions end by themselves.
+    pub(super) fn setup_over(&mut self, call: u64) -> Option<Setup> {
+        let setup = self.bridges.calls.remove(&call)?;
+        if self.bridges.by_guard.get(&setup.guard) == Some(&call) {
+            self.bridges.by_guard.remove(&setup.guard);
+        }
+        self.timers.arm(TimerKey::Bridge(call), None);
+        self.opening = self.opening.saturating_sub(1);
+        Some(setup)
+    }
+
+    pub(super) fn setup_opened(&mut self, call: u64, reply: Result<StoreReply, StoreError>) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        let (request, caller) = (setup.request.clone(), setup.caller.clone());
+        match reply {
+            Ok(StoreReply::CallOpened) => {}
+            Ok(StoreReply::CallAdopted { dialog, invite, legs }) => {
+                // The same INVITE was begun by an edge that is gone: the same dialog id gives the same tag, and its legs ring no longer.
+                setup.dialog = dialog;
+                if let Some(restored) = self.restored_invite(&invite) {
+                    self.cancel_legs(&legs, &restored.message);
+                }
+            }
+            other => {
+                self.setup_over(call);
+                match other {
+                    Ok(StoreReply::CallKnown { state, .. }) => return self.call_known(&request, state),
+                    Ok(StoreReply::NonceReplayed) => {
+                        self.stats.failed_authentications += 1;
+                        let answer = self.challenge(&caller.domain, true);
+                        return self.answer_waiting(&request, &answer);
+                    }
+                    _ => {
+                        let answer = self.unavailable("Store Unavailable");
+                        return self.answer_waiting(&request, &answer);
+                    }
+                }
+            }
+        }
+        self.authenticated(&request, &caller);
+        if let Some(id) = request.server {
+            self.invite_opened(id);
+        }
+        if let Some(setup) = self.bridges.calls.get_mut(&call) {
+            setup.opened = true;
+        }
+        self.setup_ready(call);
+    }
+
+    pub(crate) fn answer_waiting(&mut self, request: &Request, answer: &Answer) {
+        if self.is_waiting(request) {
+            self.answer(request, answer);
+        }
+    }
+
+    pub(super) fn setup_bindings(&mut self, call: u64, reply: Result<StoreReply, StoreError>) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        setup.asking -= 1;
+        match reply {
+            Ok(StoreReply::Bindings(bindings)) => setup.found = bindings,
+            Ok(_) => {}
+            Err(error) => setup.failed = Some(error),
+        }
+        self.setup_ready(call);
+    }
+
+    /// Agents that offer one of the capabilities.
+    pub(super) fn setup_capable(&mut self, call: u64, reply: Result<StoreReply, StoreError>) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        setup.asking -= 1;
+        match reply {
+            Ok(StoreReply::Bindings(bindings)) => {
+                for binding in bindings {
+                    if !setup.found.iter().any(|known| known.aor == binding.aor && known.key == binding.key) {
+                        setup.found.push(binding);
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(error) => setup.failed = Some(error),
+        }
+        self.setup_ready(call);
+    }
+
+    /// The guard stands and the bindings are known: off it goes.
+    fn setup_ready(&mut self, call: u64) {
+        let Some(setup) = self.bridges.calls.get(&call) else { return };
+        if !setup.opened || setup.asking > 0 {
+            return;
+        }
+        if !self.is_waiting(&setup.request) {
+            // A CANCEL was faster. The guard learns it, so that nobody takes this INVITE up later.
+            return self.setup_refused(call, &Answer::new(487));
+        }
+        if setup.failed.is_some() {
+            let answer = self.unavailable("Store Unavailable");
+            return self.setup_refused(call, &answer);
+        }
+        if !setup.capabilities.is_empty()
+            && let Err(answer) = self.choose_agent(call)
+        {
+            return self.setup_refused(call, &answer);
+        }
+        let Some(setup) = self.bridges.calls.get(&call) else { return };
+        let groups = self.targets(&setup.found, &setup.wanted, setup.named.as_ref());
+        if let Some(setup) = self.bridges.calls.get_mut(&call) {
+            setup.groups = groups;
+            setup.stage = Stage::Trying;
+        }
+        self.next_group(call);
+    }
+
+    /// By capability: one agent that this caller may see and use, among the best one at random.
+    fn choose_agent(&mut self, call: u64) -> Result<(), Answer> {
+        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
+        let domain = setup.caller.domain.clone();
+        let principal = setup.caller.principal.clone();
+        let mut by_rank: BTreeMap<(u16, u16), Vec<String>> = BTreeMap::new();
+        for binding in &setup.found {
+            let user = sip_proto::uri::Uri::parse(&binding.aor).ok().and_then(|uri| uri.sip());
+            let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
+            let Some(agent) = self.config.agents.get(&(domain.domain.clone(), user)) else { continue };
+            let held = policies(agent, &domain);
+            let who = policy_principal(&principal);
+            let may = held.visible(who) && held.mcp_denied_for_all().is_none() && held.nothing_left(who).is_none();
+            let offered = |name: &&String| {
+                let hash = self.capability_key(domain.tenant, name).hash;
+                let tool = name.split_once('@').map_or(name.as_str(), |(tool, _)| tool);
+                binding.capabilities.contains(&hash)
+                    && (name.contains(':') || shown_alike(agent, &domain, &principal, tool))
+            };
+            let Ok(contact) = sip_proto::header::NameAddr::parse(&binding.contact) else { continue };
+            let Some(score) = setup.wanted.score(&contact) else { continue };
+            if may && agent.backend.is_sip_contact() && setup.capabilities.iter().any(|name| offered(&name)) {
+                let rank = (1000 - contact.q().unwrap_or(1000).min(1000), 1000 - score.min(1000));
+                let aors = by_rank.entry(rank).or_default();
+                if !aors.contains(&binding.aor) {
+                    aors.push(binding.aor.clone());
+                }
+            }
+        }
+        // Nobody, and nobody whom this caller may see, look alike.
+        let Some(mut aors) = by_rank.into_values().next() else { return Err(Answer::new(404)) };
+        aors.sort_unstable();
+        let count = u64::try_from(aors.len()).unwrap_or(1);
+        let pick = usize::try_from(self.random.below(count)).unwrap_or(0);
+        let aor = aors.swap_remove(pick);
+        let user = sip_proto::uri::Uri::parse(&aor).ok().and_then(|uri| uri.sip());
+        let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
+        let agent = self.agent_at(&domain.domain, &user).ok_or_else(|| Answer::new(404))?;
+        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
+        let (request, caller, parts) = (setup.request.clone(), setup.caller.clone(), setup.parts.clone());
+        let offer = self.judge_offer(&request, &caller, &agent, &parts)?;
+        if let Some(setup) = self.bridges.calls.get_mut(&call) {
+            setup.found.retain(|binding| binding.aor == aor);
+            setup.callee = address(&agent);
+            setup.agent = agent;
+            setup.offer = offer;
+        }
+        Ok(())
+    }
+
+    /// The next group of targets, or the end.
+    pub(super) fn next_group(&mut self, call: u64) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        let Some(group) = setup.groups.pop_front() else { return self.setup_exhausted(call) };
+        for ways in group {
+            self.add_leg(call, ways);
+        }
+        self.place_legs(call);
+    }
+
+    /// Writes all legs into the guard; what is new leaves after it.
+    pub(super) fn place_legs(&mut self, call: u64) {
+        let Some(setup) = self.bridges.calls.get(&call) else { return };
+        let legs = setup.legs.iter().map(|leg| leg.placed.clone()).collect();
+        let operation = StoreOp::PlaceLegs { guard: setup.guard, owner: self.owner, legs };
+        self.bridge_store(operation, Step::Placed(call));
+    }
+
+    pub(super) fn setup_placed(&mut self, call: u64, reply: Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Done) => {
+                let Some(setup) = self.bridges.calls.get(&call) else { return };
+                if !self.is_waiting(&setup.request) {
+                    return self.setup_cancelled(call);
+                }
+                let count = setup.legs.len();
+                for index in 0..count {
+                    self.send_leg(call, index);
+                }
+            }
+            // Somebody else has this call now, and answers it.
+            Ok(StoreReply::Fenced) => {
+                if let Some(setup) = self.setup_over(call) {
+                    self.forget_server(setup.request.server);
+                    self.stats.drop_one("fenced");
+                }
+            }
+            Ok(StoreReply::CallCancelled) => {
+                let Some(request) = self.bridges.calls.get(&call).map(|setup| setup.request.clone()) else { return };
+                self.answer_waiting(&request, &Answer::new(487));
+                self.setup_cancelled(call);
+            }
+            Ok(_) | Err(_) => {
+                let answer = self.unavailable("Store Unavailable");
+                self.cancel_ringing(call, None);
+                self.setup_refused(call, &answer);
+            }
+        }
+    }
+
+    /// The caller has its 487: what rings is cancelled, and nobody else is called.
+    pub(super) fn setup_cancelled(&mut self, call: u64) {
+        self.cancel_ringing(call, None);
+        self.setup_over(call);
+    }
+
+    /// Nobody answered in time (Timer C).
+    pub(super) fn setup_timeout(&mut self, call: u64) {
+        self.cancel_ringing(call, None);
+        self.setup_refused(call, &Answer::new(408));
+    }
+
+    /// A leg has failed for good; `6xx` ends the whole call (RFC 3261 §16.7 step 5).
+    pub(super) fn leg_out(&mut self, call: u64, status: u16, message: Option<&Message>) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        let better = setup.best.as_ref().is_none_or(|(best, _)| preference(status) < preference(*best));
+        if better {
+            setup.best = Some((status, message.cloned()));
+        }
+        if status >= 600 {
+            setup.groups.clear();
+            self.cancel_ringing(call, None);
+            return self.setup_exhausted(call);
+        }
+        let open = |leg: &BridgeLeg| !matches!(leg.state, LegState::Failed);
+        if setup.stage == Stage::Trying && !setup.legs.iter().any(open) {
+            self.next_group(call);
+        }
+    }
+
+    /// No target is left: the best answer there was.
+    fn setup_exhausted(&mut self, call: u64) {
+        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
+        let best = setup.best.take();
+        let Some(setup) = self.bridges.calls.get(&call) else { return };
+        let Some((status, message)) = best else {
+            return self.setup_refused(call, &Answer::new(480).phrase("Not Registered"));
+        };
+        // Redirections are not followed, nobody's credentials are asked for but ours, and a 503 is the agent's, not ours (§16.7).
+        let mapped = match status {
+            300..=399 | 401 | 407 | 430 => 480,
+            503 => 500,
+            other => other,
+        };
+        let Some(message) = message.filter(|_| mapped == status) else {
+            return self.setup_refused(call, &Answer::new(mapped));
+        };
+        let (request, guard) = (setup.request.clone(), setup.guard);
+        let tag = self.leg_tag(setup.dialog, &setup.caller);
+        let session_id = self.passed_session_id(
+            crate::session_id::remote(&message).as_deref(),
+            message.call_id(),
+            crate::session_id::remote(&request.message).as_deref(),
+        );
+        let domain = setup.caller.domain.domain.clone();
+        let with_mcp = setup.offer.with_mcp;
+        let lines = vec![(HeaderId::SessionId, session_id)];
+        let bytes = self.passed_response(&request, &tag, status, &message, &domain, with_mcp, lines, None);
+        self.setup_over(call);
+        self.finish_refused(&request, guard, status, bytes);
+    }
+
+    /// The final answer is no 2xx, and it is ours.
+    pub(super) fn setup_refused(&mut self, call: u64, answer: &Answer) {
+        let Some(setup) = self.setup_over(call) else { return };
+        let tag = self.leg_tag(setup.dialog, &setup.caller);
+        let bytes = answer.build(&setup.request.message, &setup.request.flow, &tag);
+        self.finish_refused(&setup.request, setup.guard, answer.status, bytes);
+    }
+
+    fn finish_refused(&mut self, request: &Request, guard: GuardKey, status: u16, bytes: Bytes) {
+        let operation = StoreOp::RejectCall { guard, owner: self.owner, response: bytes.clone() };
+        self.store(operation, crate::waiting::Waiting::Nobody);
+        if self.is_waiting(request) {
+            self.answer_bytes(request, status, bytes);
+        }
+    }
+}
+
+/// Lower is better: 6xx, then the classes in order, and in 4xx what the caller can do something about (§16.7 step 6).
+fn preference(status: u16) -> u16 {
+    match status {
+        600.. => 0,
+        415 | 420 | 484 | 488 => 400,
+        408 | 430 | 480 => 499,
+        401 | 407 => 490,
+        300..=399 => 498,
+        400..=499 => 450,
+        _ => 500,
+    }
+}
+
+fn shown_alike(
+    agent: &AgentConfig,
+    domain: &crate::config::DomainConfig,
+    principal: &crate::engine::Principal,
+    tool: &str,
+) -> bool {
+    // Names in capabilities are compared without regard to case, those in policies are not: the declared spelling decides.
+    let declared = agent.capabilities.tools.iter().find(|t| t.name.eq_ignore_ascii_case(tool));
+    shows(agent, domain, principal, declared.map_or(tool, |t| t.name.as_str()))
+}
+
+/// The canonical address of record of an agent.
+fn address(agent: &AgentConfig) -> String {
+    let text = format!("sip:{}@{}", escaped_user(&agent.user), agent.domain);
+    let parsed = sip_proto::uri::Uri::parse(&text).ok().and_then(|uri| uri.sip()).map(|uri| canonical(&uri.aor()));
+    parsed.unwrap_or_else(|| shown(&text))
+}
+
+/// A user part with what may not stand in one escaped (RFC 3261 §25.1).
+fn escaped_user(user: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&b);
+    user.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
