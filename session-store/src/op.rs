@@ -191,8 +191,8 @@ pub struct CloseExchange {
     pub owner: Owner,
     /// Kept for [`ANSWER_MS`] for a repetition; `None` where a second execution is safe, or where it was kept before.
     pub answer: Option<Bytes>,
-    /// The answer is about to be sent: it is kept (at least [`ANSWER_MS`] from now) and a repetition gets it, and the exchange stays in
-    /// flight and with its owner, who closes it once the caller has it. Who adopts it gives that answer again.
+    /// The answer is about to be sent: to everybody else the exchange is answered, but it stays with its owner, who closes it once the
+    /// caller has the answer. Who adopts it gives the answer again, or runs the request again where none was kept.
     pub is_held: bool,
 }
 

@@ -225,7 +225,7 @@ pub struct JournalEntry {
     /// Id of the task that the backend made of the request.
     #[serde(default)]
     pub task: Option<String>,
-    /// The answer that is on its way ([`crate::op::CloseExchange::is_held`]). The store's word.
+    /// The answer that was on its way when the exchange was adopted ([`crate::op::CloseExchange::is_held`]): the store's word.
     #[serde(default)]
     pub answer: Option<Bytes>,
 }

@@ -6,6 +6,7 @@ mod engine {
     mod bodies;
     mod carriers;
     mod eras;
+    mod failover;
     mod legacy;
     mod modern;
     mod policy;

@@ -1,7 +1,7 @@
 //! The journal.
 
 use bytes::Bytes;
-use session_store::op::{ANSWER_MS, Adopted, OpenExchange, OpenOutcome, StoreOp, StoreReply};
+use session_store::op::{ANSWER_MS, Adopted, CloseExchange, OpenExchange, OpenOutcome, StoreOp, StoreReply};
 use session_store::record::{ExchangeNote, JournalEntry, LegRecord, Owner, PeerFlow};
 
 use crate::samples::*;
@@ -193,4 +193,49 @@ pub fn an_exchange_begins_with_a_request_in_a_dialog(s: &mut dyn Subject) {
     run(s, StoreOp::CloseExchange(close(exchange(1, 1), A, Some(b"a"))));
     let answer = Some(Bytes::from_static(b"a"));
     assert_eq!(outcome(run(s, request(6, 1, 1))), Some(OpenOutcome::RepeatAnswered { answer }));
+}
+
+pub fn an_answer_on_its_way_is_given_to_a_repetition_and_to_who_adopts_it(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(open(key, A, 1, false)));
+    let held = CloseExchange { is_held: true, ..close(key, A, Some(b"answer")) };
+    assert_eq!(run(s, StoreOp::CloseExchange(CloseExchange { owner: B, ..held.clone() })), StoreReply::Fenced);
+    assert_eq!(run(s, StoreOp::CloseExchange(held)), closed());
+    let again = StoreReply::Exchange(OpenOutcome::RepeatAnswered { answer: Some(Bytes::from_static(b"answer")) });
+    assert_eq!(run(s, opening(open(key, B, 1, false))), again);
+    // Its edge dies before the caller has it.
+    let adopt = StoreOp::Adopt { slot: key.session.slot, from: A, by: B, limit: 10, lease_ms: 1 };
+    let StoreReply::Adopted { items, more: false } = run(s, adopt.clone()) else { panic!("adopted") };
+    let [Adopted::Exchange { key: adopted, entry }] = &items[..] else { panic!("one exchange: {items:?}") };
+    assert_eq!((*adopted, entry.owner, entry.answer.as_deref()), (key, B, Some(&b"answer"[..])));
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, None))), StoreReply::Fenced);
+    // The caller has it: nobody's any more, and still there for a repetition.
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, B, None))), closed());
+    assert_eq!(run(s, opening(open(key, B, 1, false))), again);
+    assert_eq!(run(s, adopt), StoreReply::Adopted { items: Vec::new(), more: false });
+    s.pass(ANSWER_MS + SLACK_MS);
+    assert_eq!(run(s, opening(open(key, B, 1, false))), opened());
+}
+
+pub fn a_request_that_may_run_again_is_adopted_with_its_bytes_until_its_caller_has_the_answer(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    let mut request = open(key, A, 1, true);
+    request.limit = 1;
+    request.entry.request = Some(Bytes::from_static(b"request"));
+    run(s, opening(request.clone()));
+    run(s, StoreOp::CloseExchange(CloseExchange { is_held: true, ..close(key, A, None) }));
+    // It is not counted any more.
+    let other = OpenExchange { key: exchange(1, 2), ..request.clone() };
+    assert_eq!(run(s, opening(other.clone())), opened());
+    run(s, StoreOp::CloseExchange(close(other.key, A, None)));
+    let adopt = |from, by| StoreOp::Adopt { slot: key.session.slot, from, by, limit: 10, lease_ms: 1 };
+    let StoreReply::Adopted { items, .. } = run(s, adopt(A, B)) else { panic!("adopted") };
+    let [Adopted::Exchange { entry, .. }] = &items[..] else { panic!("one exchange: {items:?}") };
+    assert_eq!((entry.request.as_deref(), &entry.answer), (Some(&b"request"[..]), &None));
+    // A repetition is a new request, and its edge's from now on.
+    request.entry.owner = A;
+    assert_eq!(run(s, opening(request)), opened());
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, B, None))), StoreReply::Fenced);
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, None))), closed());
+    assert_eq!(run(s, adopt(A, B)), StoreReply::Adopted { items: Vec::new(), more: false });
 }

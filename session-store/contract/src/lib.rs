@@ -142,6 +142,8 @@ macro_rules! suite {
                 a_repetition_waits_then_gets_the_kept_answer
                 a_repetition_moves_the_return_path
                 a_repetition_in_a_dialog_moves_both
+                an_answer_on_its_way_is_given_to_a_repetition_and_to_who_adopts_it
+                a_request_that_may_run_again_is_adopted_with_its_bytes_until_its_caller_has_the_answer
                 another_body_moves_nothing
                 what_is_safe_to_repeat_runs_again_and_what_is_not_never_does
                 another_body_by_the_same_name_is_taken_in_flight_and_new_afterwards

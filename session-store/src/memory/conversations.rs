@@ -53,7 +53,7 @@ impl MemoryStore {
                 entry: Box::new(exchange.entry.clone()),
                 answer: match &exchange.state {
                     ExchangeState::InFlight => None,
-                    ExchangeState::Answered(answer) => answer.clone(),
+                    ExchangeState::Held(answer) | ExchangeState::Answered(answer) => answer.clone(),
                 },
             }));
         }

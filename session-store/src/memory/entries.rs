@@ -97,6 +97,8 @@ pub(super) struct StoredExchange {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum ExchangeState {
     InFlight,
+    /// On its way to the caller, with the answer, where it is kept; still with its owner.
+    Held(Option<Bytes>),
     /// With the answer, where it is kept.
     Answered(Option<Bytes>),
 }
@@ -106,9 +108,9 @@ impl StoredExchange {
         matches!(self.state, ExchangeState::InFlight)
     }
 
-    /// Who has to answer it.
+    /// Who has to answer it, or to see that the answer arrives.
     pub fn owned_by(&self) -> Option<u64> {
-        self.is_in_flight().then_some(self.entry.owner.pod)
+        (!matches!(self.state, ExchangeState::Answered(_))).then_some(self.entry.owner.pod)
     }
 }
 

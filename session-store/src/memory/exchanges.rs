@@ -17,9 +17,6 @@ impl MemoryStore {
         if let Some(known) = self.live_exchange(now_ms, key) {
             let same = known.entry.digest == entry.digest;
             match &known.state {
-                ExchangeState::InFlight if same && known.entry.answer.is_some() => {
-                    return Ok(OpenOutcome::RepeatAnswered { answer: known.entry.answer.clone() });
-                }
                 ExchangeState::InFlight if same => {
                     let owner = known.entry.owner;
                     if known.entry.leg.flow != entry.leg.flow {
@@ -29,12 +26,12 @@ impl MemoryStore {
                 }
                 ExchangeState::InFlight => return Ok(OpenOutcome::Taken),
                 // Safe to run again: no answer was kept, so it is a new request.
-                ExchangeState::Answered(None) if same && known.entry.repeatable => {}
-                ExchangeState::Answered(answer) if same => {
+                ExchangeState::Held(None) | ExchangeState::Answered(None) if same && known.entry.repeatable => {}
+                ExchangeState::Held(answer) | ExchangeState::Answered(answer) if same => {
                     return Ok(OpenOutcome::RepeatAnswered { answer: answer.clone() });
                 }
                 // Answered, and this is another request by the same name.
-                ExchangeState::Answered(_) => {}
+                ExchangeState::Held(_) | ExchangeState::Answered(_) => {}
             }
         }
         let of_session = self.exchanges.range(key.session.exchanges());
@@ -56,7 +53,7 @@ impl MemoryStore {
         match self.live_exchange(now_ms, key) {
             None => Some(StoreReply::Unknown),
             Some(known) if known.entry.owner != owner => Some(StoreReply::Fenced),
-            Some(known) if !known.is_in_flight() => Some(StoreReply::Unknown),
+            Some(known) if matches!(known.state, ExchangeState::Answered(_)) => Some(StoreReply::Unknown),
             Some(_) => None,
         }
     }
@@ -66,15 +63,17 @@ impl MemoryStore {
             return reply;
         }
         let flow = self.change_exchange(close.key, |known| {
+            let before = match std::mem::replace(&mut known.state, ExchangeState::InFlight) {
+                ExchangeState::Held(answer) => answer,
+                _ => None,
+            };
+            let answer = close.answer.or(before);
             let kept_until = now_ms.saturating_add(ANSWER_MS);
-            // Only a repetition asks for it now, and that brings its own.
-            known.entry.request = None;
-            if close.is_held {
-                known.entry.answer = close.answer;
-                known.expires_at = known.expires_at.max(kept_until);
-            } else {
-                known.state = ExchangeState::Answered(close.answer.or(known.entry.answer.take()));
-                known.expires_at = kept_until;
+            known.state = if close.is_held { ExchangeState::Held(answer) } else { ExchangeState::Answered(answer) };
+            known.expires_at = if close.is_held { known.expires_at.max(kept_until) } else { kept_until };
+            if known.owned_by().is_none() {
+                // Only a repetition asks for it now, and that brings its own.
+                known.entry.request = None;
             }
             known.entry.leg.flow.clone()
         });

@@ -1,7 +1,7 @@
 //! Who owns what, per slot label: found when an edge died.
 
 use super::MemoryStore;
-use super::entries::{Guard, StoredDialog, StoredExchange};
+use super::entries::{ExchangeState, Guard, StoredDialog, StoredExchange};
 use crate::key::{DialogKey, ExchangeKey, GuardKey, Slot};
 use crate::name::EntryName;
 use crate::op::{Adopted, StoreReply};
@@ -166,7 +166,11 @@ impl MemoryStore {
             }),
             EntryName::Exchange(key) => self.change_exchange(key, |exchange| {
                 exchange.entry.owner = by;
-                Adopted::Exchange { key, entry: Box::new(exchange.entry.clone()) }
+                let mut entry = Box::new(exchange.entry.clone());
+                if let ExchangeState::Held(answer) = &exchange.state {
+                    entry.answer.clone_from(answer);
+                }
+                Adopted::Exchange { key, entry }
             }),
             _ => None,
         }

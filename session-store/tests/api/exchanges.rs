@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use session_store::memory::{Capacity, MemoryStore};
-use session_store::op::{
-    ANSWER_MS, Adopted, CloseExchange, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply,
-};
+use session_store::op::{ANSWER_MS, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply};
 use session_store::record::{PeerFlow, SessionRecord};
 
 use super::samples::*;
@@ -110,30 +108,4 @@ fn once_is_true_once() {
     assert_eq!(run(&mut s, NOW, once()), StoreReply::First(true));
     assert_eq!(run(&mut s, NOW + 31_999, once()), StoreReply::First(false));
     assert_eq!(run(&mut s, NOW + 32_000, once()), StoreReply::First(true));
-}
-
-#[test]
-fn an_answer_on_its_way_is_given_to_a_repetition_and_to_who_adopts_it() {
-    let mut s = MemoryStore::new(Capacity::default());
-    let key = exchange(1, 1);
-    run(&mut s, NOW, opening(open(key, A, 1, false)));
-    let held = CloseExchange { is_held: true, ..close(key, A, Some(b"answer")) };
-    assert_eq!(
-        run(&mut s, NOW, StoreOp::CloseExchange(CloseExchange { owner: B, ..held.clone() })),
-        StoreReply::Fenced
-    );
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(held)), closed());
-    let again = StoreReply::Exchange(OpenOutcome::RepeatAnswered { answer: Some(Bytes::from_static(b"answer")) });
-    assert_eq!(run(&mut s, NOW, opening(open(key, B, 1, false))), again);
-    // Its edge dies before the caller has it.
-    let adopt = StoreOp::Adopt { slot: key.session.slot, from: A, by: B, limit: 10, lease_ms: 1 };
-    let StoreReply::Adopted { items, more: false } = run(&mut s, NOW, adopt.clone()) else { panic!("adopted") };
-    let [Adopted::Exchange { key: adopted, entry }] = &items[..] else { panic!("one exchange: {items:?}") };
-    assert_eq!((*adopted, entry.owner, entry.answer.as_deref()), (key, B, Some(&b"answer"[..])));
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, A, None))), StoreReply::Fenced);
-    // The caller has it: nobody's any more, and still there for a repetition.
-    assert_eq!(run(&mut s, NOW, StoreOp::CloseExchange(close(key, B, None))), closed());
-    assert_eq!(run(&mut s, NOW, opening(open(key, B, 1, false))), again);
-    assert_eq!(run(&mut s, NOW, adopt), StoreReply::Adopted { items: Vec::new(), more: false });
-    assert_eq!(run(&mut s, NOW + ANSWER_MS, opening(open(key, B, 1, false))), opened());
 }

@@ -158,13 +158,14 @@ impl Engine {
             exchange.owner = ctx.owner;
             return true;
         }
-        let closes = |outgoing: &Outgoing| outgoing.close.as_ref().is_some_and(|close| close.key == key);
+        let ends = |outgoing: &Outgoing| outgoing.ends.as_ref().is_some_and(|ends| ends.key == key);
         let mut of_leg = self.leg_deliveries.range(deliveries_of(key.session)).map(|(_, id)| *id);
-        let Some(id) = of_leg.find(|id| self.deliveries.get(id).is_some_and(closes)) else { return false };
-        if let Some(close) = self.deliveries.get_mut(&id).and_then(|outgoing| outgoing.close.as_mut()) {
-            close.owner = ctx.owner;
+        let Some(id) = of_leg.find(|id| self.deliveries.get(id).is_some_and(ends)) else { return false };
+        if let Some(outgoing) = self.deliveries.get_mut(&id) {
+            for close in outgoing.close.iter_mut().chain(&mut outgoing.ends) {
+                close.owner = ctx.owner;
+            }
         }
-        self.send(ctx, id);
         true
     }
 }
@@ -196,13 +197,14 @@ fn restore(
     };
     let deadline = ctx.now.mono.plus_millis(time_left(ctx.now.wall, entry));
     let is_modern = version.is_some() || entry.method == "server/discover";
-    let plan = match (&envelope, &entry.task, &entry.event_id) {
-        (Some(request), _, _) => Plan::Replay(request.clone()),
-        (None, Some(task), _) => Plan::Task(task.clone()),
-        (None, None, Some(event)) => {
+    let plan = match (&entry.answer, &envelope, &entry.task, &entry.event_id) {
+        (Some(answer), ..) => Plan::Answer(answer.clone()),
+        (None, Some(request), _, _) => Plan::Replay(request.clone()),
+        (None, None, Some(task), _) => Plan::Task(task.clone()),
+        (None, None, None, Some(event)) => {
             Plan::Stream { event: event.clone(), backend_session: entry.backend_session.clone() }
         }
-        (None, None, None) => Plan::Give,
+        (None, None, None, None) => Plan::Give,
     };
     let exchange = Exchange {
         session: key.session,

@@ -10,6 +10,7 @@ use sip_proto::time::Now;
 
 use super::Engine;
 use super::about::About;
+use super::deliver::Writes;
 use super::exchange::{Exchange, Resumed};
 use super::judge::{body_limit, reread};
 use super::pending::{Call, Op, Purpose};
@@ -36,17 +37,19 @@ impl Engine {
             body => (body, outcome),
         };
         self.tell(ctx, &exchange.about, forwarded, outcome);
-        // Kept where a second execution is not safe, so that a repetition gets it (sip.md 7); and after a takeover, so that a caller who
-        // repeats at that moment hears what was decided.
-        let answer = body.clone().filter(|_| !exchange.repeatable || exchange.is_adopted);
-        let close = CloseExchange { key: exchange.key, owner: exchange.owner, answer, is_held: false };
         let key = exchange.session;
+        // Where a second execution is not safe a repetition gets what is kept (sip.md 7); after a takeover, too, so that a caller who repeats
+        // at that moment hears what was decided.
+        let is_kept = !exchange.repeatable || exchange.is_adopted;
+        let end = CloseExchange { key: exchange.key, owner: exchange.owner, answer: None, is_held: false };
         match body {
             Some(body) => {
+                let held = CloseExchange { answer: is_kept.then(|| body.clone()), is_held: true, ..end.clone() };
                 let Exchange { leg, header, id, .. } = exchange;
-                self.deliver(ctx, leg, header, body, Some(Box::new(close)), Purpose::Final(id));
+                let written = Writes { close: Some(Box::new(held)), ends: Some(Box::new(end)) };
+                self.deliver(ctx, leg, header, body, written, Purpose::Final(id));
             }
-            None => self.store(ctx, StoreOp::CloseExchange(close), Op::Forget),
+            None => self.store(ctx, StoreOp::CloseExchange(end), Op::Forget),
         }
         self.settle(key);
     }

@@ -10,6 +10,7 @@ use super::Engine;
 use super::about::outcome_of;
 use super::access::Access;
 use super::answer::failure;
+use super::deliver::Writes;
 use super::exchange::{MAX_NOTES, Resumed, Stage};
 use super::pending::{Call, Purpose};
 use super::types::{Ctx, EngineOut};
@@ -157,7 +158,7 @@ impl Engine {
         exchange.notes += 1;
         let (leg, header, session) = (exchange.leg.clone(), exchange.header.clone(), exchange.session);
         let purpose = Purpose::Note { session, exchange: Some(no) };
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
+        self.deliver(ctx, leg, header, envelope.bytes().clone(), Writes::default(), purpose);
     }
 
     /// The final answer.

@@ -33,8 +33,9 @@ impl Engine {
             judged.fate = Fate::LegClosed;
         }
         let gone: Vec<DeliveryId> = self.leg_deliveries.range(deliveries_of(key)).map(|(_, id)| *id).collect();
-        for id in gone {
-            self.remove(id);
+        let answered: Vec<_> = gone.into_iter().filter_map(|id| self.remove(id)?.ends).collect();
+        for ends in answered {
+            self.store(ctx, StoreOp::CloseExchange(*ends), Op::Forget);
         }
         if self.sessions.contains_key(&key) {
             self.end(ctx, key);

@@ -8,11 +8,11 @@ use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::error_response;
 use session_store::key::SessionKey;
-use session_store::op::CloseExchange;
+use session_store::op::{CloseExchange, StoreOp};
 
 use super::Engine;
 use super::judge::body_limit;
-use super::pending::{Outgoing, Purpose, Tries};
+use super::pending::{Op, Outgoing, Purpose, Tries};
 use super::timers::Timer;
 use super::types::{Carrier, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Leg};
 use crate::effect::LogLevel;
@@ -31,6 +31,15 @@ const LONGEST_LATER_S: u32 = 16;
 /// A peer without a flow is waited for: 0.2, 0.4, 0.8 and 1.6 s, 3 s together (the answer lies in the journal longer than that).
 const LOST_TRIES: u32 = 4;
 const LOST_FIRST_MS: u64 = 200;
+
+/// What the store hears of a message.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// With it, before it leaves.
+    pub close: Option<Box<CloseExchange>>,
+    /// Once the caller has it, or never will.
+    pub ends: Option<Box<CloseExchange>>,
+}
 
 /// All deliveries of one leg, in `Engine::leg_deliveries`.
 pub(super) fn deliveries_of(key: SessionKey) -> RangeInclusive<(SessionKey, DeliveryId)> {
@@ -54,7 +63,7 @@ impl Engine {
         leg: Arc<Leg>,
         header: Option<McpExchange>,
         body: Bytes,
-        close: Option<Box<CloseExchange>>,
+        writes: Writes,
         purpose: Purpose,
     ) {
         let id = DeliveryId(ctx.ids.number());
@@ -64,8 +73,11 @@ impl Engine {
         let carrier = if leg.key.in_dialog() { leg.carrier } else { Carrier::Message };
         let bytes = body.len();
         self.leg_deliveries.insert((leg.session, id));
-        let tries = Tries::default();
-        self.deliveries.insert(id, Outgoing { leg, header, body, close, carrier, is_second: false, tries, purpose });
+        let Writes { close, ends } = writes;
+        self.deliveries.insert(
+            id,
+            Outgoing { leg, header, body, close, ends, carrier, is_second: false, tries: Tries::default(), purpose },
+        );
         if bytes > limit {
             self.too_large(ctx, id, limit);
         } else {
@@ -77,13 +89,15 @@ impl Engine {
     /// exchange is not said then, and an answer waits, as it does while the store is away.
     pub(super) fn send(&mut self, ctx: &mut Ctx<'_>, id: DeliveryId) {
         let Some(outgoing) = self.deliveries.get(&id) else { return };
-        if !ctx.has_lease() && outgoing.close.is_some() {
-            return self.delivered(ctx, id, DeliveryOutcome::StoreUnavailable);
-        }
-        if !ctx.has_lease() && matches!(outgoing.purpose, Purpose::Note { .. }) {
-            self.stats.dropped += 1;
-            self.remove(id);
-            return;
+        match &outgoing.ends {
+            Some(ends) if ends.owner != ctx.owner => return self.delivered(ctx, id, DeliveryOutcome::Fenced),
+            Some(_) if !ctx.has_lease() => return self.delivered(ctx, id, DeliveryOutcome::StoreUnavailable),
+            None if !ctx.has_lease() && matches!(outgoing.purpose, Purpose::Note { .. }) => {
+                self.stats.dropped += 1;
+                self.remove(id);
+                return;
+            }
+            _ => {}
         }
         self.out.push_back(EngineOut::Deliver(Delivery {
             id,
@@ -101,7 +115,9 @@ impl Engine {
         let Some(outgoing) = self.deliveries.get_mut(&id) else { return };
         match outcome {
             DeliveryOutcome::Delivered => {
-                self.remove(id);
+                if let Some(outgoing) = self.remove(id) {
+                    self.ended(ctx, outgoing.ends);
+                }
             }
             // A later request of ours in the dialog overtook it (RFC 3261 §12.2.2): with a CSeq that is the highest again it is the same
             // message, as its exchange and id say.
@@ -148,10 +164,7 @@ impl Engine {
             | DeliveryOutcome::StoreUnavailable => self.undelivered(ctx, id),
             // It was opened in an earlier life of this edge, whose remains this one has not adopted yet.
             DeliveryOutcome::Fenced
-                if outgoing
-                    .close
-                    .as_ref()
-                    .is_some_and(|close| close.owner.pod == ctx.owner.pod && close.owner != ctx.owner)
+                if outgoing.ends.as_ref().is_some_and(|ends| ends.owner != ctx.owner)
                     && outgoing.tries.store + 1 < ATTEMPTS =>
             {
                 outgoing.tries.store += 1;
@@ -173,6 +186,13 @@ impl Engine {
         self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(wait_ms));
     }
 
+    /// The caller has the answer, or never will: the exchange is over. Nobody waits for that.
+    fn ended(&mut self, ctx: &mut Ctx<'_>, ends: Option<Box<CloseExchange>>) {
+        if let Some(ends) = ends {
+            self.store(ctx, StoreOp::CloseExchange(*ends), Op::Forget);
+        }
+    }
+
     /// Nothing is truncated: the caller hears that the answer does not fit, the server that its question does not (mcp.md 5.4).
     fn too_large(&mut self, ctx: &mut Ctx<'_>, id: DeliveryId, limit: usize) {
         let Some(outgoing) = self.remove(id) else { return };
@@ -180,14 +200,23 @@ impl Engine {
         match outgoing.purpose {
             Purpose::Final(request) => {
                 let body = error_response(Some(&request), &error);
-                self.deliver(ctx, outgoing.leg, outgoing.header, body, outgoing.close, Purpose::TooLarge);
+                let Outgoing { close, ends, .. } = outgoing;
+                // What is kept is what the caller hears.
+                let held = close.map(|close| {
+                    Box::new(CloseExchange { answer: close.answer.as_ref().map(|_| body.clone()), ..*close })
+                });
+                let writes = Writes { close: held, ends };
+                self.deliver(ctx, outgoing.leg, outgoing.header, body, writes, Purpose::TooLarge);
             }
             Purpose::Ask { session, id: question, .. } => {
                 if self.settled(ctx, session, &question).is_some() {
                     self.answer_for_caller(ctx, session, &question, &error);
                 }
             }
-            Purpose::TooLarge => self.stats.undelivered += 1,
+            Purpose::TooLarge => {
+                self.stats.undelivered += 1;
+                self.ended(ctx, outgoing.ends);
+            }
             Purpose::Note { .. } => self.stats.dropped += 1,
         }
     }
@@ -200,6 +229,7 @@ impl Engine {
             Purpose::Final(_) | Purpose::TooLarge => {
                 let message = format!("an answer of {} reached no carrier of its caller", outgoing.leg.agent.key);
                 self.log(LogLevel::Warn, message);
+                self.ended(ctx, outgoing.ends);
             }
             // The tool must not wait for somebody who cannot be asked.
             Purpose::Ask { session, id: question, .. } => {

@@ -120,7 +120,10 @@ pub(super) struct Outgoing {
     pub leg: Arc<Leg>,
     pub header: Option<McpExchange>,
     pub body: Bytes,
+    /// Goes with it into the store.
     pub close: Option<Box<CloseExchange>>,
+    /// The end of its exchange, written once the caller has it.
+    pub ends: Option<Box<CloseExchange>>,
     pub carrier: Carrier,
     /// The other carrier was tried already.
     pub is_second: bool,

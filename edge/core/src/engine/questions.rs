@@ -7,6 +7,7 @@ use mcp_sip::jsonrpc::{Envelope, RawId, error_response};
 use session_store::key::SessionKey;
 
 use super::Engine;
+use super::deliver::Writes;
 use super::exchange::ASK_MS;
 use super::judge::reread;
 use super::pending::Purpose;
@@ -37,7 +38,14 @@ impl Engine {
             (leg, header) = (exchange.leg.clone(), exchange.header.clone());
             self.timers.set(Timer::Exchange(no), exchange.latest);
         }
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, Purpose::Ask { session: key, exchange, id });
+        self.deliver(
+            ctx,
+            leg,
+            header,
+            envelope.bytes().clone(),
+            Writes::default(),
+            Purpose::Ask { session: key, exchange, id },
+        );
     }
 
     /// The server takes a question back.
@@ -56,7 +64,7 @@ impl Engine {
             None => session.notes += 1,
         }
         let purpose = Purpose::Note { session: key, exchange: asked.exchange };
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
+        self.deliver(ctx, leg, header, envelope.bytes().clone(), Writes::default(), purpose);
     }
 
     /// The caller owes answers for too long: the server hears that there will be none.

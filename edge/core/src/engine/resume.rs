@@ -8,16 +8,17 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use session_store::key::SessionKey;
-use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::op::{CloseExchange, StoreError, StoreOp, StoreReply};
 use session_store::record::ExchangeNote;
 
 use super::Engine;
 use super::about::outcome_of;
 use super::adopt::AGAIN_MS;
 use super::answer::failure;
-use super::exchange::{Resumed, Stage};
+use super::deliver::Writes;
+use super::exchange::{Exchange, Resumed, Stage};
 use super::judge::reread;
-use super::pending::{Call, Op};
+use super::pending::{Call, Op, Purpose};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut};
 use crate::audit::Outcome;
@@ -31,6 +32,8 @@ const TASKS: &str = "io.modelcontextprotocol/tasks";
 /// What can be done for an exchange whose edge is gone.
 #[derive(Clone, Debug)]
 pub(super) enum Plan {
+    /// It was answered, and nobody knows whether the caller heard it: the answer again.
+    Answer(Bytes),
     /// Declared safe: the request again, with an id of ours.
     Replay(Envelope),
     /// Ask for its task.
@@ -52,6 +55,7 @@ impl Engine {
                 let error = failure(BackendFailure::Interrupted, exchange.repeatable, 0);
                 self.fail(ctx, no, error);
             }
+            Plan::Answer(body) => self.give_again(ctx, no, body),
             plan if !ctx.has_lease() => {
                 self.plans.insert(no, plan);
                 self.timers.set(Timer::Orphan(no), ctx.now.mono.plus_millis(AGAIN_MS));
@@ -107,8 +111,20 @@ impl Engine {
                 exchange.era = if legacy.is_some() { Era::Legacy } else { Era::Modern };
                 self.ask_for_task(ctx, no, &task);
             }
-            (Plan::Replay(_) | Plan::Stream { .. } | Plan::Give, _) => self.resume(ctx, no, Plan::Give),
+            (Plan::Replay(_) | Plan::Stream { .. } | Plan::Give | Plan::Answer(_), _) => {
+                self.resume(ctx, no, Plan::Give)
+            }
         }
+    }
+
+    /// What stands in the journal; it was told to the audit log before it was written there.
+    fn give_again(&mut self, ctx: &mut Ctx<'_>, no: u64, body: Bytes) {
+        let Some(exchange) = self.take(ctx, no) else { return };
+        let Exchange { leg, header, id, session, key, owner, .. } = exchange;
+        let ends = CloseExchange { key, owner, answer: None, is_held: false };
+        let writes = Writes { close: None, ends: Some(Box::new(ends)) };
+        self.deliver(ctx, leg, header, body, writes, Purpose::Final(id));
+        self.settle(session);
     }
 
     /// The same request with an id of ours: the backend may still be busy with the first one (mcp.md 5.5).
@@ -323,7 +339,8 @@ fn task_of(body: &Bytes) -> Option<String> {
     let method = envelope.method()?;
     let params = serde_json::from_slice::<Params>(&envelope.params()?).ok()?;
     let named = params.task.filter(|_| matches!(method, "notifications/tasks" | "notifications/tasks/status"));
-    named.or(params.meta?.related.map(|related| related.task)).filter(|task| task.len() <= MAX)
+    let related = params.meta.and_then(|meta| meta.related).map(|related| related.task);
+    named.or(related).filter(|task| task.len() <= MAX)
 }
 
 /// What `tasks/get` brought, as the answer to the request that the task was made of.

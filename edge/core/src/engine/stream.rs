@@ -6,6 +6,7 @@ use mcp_sip::jsonrpc::{Bounds, Envelope, Kind};
 use session_store::key::SessionKey;
 
 use super::Engine;
+use super::deliver::Writes;
 use super::pending::{Call, Purpose};
 use super::session::{MAX_NOTES, Phase, Stream};
 use super::timers::Timer;
@@ -132,6 +133,6 @@ impl Engine {
         session.notes += 1;
         let (leg, header) = (session.leg.clone(), session.session_header());
         let purpose = Purpose::Note { session: key, exchange: None };
-        self.deliver(ctx, leg, header, envelope.bytes().clone(), None, purpose);
+        self.deliver(ctx, leg, header, envelope.bytes().clone(), Writes::default(), purpose);
     }
 }

@@ -10,6 +10,7 @@ use session_store::op::{OpenOutcome, StoreError, StoreOp};
 use std::sync::Arc;
 
 use super::Engine;
+use super::deliver::Writes;
 use super::exchange::Exchange;
 use super::judge::{missing_meta, reread, serves_legacy};
 use super::pending::{Fate, Judged, Op, Purpose, Refused, What};
@@ -125,7 +126,7 @@ impl Engine {
             OpenOutcome::RepeatAnswered { answer } => {
                 if let Some(body) = answer {
                     let Exchange { leg, header, id, .. } = exchange;
-                    self.deliver(ctx, leg, header, body, None, Purpose::Final(id));
+                    self.deliver(ctx, leg, header, body, Writes::default(), Purpose::Final(id));
                 }
                 return OK;
             }
@@ -207,7 +208,7 @@ impl Engine {
             self.tell(ctx, about, None, refused.outcome());
         }
         let body = error_response(Some(&refused.id), &refused.error);
-        self.deliver(ctx, leg.clone(), header, body, None, Purpose::Final(refused.id.clone()));
+        self.deliver(ctx, leg.clone(), header, body, Writes::default(), Purpose::Final(refused.id.clone()));
     }
 
     /// A notification or response of the caller.

@@ -18,7 +18,7 @@ fn the_session_is_stored_before_the_answer_to_initialize_leaves() {
     rig.steps.clear();
     rig.head(id, 200, Some("backend-1"));
     rig.message(id, &initialize_result(0));
-    assert_eq!(rig.steps, [Step::Store("WriteSession"), Step::Audit, Step::Deliver]);
+    assert_eq!(rig.steps, [Step::Store("WriteSession"), Step::Audit, Step::Deliver, Step::Store("CloseExchange")]);
     let reply = rig.run(StoreOp::ReadSession { session: leg.session, ttl_ms: 0 }).unwrap();
     let StoreReply::Session { record, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(record.backend_session.as_deref(), Some("backend-1"));

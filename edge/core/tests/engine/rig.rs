@@ -21,8 +21,8 @@ use mcp_sip::policy::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleS
 use serde_json::{Value, json};
 use session_store::key::{DialogKey, SessionKey};
 use session_store::memory::{Capacity, MemoryStore};
-use session_store::op::{StoreError, StoreOp, StoreReply};
-use session_store::record::{McpRecord, Owner};
+use session_store::op::{Adopted, StoreError, StoreOp, StoreReply};
+use session_store::record::{DialogPhase, DialogRecord, McpRecord, Owner};
 use sip_proto::time::{Mono, Now, UnixMillis};
 use zeroize::Zeroizing;
 
@@ -61,6 +61,8 @@ pub struct Rig {
     ids: Ids,
     pub owner: Owner,
     pub valid_until: Option<Mono>,
+    /// The dialogs are in the store, as the SIP half has them there.
+    pub has_dialogs: bool,
     transactions: u8,
     /// Whether deliveries succeed by themselves.
     pub delivers: bool,
@@ -187,6 +189,7 @@ impl Rig {
             ids: Ids::default(),
             owner: Owner { pod: 1, epoch: 1, boot: 1 },
             valid_until: None,
+            has_dialogs: false,
             transactions: 0,
             delivers: true,
             steps: Vec::new(),
@@ -203,10 +206,52 @@ impl Rig {
     pub fn other_edge(self) -> Rig {
         let mut other = Rig::new((*self.config).clone());
         other.store = self.store;
+        other.has_dialogs = self.has_dialogs;
         other.now = self.now;
-        other.owner = Owner { pod: 2, epoch: 1, boot: 2 };
+        other.owner = Owner { pod: self.owner.pod + 1, epoch: 1, boot: self.owner.pod + 1 };
+        other.random = Random::new([u8::try_from(other.owner.pod).unwrap_or(u8::MAX); 32]);
         other.transactions = self.transactions + 100;
         other
+    }
+
+    /// Both edges have the same store: it is with whoever acts.
+    pub fn takes_the_store_from(&mut self, other: &mut Rig) {
+        std::mem::swap(&mut self.store, &mut other.store);
+        self.now = other.now;
+    }
+
+    /// The edge dies with what it did not do yet; after its lease another one takes over what it left. Gives how much that was.
+    pub fn die(self) -> (Rig, usize) {
+        let dead = self.owner;
+        let mut heir = self.other_edge();
+        heir.pass(5_500);
+        let adopted = heir.adopt(dead);
+        (heir, adopted)
+    }
+
+    pub fn adopt(&mut self, from: Owner) -> usize {
+        let mut count = 0;
+        for slot in [3, 4] {
+            let operation = StoreOp::Adopt { slot, from, by: self.owner, limit: 500, lease_ms: 10_000 };
+            let Ok(StoreReply::Adopted { items, more: false }) = self.run(operation) else { panic!("adopted") };
+            for item in items {
+                if let Adopted::Exchange { key, entry } = item {
+                    count += 1;
+                    self.ctx(|engine, ctx| engine.adopted(ctx, key, entry, None));
+                }
+            }
+        }
+        self.drain();
+        count
+    }
+
+    /// The dialog of this leg as the SIP half wrote it.
+    pub fn stored_dialog(&mut self, leg: &Leg) {
+        let LegKey::Dialog(dialog) = leg.key else { panic!("no dialog") };
+        let record = dialog_record(leg);
+        let restore =
+            StoreOp::RestoreDialog { dialog, record: Box::new(record), ttl_ms: 3_600_000, conversation: None };
+        self.run(restore).unwrap();
     }
 
     pub fn ctx<R>(&mut self, run: impl FnOnce(&mut Engine, &mut Ctx<'_>) -> R) -> R {
@@ -383,17 +428,21 @@ impl Rig {
 
     /// What the SIP half does with a delivery: first the journal, then the peer.
     pub fn carry(&mut self, delivery: &Delivery) {
-        let written = match &delivery.close {
-            Some(close) => self.run(StoreOp::CloseExchange((**close).clone())),
-            None => Ok(StoreReply::Done),
+        let close = delivery.close.clone();
+        let written = match (delivery.leg.key, close) {
+            (LegKey::Dialog(dialog), close) if self.has_dialogs => {
+                self.run(StoreOp::NextCseq { dialog, terminating: false, close, fence: None })
+            }
+            (_, Some(close)) => self.run(StoreOp::CloseExchange(*close)),
+            (_, None) => Ok(StoreReply::Done),
         };
         let outcome = match written {
             Ok(StoreReply::Fenced) => DeliveryOutcome::Fenced,
+            Ok(StoreReply::Unknown | StoreReply::Gone) if self.has_dialogs => DeliveryOutcome::Unreachable,
             Ok(_) => DeliveryOutcome::Delivered,
             Err(_) => DeliveryOutcome::StoreUnavailable,
         };
-        let id = delivery.id;
-        self.ctx(|engine, ctx| engine.delivered(ctx, id, outcome));
+        self.outcome(delivery, outcome);
     }
 
     /// Lets time pass, alarm by alarm.
@@ -523,6 +572,40 @@ impl Rig {
         self.done(id);
         assert!(self.new_calls().is_empty());
         stream
+    }
+}
+
+fn dialog_record(leg: &Leg) -> DialogRecord {
+    DialogRecord {
+        phase: DialogPhase::Confirmed,
+        call_id: leg.call_id.clone(),
+        local_tag: "local".into(),
+        remote_tag: "remote".into(),
+        local_uri: format!("sip:{}@demo.example", leg.agent.user),
+        remote_uri: leg.principal.as_str().to_owned(),
+        remote_target: "sip:alice@192.0.2.1".into(),
+        route_set: Vec::new(),
+        secure: false,
+        cseq_in: Some(1),
+        cseq_out: 0,
+        principal: leg.principal.as_str().to_owned(),
+        agent_user: leg.agent.user.clone(),
+        domain: leg.domain.domain.clone(),
+        flow: None,
+        local_sdp: None,
+        remote_sdp: None,
+        sdp_version: 1,
+        session_timer: None,
+        mcp: leg.mcp.clone(),
+        accept_bytes: None,
+        session_id: None,
+        policy_epoch: 1,
+        created_at: 1_800_000_000_000,
+        source: "udp/0/192.0.2.1:5060".into(),
+        owner: Owner { pod: 9, epoch: 1, boot: 9 },
+        peer: None,
+        we_called: false,
+        extra: BTreeMap::new(),
     }
 }
 
