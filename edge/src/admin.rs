@@ -216,7 +216,7 @@ impl Admin {
         let membership = parts.membership.borrow().clone();
         Scrape {
             shards: stats(parts).await,
-            store: parts.store.counts().unwrap_or_default(),
+            store: parts.store.counts().await.unwrap_or_default(),
             connections: parts.net.connections().len(),
             backend_calls: parts.backends.in_flight(),
             refused: parts.counters.all().collect(),

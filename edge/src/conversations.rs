@@ -1,7 +1,7 @@
 //! What is stored of a conversation, shown or erased (OBS-4).
 
 use edge_core::config::Config;
-use edge_core::random::keyed_hash;
+use edge_core::names::conversation;
 use serde_json::{Value, json};
 use session_store::key::{ConversationKey, Tenant};
 use session_store::op::{Exported, StoreError, StoreOp, StoreReply};
@@ -87,8 +87,7 @@ fn key(config: &Config, tenant: Tenant, name: &str) -> Result<ConversationKey, F
     if name.len() != 36 || !name.bytes().enumerate().all(fits) {
         return Err(Failure::NoUuid);
     }
-    let name = name.to_ascii_lowercase();
-    Ok(ConversationKey { tenant, hash: keyed_hash(&*config.naming_key, "conversation", &[name.as_bytes()]) })
+    Ok(conversation(&*config.naming_key, tenant, name))
 }
 
 fn record(exported: &Exported) -> Value {

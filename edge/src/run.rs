@@ -10,6 +10,7 @@ use crds::manifest::{Loaded, Problem, Snapshot};
 use edge_core::config::Config;
 use edge_core::lease::{Lease, Membership};
 use edge_core::state::Shard;
+use session_store_file::StoreFile;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,7 +38,7 @@ use crate::net::Net;
 use crate::net::listener;
 use crate::node::{self, End, NodeHandle, NodeParts};
 use crate::status::Status;
-use crate::store::{LAST_RETRY, Opened, RETRY, Store};
+use crate::store::{LAST_RETRY, Opened, Opening, RETRY, Store};
 use crate::telemetry::{self, Exporter};
 
 /// Why the process cannot start: lines for standard error, and the exit code.
@@ -165,7 +166,6 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
-    process.parts.store.finish().await;
     Ok(code)
 }
 
@@ -188,7 +188,14 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     let wanted = Wanted::of(&objects, &edge).map_err(Refused::failure)?;
     let mut random = [0; MADE];
     fill(&mut random)?;
-    let mut builder = Builder::new(edge.clone(), Made::new(&random), wanted.is_shared());
+    let (made, file) = match &wanted {
+        Wanted::File(path) => {
+            let mut file = StoreFile::open(path).map_err(Refused::failure)?;
+            (Made::of_file(&file.make_keys(&random).map_err(Refused::failure)?), Some(file))
+        }
+        _ => (Made::new(&random), None),
+    };
+    let mut builder = Builder::new(edge.clone(), made, wanted.is_shared());
     builder.check_keys(&objects).map_err(Refused::failure)?;
 
     let audit = match &args.audit {
@@ -232,8 +239,15 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
 
     // From here on /status tells what the start waits for.
     status.wait_for(format!("the store ({})", wanted.name()));
+    let opening = match file {
+        Some(file) => {
+            builder.numbers_of(&file, &objects).map_err(Refused::failure)?;
+            Opening::File(Box::new(file))
+        }
+        None => Opening::Memory,
+    };
     let sealer = builder.sealer(&objects).map_err(Refused::failure)?;
-    let opened = Store::open(&wanted, sealer, metrics.clone()).await.map_err(Refused::failure)?;
+    let opened = Store::open(opening, sealer, metrics.clone()).await.map_err(Refused::failure)?;
     let Opened { store, health } = opened;
     number(&store, &mut builder, &objects).await;
     builder.secure(&store, &objects).await.map_err(Refused::failure)?;

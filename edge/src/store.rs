@@ -10,10 +10,10 @@ use session_store::key::Tenant;
 use session_store::memory::{Capacity, Counts, MemoryStore};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::Sealer;
-use tokio::sync::watch;
+use session_store_file::{FileStore, StoreFile};
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::unix_millis;
-use crate::config_build::store::Wanted;
 use crate::metrics::Metrics;
 
 /// One handle for every store. The memory store answers at once; the others later, and never block a shard: the core knows no difference,
@@ -29,6 +29,8 @@ enum Backend {
     /// Shared by the shards behind one lock. An operation takes a few microseconds and never waits for anything inside it, so a shard that
     /// finds it taken waits no longer than the others' operations take. What is stored lives as long as the process.
     Memory(Arc<Mutex<MemoryStore>>),
+    /// Answers on a thread of its own.
+    File(FileStore),
 }
 
 /// What the store says.
@@ -37,6 +39,13 @@ pub type Reply = Result<StoreReply, StoreError>;
 /// After the first failure to reach the store; doubled up to the last one.
 pub const RETRY: Duration = Duration::from_millis(250);
 pub const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// A store that is about to be used.
+pub enum Opening {
+    Memory,
+    /// Locked and checked.
+    File(Box<StoreFile>),
+}
 
 /// A store that answers.
 #[derive(Debug)]
@@ -51,16 +60,17 @@ impl Store {
     ///
     /// # Errors
     /// One sentence: what is wrong with the configuration or with what answers; waiting would not help.
-    pub async fn open(wanted: &Wanted, sealer: Sealer, metrics: Arc<Metrics>) -> Result<Opened, String> {
-        let (_, health) = watch::channel(StoreHealth::Closed);
-        match wanted {
-            Wanted::Memory => {
+    pub async fn open(opening: Opening, sealer: Sealer, metrics: Arc<Metrics>) -> Result<Opened, String> {
+        let (_, healthy) = watch::channel(StoreHealth::Closed);
+        match opening {
+            Opening::Memory => {
                 let memory = Arc::new(Mutex::new(MemoryStore::new(Capacity::default())));
-                Ok(Opened { store: Store { backend: Backend::Memory(memory), metrics }, health })
+                Ok(Opened { store: Store { backend: Backend::Memory(memory), metrics }, health: healthy })
             }
-            Wanted::File(path) => {
-                let _ = sealer;
-                Err(format!("{}: a store in a file is not built in", path.display()))
+            Opening::File(file) => {
+                let file = FileStore::load(*file, Capacity::default(), Arc::new(sealer));
+                let file = file.map_err(|error| error.to_string())?;
+                Ok(Opened { store: Store { backend: Backend::File(file), metrics }, health: healthy })
             }
         }
     }
@@ -70,6 +80,7 @@ impl Store {
         match &self.backend {
             // Nothing leaves the process.
             Backend::Memory(_) => drop(sealer),
+            Backend::File(file) => file.set_sealer(Arc::new(sealer)),
         }
     }
 
@@ -81,6 +92,10 @@ impl Store {
         match &self.backend {
             // The reader of the manifests refuses more.
             Backend::Memory(_) => drop(classes),
+            Backend::File(file) => {
+                let refused = file.set_durability(classes);
+                refused.map_err(|_| "a store in a file has no replica; choose Memory or Fsync".to_owned())?;
+            }
         }
         Ok(())
     }
@@ -90,13 +105,7 @@ impl Store {
     pub fn trouble(&self) -> Option<String> {
         match &self.backend {
             Backend::Memory(_) => None,
-        }
-    }
-
-    /// Writes what is not written yet.
-    pub async fn finish(&self) {
-        match &self.backend {
-            Backend::Memory(_) => {}
+            Backend::File(file) => file.problem(),
         }
     }
 
@@ -107,6 +116,7 @@ impl Store {
     pub fn at_once(&self, operation: StoreOp) -> Result<Reply, StoreOp> {
         match &self.backend {
             Backend::Memory(memory) => Ok(self.in_memory(memory, operation)),
+            Backend::File(_) => Err(operation),
         }
     }
 
@@ -115,9 +125,13 @@ impl Store {
     /// # Errors
     /// What the store says.
     pub async fn execute(&self, operation: StoreOp) -> Reply {
-        match &self.backend {
-            Backend::Memory(memory) => self.in_memory(memory, operation),
-        }
+        let (name, start) = (operation_name(&operation), Instant::now());
+        let reply = match &self.backend {
+            Backend::Memory(memory) => return self.in_memory(memory, operation),
+            Backend::File(file) => in_file(file, operation).await,
+        };
+        self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
+        reply
     }
 
     /// Runs an operation of the lease, on a connection of its own with a deadline of its own.
@@ -125,9 +139,7 @@ impl Store {
     /// # Errors
     /// What the store says.
     pub async fn execute_heartbeat(&self, operation: StoreOp) -> Reply {
-        match &self.backend {
-            Backend::Memory(memory) => self.in_memory(memory, operation),
-        }
+        self.execute(operation).await
     }
 
     fn in_memory(&self, memory: &Mutex<MemoryStore>, operation: StoreOp) -> Reply {
@@ -139,10 +151,17 @@ impl Store {
     }
 
     /// How many entries there are; `None` where counting would cost more than it tells.
-    #[must_use]
-    pub fn counts(&self) -> Option<Counts> {
+    pub async fn counts(&self) -> Option<Counts> {
         match &self.backend {
             Backend::Memory(memory) => Some(memory.lock().unwrap_or_else(PoisonError::into_inner).counts()),
+            Backend::File(file) => {
+                let (told, counts) = oneshot::channel();
+                // Whoever asked may have given up.
+                file.counts(Box::new(move |counts| {
+                    let _ = told.send(counts);
+                }));
+                counts.await.ok()
+            }
         }
     }
 
@@ -151,8 +170,16 @@ impl Store {
     pub fn kind(&self) -> &'static str {
         match &self.backend {
             Backend::Memory(_) => "memory",
+            Backend::File(_) => "file",
         }
     }
+}
+
+async fn in_file(file: &FileStore, operation: StoreOp) -> Reply {
+    let (told, reply) = oneshot::channel();
+    file.submit(operation, Box::new(move |reply| drop(told.send(reply))));
+    // Its thread ended, with whatever it had.
+    reply.await.unwrap_or(Err(StoreError::Unavailable))
 }
 
 /// The operation's name as the metric's label writes it.

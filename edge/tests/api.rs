@@ -11,12 +11,16 @@ mod calls;
 mod certificates;
 #[path = "api/limits.rs"]
 mod limits;
+#[path = "api/mesh.rs"]
+mod mesh;
 #[path = "api/names.rs"]
 mod names;
 #[path = "api/process.rs"]
 mod process;
 #[path = "api/reload.rs"]
 mod reload;
+#[path = "api/stores.rs"]
+mod stores;
 #[path = "api/traces.rs"]
 mod traces;
 #[path = "api/transports.rs"]

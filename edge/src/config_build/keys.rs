@@ -4,6 +4,7 @@ use crds::core_v1::Secret;
 use crds::core_v1::keys::{KeyError, NAMING, NumberedKey, naming_key, token_keys};
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
 use edge_core::config::TokenKey;
+use session_store_file::EdgeKeys;
 use zeroize::Zeroizing;
 
 use super::Builder;
@@ -26,6 +27,12 @@ impl Made {
         let mut key = Zeroizing::new([0; 32]);
         key.copy_from_slice(naming);
         Made { token: token_key(0, token), naming: key }
+    }
+
+    /// Those that a store file keeps.
+    #[must_use]
+    pub fn of_file(keys: &EdgeKeys) -> Self {
+        Made { token: token_key(keys.kid, &*keys.token), naming: keys.naming.clone() }
     }
 
     pub(super) fn keys(&self) -> Keys {

@@ -10,6 +10,7 @@ use edge_core::random::keyed_hash;
 use session_store::Durability;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::{SealKey, SealKeys, Sealer};
+use session_store_file::StoreFile;
 use zeroize::Zeroizing;
 
 use super::Builder;
@@ -105,6 +106,22 @@ impl Builder {
         })
     }
 
+    /// Takes the numbers that a store file has: its records cannot be read without.
+    ///
+    /// # Errors
+    /// As [`StoreFile::tenants`].
+    pub fn numbers_of(&mut self, file: &StoreFile, objects: &Snapshot) -> Result<(), String> {
+        let sealer = self.sealer(objects).map_err(|problem| problem.to_string())?;
+        let known = file.tenants(&sealer).map_err(|error| error.to_string())?;
+        let naming = self.keys().naming;
+        for domain in self.unnumbered(objects) {
+            if let Some(tenant) = known.get(&hash_of(&naming, &domain)) {
+                self.numbered(domain, *tenant);
+            }
+        }
+        Ok(())
+    }
+
     /// Asks the store for the numbers of domains that have none yet: each is given once, and never twice.
     ///
     /// # Errors
@@ -112,7 +129,7 @@ impl Builder {
     pub async fn number(&mut self, store: &Store, objects: &Snapshot) -> Result<(), StoreError> {
         let naming = self.keys().naming;
         for domain in self.unnumbered(objects) {
-            let hash = keyed_hash(&*naming, "domain", &[domain.as_bytes()]);
+            let hash = hash_of(&naming, &domain);
             match store.execute(StoreOp::TenantNumber { domain: hash }).await? {
                 StoreReply::Tenant(tenant) => self.numbered(domain, tenant),
                 other => {
@@ -123,6 +140,11 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// The name of a domain in the store.
+fn hash_of(naming: &[u8; 32], domain: &str) -> [u8; 16] {
+    keyed_hash(naming, "domain", &[domain.as_bytes()])
 }
 
 fn class(class: crds::v1alpha1::Durability) -> Durability {

@@ -149,10 +149,10 @@ impl Shards {
         let _ = self.handles[0].wire.send(arrived).await;
     }
 
-    /// What another edge says. Waits for room, which pushes back on that edge alone.
-    pub async fn deliver_mesh(&self, from: u64, message: MeshMessage) {
+    /// What another edge says. Waits for room, which pushes back on that edge alone. False: the shard has ended.
+    pub async fn deliver_mesh(&self, from: u64, message: MeshMessage) -> bool {
         let shard = self.of(message.call_id());
-        let _ = shard.wire.send(Arrived { input: Input::Mesh { from, message }, at: Instant::now() }).await;
+        shard.wire.send(Arrived { input: Input::Mesh { from, message }, at: Instant::now() }).await.is_ok()
     }
 
     /// Tells every shard, behind what was delivered before.

@@ -69,12 +69,24 @@ impl Sent {
 /// Serves one peer until nothing was to be said for a while.
 pub async fn run(to: u64, mut queue: mpsc::Receiver<Parcel>, shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
-    while let Ok(Some(first)) = timeout(IDLE, queue.recv()).await {
+    let mut left = None;
+    loop {
+        let first = match left.take() {
+            Some(left) => left,
+            None => match timeout(IDLE, queue.recv()).await {
+                Ok(Some(first)) => first,
+                Ok(None) | Err(_) => break,
+            },
+        };
         match connect(to, &shared, first.deadline).await {
-            Ok(client) => {
+            Ok((client, address)) => {
                 pause = FIRST_PAUSE;
-                if let Some(reason) = carry(client, first, to, &mut queue, &shared).await {
-                    tracing::warn!(pod = %hex(to), reason, "the connection to another edge broke");
+                match carry(client, &address, first, to, &mut queue, &shared).await {
+                    Ending::Idle => {}
+                    Ending::Moved(parcel) => left = Some(parcel),
+                    Ending::Broken(reason) => {
+                        tracing::warn!(pod = %hex(to), reason, "the connection to another edge broke");
+                    }
                 }
             }
             Err(reason) => {
@@ -95,6 +107,15 @@ pub async fn run(to: u64, mut queue: mpsc::Receiver<Parcel>, shared: Arc<Shared>
     }
 }
 
+/// Why a stream ended.
+enum Ending {
+    /// Nothing was to be said for a while.
+    Idle,
+    /// The edge is elsewhere now; this was not sent.
+    Moved(Parcel),
+    Broken(String),
+}
+
 fn hex(pod: u64) -> String {
     format!("{pod:016x}")
 }
@@ -108,16 +129,17 @@ impl Shared {
     }
 }
 
-async fn connect(to: u64, shared: &Arc<Shared>, deadline: Instant) -> Result<MeshClient<Channel>, String> {
+async fn connect(to: u64, shared: &Arc<Shared>, deadline: Instant) -> Result<(MeshClient<Channel>, String), String> {
     let address = shared.addresses.load().get(&to).cloned().ok_or("it is not there any more")?;
     let endpoint = Endpoint::from_static("http://edge.invalid")
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(DEADLINE)
         .keep_alive_timeout(DEADLINE);
-    let way = Way { address, to, shared: shared.clone() };
+    let way = Way { address: address.clone(), to, shared: shared.clone() };
     let connecting = timeout_at(deadline.into(), endpoint.connect_with_connector(way));
     let channel = connecting.await.map_err(|_| "no answer in time".to_owned())?.map_err(|error| reason(&error))?;
-    Ok(MeshClient::new(channel).max_decoding_message_size(1024).max_encoding_message_size(MAX_MESSAGE + 4096))
+    let client = MeshClient::new(channel).max_decoding_message_size(1024).max_encoding_message_size(MAX_MESSAGE + 4096);
+    Ok((client, address))
 }
 
 /// The innermost reason says most.
@@ -129,14 +151,15 @@ fn reason(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// Sends `first` and what is queued. `None`: nothing was to be said for a while; else why the stream broke.
+/// Sends `first` and what is queued.
 async fn carry(
     mut client: MeshClient<Channel>,
+    address: &str,
     first: Parcel,
     to: u64,
     queue: &mut mpsc::Receiver<Parcel>,
     shared: &Shared,
-) -> Option<String> {
+) -> Ending {
     let (envelopes, out) = mpsc::channel::<Envelope>(16);
     let out = futures_util::stream::unfold(out, |mut out| async move { out.recv().await.map(|next| (next, out)) });
     let mut request = Request::new(out);
@@ -148,15 +171,16 @@ async fn carry(
         Ok(Ok(response)) => response.into_inner(),
         failed => {
             shared.failed(to, Sent::new(0, &first)).await;
-            return Some(failed.map_or_else(|_| "no answer in time".into(), |r| refusal(r.err())));
+            return Ending::Broken(failed.map_or_else(|_| "no answer in time".into(), |r| refusal(r.err())));
         }
     };
     let mut open = VecDeque::<Sent>::new();
-    let result = exchange(first, &envelopes, &mut receipts, queue, &mut open, shared).await;
+    let moved = || shared.addresses.load().get(&to).map(String::as_str) != Some(address);
+    let ending = exchange(first, &envelopes, &mut receipts, queue, &mut open, shared, moved).await;
     for sent in open {
         shared.failed(to, sent).await;
     }
-    result
+    ending
 }
 
 fn refusal(status: Option<tonic::Status>) -> String {
@@ -170,7 +194,8 @@ async fn exchange(
     queue: &mut mpsc::Receiver<Parcel>,
     open: &mut VecDeque<Sent>,
     shared: &Shared,
-) -> Option<String> {
+    moved: impl Fn() -> bool,
+) -> Ending {
     let mut number = 0;
     let mut staged = Some(first);
     let mut idle = Instant::now() + IDLE;
@@ -184,26 +209,39 @@ async fn exchange(
                         shared.metrics.mesh_message("out", sent.kind, "taken");
                     }
                 }
-                Ok(Some(_)) => return Some("a receipt for nothing that was sent".into()),
-                Ok(None) => return Some(refusal(None)),
-                Err(status) => return Some(refusal(Some(status))),
+                ended => {
+                    // What was not sent yet fails with what was.
+                    open.extend(staged.as_ref().map(|parcel| Sent::new(0, parcel)));
+                    return Ending::Broken(match ended {
+                        Ok(Some(_)) => "a receipt for nothing that was sent".into(),
+                        ended => refusal(ended.err()),
+                    });
+                }
             },
             () = sleep_until(overdue.into()) => {
-                return if open.is_empty() { None } else { Some("no receipt in time".into()) };
+                if open.is_empty() && staged.is_none() {
+                    return Ending::Idle;
+                }
+                open.extend(staged.as_ref().map(|parcel| Sent::new(0, parcel)));
+                return Ending::Broken("no receipt in time".into());
             }
             permit = envelopes.reserve(), if staged.is_some() => {
-                let Ok(permit) = permit else { return Some(refusal(None)) };
-                if let Some(parcel) = staged.take() {
-                    number += 1;
-                    open.push_back(Sent::new(number, &parcel));
-                    permit.send(wire::write(number, parcel.message));
-                    idle = Instant::now() + IDLE;
-                }
+                let Some(parcel) = staged.take() else { continue };
+                let sent = Sent::new(number + 1, &parcel);
+                let Ok(permit) = permit else {
+                    open.push_back(sent);
+                    return Ending::Broken(refusal(None));
+                };
+                number += 1;
+                open.push_back(sent);
+                permit.send(wire::write(number, parcel.message));
+                idle = Instant::now() + IDLE;
             }
             parcel = queue.recv(), if staged.is_none() && open.len() < WINDOW => match parcel {
+                Some(parcel) if moved() => return Ending::Moved(parcel),
                 Some(parcel) => staged = Some(parcel),
                 // The process ends.
-                None => return None,
+                None => return Ending::Idle,
             },
         }
     }

@@ -163,8 +163,11 @@ impl Taking {
             self.shared.metrics.mesh_message("in", "unknown", "refused");
             return Some(Err(Status::invalid_argument("not a message of this version")));
         };
-        self.shared.metrics.mesh_message("in", wire::kind(&message), "taken");
-        self.shared.shards.deliver_mesh(self.from, message).await;
+        let kind = wire::kind(&message);
+        if !self.shared.shards.deliver_mesh(self.from, message).await {
+            return Some(Err(Status::unavailable("this edge ends")));
+        }
+        self.shared.metrics.mesh_message("in", kind, "taken");
         Some(Ok(Receipt { number }))
     }
 }

@@ -127,10 +127,15 @@ impl Edge {
 
     /// Starts an edge that may refuse.
     pub fn spawn(manifests: &Manifests, more: &[&str]) -> Edge {
+        Edge::spawn_without_admin(manifests, &[&["--admin", "127.0.0.1:0"], more].concat())
+    }
+
+    /// As [`Edge::spawn`], with the admin door where `more` says.
+    pub fn spawn_without_admin(manifests: &Manifests, more: &[&str]) -> Edge {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sipmcp-edge"))
             .arg("--manifests")
             .arg(manifests.path())
-            .args(["--admin", "127.0.0.1:0", "--shards", "2"])
+            .args(["--shards", "2"])
             .args(more)
             .env("NO_COLOR", "1")
             .stdout(Stdio::null())

@@ -11,7 +11,7 @@ use session_store::Durability;
 use session_store::key::Tenant;
 use session_store::memory::{Capacity, MemoryStore};
 use session_store::name::EntryName;
-use session_store::op::{StoreError, StoreOp};
+use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::{OF_STORE, Sealer};
 
 use crate::disk::StoreFile;
@@ -291,6 +291,40 @@ impl Worker {
 fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl StoreFile {
+    /// The tenant numbers in the file, by the keyed hash of the domain: what a tenant's own keys are found by before its records are
+    /// read. They are sealed with the keys that belong to no tenant.
+    ///
+    /// # Errors
+    /// `Unreadable` for one that these keys do not open.
+    pub fn tenants(&self, sealer: &Sealer) -> Result<BTreeMap<[u8; 16], Tenant>, OpenError> {
+        let mut store = MemoryStore::new(Capacity::default());
+        let mut domains = Vec::new();
+        let read = self.entries(|bytes, sealed| {
+            let mut restore = || -> Result<(), StoreError> {
+                let name = EntryName::from_bytes(bytes)?;
+                if let EntryName::Domain(domain) = name {
+                    store.restore(&name, &sealer.open(OF_STORE, kind(&name), bytes, sealed)?)?;
+                    domains.push(domain);
+                }
+                Ok(())
+            };
+            restore().map_err(|error| (record(bytes), error))
+        })?;
+        read.map_err(|(record, error)| OpenError::Unreadable {
+            path: self.path().to_owned(),
+            record,
+            reason: error.to_string(),
+        })?;
+        // Each of them is known, so it is told and not given.
+        let number = |domain: [u8; 16]| match store.execute(0, StoreOp::TenantNumber { domain }) {
+            Ok(StoreReply::Tenant(tenant)) => Some((domain, tenant)),
+            _ => None,
+        };
+        Ok(domains.into_iter().filter_map(number).collect())
+    }
 }
 
 /// The kind of an entry, as it stands in the associated data of its seal. Stable for ever.
