@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
@@ -38,6 +40,17 @@ pub struct StoreFile {
     pub(crate) batch: u64,
     /// The log is worked into the database when it is so long.
     pub(crate) log_bytes: u64,
+    pub(crate) clock: Clock,
+}
+
+/// The clock of the store: milliseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 impl std::fmt::Debug for StoreFile {
@@ -72,13 +85,27 @@ impl StoreFile {
             contained = batch.number;
         }
         log.reset(contained).map_err(OpenError::io(path, "written"))?;
-        Ok(StoreFile { path: path.to_owned(), db: Some(db), log, batch: contained, log_bytes: LOG_BYTES })
+        Ok(StoreFile {
+            path: path.to_owned(),
+            db: Some(db),
+            log,
+            batch: contained,
+            log_bytes: LOG_BYTES,
+            clock: system_clock(),
+        })
     }
 
     /// Another length of the log (4 MiB) at which it is worked into the database: shorter costs more, and opens faster.
     #[must_use]
     pub fn with_log_bytes(mut self, bytes: u64) -> StoreFile {
         self.log_bytes = bytes;
+        self
+    }
+
+    /// Another clock than the system's, for tests.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> StoreFile {
+        self.clock = clock;
         self
     }
 

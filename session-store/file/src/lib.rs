@@ -18,7 +18,7 @@ mod log;
 mod store;
 mod worker;
 
-pub use disk::StoreFile;
+pub use disk::{Clock, StoreFile};
 pub use error::OpenError;
 pub use keys::{EdgeKeys, RANDOM_OCTETS};
 pub use store::{Done, FileStore, QUEUE};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use session_store::Durability;
@@ -103,7 +103,7 @@ impl Worker {
 
     /// What ended while nobody was here goes at once.
     fn drop_what_ended(&mut self) {
-        let now_ms = unix_millis();
+        let now_ms = (self.file.clock)();
         loop {
             self.store.sweep(now_ms);
             let ended = self.store.take_dirty();
@@ -161,7 +161,7 @@ impl Worker {
             batch.drain(..).for_each(|(_, done)| done(Err(error.clone())));
             return;
         }
-        let now_ms = unix_millis();
+        let now_ms = (self.file.clock)();
         self.store.sweep(now_ms);
         self.unwritten.extend(self.store.take_dirty());
         let again = self.reseal.len().min(RESEAL);
@@ -286,11 +286,6 @@ impl Worker {
         }
         *now = problem;
     }
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl StoreFile {

@@ -1,6 +1,7 @@
 //! The store in a file.
 
 mod api {
+    mod contract;
     mod damage;
     mod full;
     mod kill;
