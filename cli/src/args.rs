@@ -40,8 +40,43 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print a Secret with fresh keys for edges that share a store, or rotate the keys of one
+    #[command(after_help = KEYS_HELP)]
+    Keys(KeysArgs),
     /// Print a completion script
     Completions { shell: clap_complete::Shell },
+}
+
+const KEYS_HELP: &str = "\
+The Secret <edge>-keys has the token keys (key id 0 to 255: 64 octets), `current` (which of them seals) and
+`naming` (32 octets, with which all names in the store are made). Nothing is written to a file: redirect the
+output, and keep it as you keep passwords. `naming` never changes while the store lives.
+
+  sipmcp keys --edge demo > keys.yaml                        new keys
+  sipmcp keys --add keys.yaml --standby > new.yaml           rotation, step 1: every edge can open the new key
+  sipmcp keys --activate new.yaml > newer.yaml               step 2, once every edge has read step 1: it seals
+  sipmcp keys --add keys.yaml > new.yaml                     both at once, for a single edge
+
+At most two keys are live: --add drops the one that is not current. What it had sealed is then not opened any more.";
+
+/// Keys that the edges of a fleet have in common.
+#[derive(Clone, Debug, Args)]
+pub struct KeysArgs {
+    /// Name of the SipEdge
+    #[arg(long, required_unless_present_any = ["add", "activate"])]
+    pub edge: Option<String>,
+    /// Namespace of the SipEdge
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// Take the Secret from FILE, add a key to it (and `naming`, if it has none) and make it current
+    #[arg(long, value_name = "FILE", conflicts_with = "activate")]
+    pub add: Option<PathBuf>,
+    /// With --add: the key that was current stays current
+    #[arg(long, requires = "add")]
+    pub standby: bool,
+    /// Take the Secret from FILE and make the other key current
+    #[arg(long, value_name = "FILE")]
+    pub activate: Option<PathBuf>,
 }
 
 /// How to reach the edge, and who we are.

@@ -10,9 +10,10 @@ use sip_proto::message::build::{Request, Response};
 use sip_proto::message::{HeaderId, Message, Transportation};
 
 use crate::args::Connection;
+use crate::edges::Edges;
 use crate::failure::Failure;
 use crate::ladder::Ladder;
-use crate::net::Net;
+use crate::net::{LinkId, Net};
 use crate::target::{self, Target};
 use crate::ua::{Incoming, Txn, Ua, UaEvent};
 
@@ -20,6 +21,10 @@ use crate::ua::{Incoming, Txn, Ua, UaEvent};
 pub const USER_AGENT: &str = concat!("sipmcp/", env!("CARGO_PKG_VERSION"));
 /// Events that wait while a transaction is awaited.
 const BACKLOG: usize = 1024;
+/// So often a caller goes on with another edge.
+const MAX_MOVES: u32 = 16;
+/// An edge that says nothing at all for so long is left for the next one, where there is one (RFC 3261 §17.1.2: three copies sent).
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Credentials and the challenges that they were last asked for.
 struct Digest {
@@ -70,6 +75,16 @@ pub struct Caller {
     digest: Option<Digest>,
     backlog: VecDeque<UaEvent>,
     pub timeout: Duration,
+    edges: Edges,
+    moves: u32,
+}
+
+/// How a request ended that got no final response.
+enum NoResponse {
+    /// The edge cannot be reached, or says nothing: another one may.
+    Edge(String),
+    /// Nobody can help.
+    End(Failure),
 }
 
 impl Caller {
@@ -83,57 +98,66 @@ impl Caller {
             key: connection.key.clone(),
         };
         let user = connection.user.clone().unwrap_or_else(|| "anonymous".into());
-        let mut failures = Vec::new();
         let mut net = Net::new();
-        for candidate in &candidates {
-            let opened = match candidate.transport {
-                crate::net::Transport::Udp => net.udp(candidate.address).await,
-                transport => {
-                    let config = if transport == crate::net::Transport::Tls || transport == crate::net::Transport::Wss {
-                        Some(crate::net::client_config(&tls).map_err(Failure::usage)?)
-                    } else {
-                        None
-                    };
-                    net.connect(transport, candidate.address, &candidate.host, &candidate.name, config).await
-                }
-            };
-            match opened {
-                Ok(peer) => {
-                    let ua = Ua::new(net, peer, &user, Ladder::new(connection.trace));
-                    let from = match (&connection.from, &connection.user) {
-                        (Some(from), _) => from.clone(),
-                        (None, Some(user)) => format!("sip:{user}@{}", target.domain),
-                        (None, None) => "sip:anonymous@anonymous.invalid".into(),
-                    };
-                    let digest =
-                        connection.user.as_ref().zip(connection.password.as_ref()).map(|(user, password)| Digest {
-                            username: user.clone(),
-                            password: password.clone(),
-                            realm: connection.realm.clone().unwrap_or_else(|| target.domain.clone()),
-                            allow_md5: connection.allow_md5,
-                            challenge: None,
-                        });
-                    return Ok(Caller {
-                        ua,
-                        target,
-                        from,
-                        from_tag: crate::random::token(16),
-                        call_id: crate::random::token(26),
-                        cseq: 0,
-                        digest,
-                        backlog: VecDeque::new(),
-                        timeout: Duration::from_secs(connection.timeout),
-                    });
-                }
-                Err(error) => failures.push(format!(
-                    "{} over {}: {}",
-                    candidate.address,
-                    candidate.transport.via(),
-                    explain(&error)
-                )),
-            }
+        let mut edges = Edges::new(candidates, tls);
+        let peer = edges.first(&mut net).await?;
+        let from = match (&connection.from, &connection.user) {
+            (Some(from), _) => from.clone(),
+            (None, Some(user)) => format!("sip:{user}@{}", target.domain),
+            (None, None) => "sip:anonymous@anonymous.invalid".into(),
+        };
+        let digest = connection.user.as_ref().zip(connection.password.as_ref()).map(|(user, password)| Digest {
+            username: user.clone(),
+            password: password.clone(),
+            realm: connection.realm.clone().unwrap_or_else(|| target.domain.clone()),
+            allow_md5: connection.allow_md5,
+            challenge: None,
+        });
+        Ok(Caller {
+            ua: Ua::new(net, peer, &user, Ladder::new(connection.trace)),
+            target,
+            from,
+            from_tag: crate::random::token(16),
+            call_id: crate::random::token(26),
+            cseq: 0,
+            digest,
+            backlog: VecDeque::new(),
+            timeout: Duration::from_secs(connection.timeout),
+            edges,
+            moves: 0,
+        })
+    }
+
+    /// How often this caller went on with another edge, or on another connection.
+    pub fn moves(&self) -> u32 {
+        self.moves
+    }
+
+    /// Goes on with the next edge that can be reached; the last to be tried is the one that failed, which may be up again.
+    pub async fn fail_over(&mut self, why: &str) -> Result<(), Failure> {
+        if self.moves >= MAX_MOVES {
+            return Err(Failure::unreachable(format!("{why}; this was tried {MAX_MOVES} times, which is enough")));
         }
-        Err(Failure::unreachable(format!("no edge could be reached: {}", failures.join("; "))))
+        self.moves += 1;
+        self.ua.ladder.note(&format!("{why}; another edge is tried"));
+        let old = self.ua.peer;
+        let peer = self
+            .edges
+            .another(&mut self.ua.net, &old)
+            .await
+            .map_err(|failure| Failure { message: format!("{why}; {}", failure.message), ..failure })?;
+        self.ua.move_to(peer);
+        Ok(())
+    }
+
+    /// A connection ended. `true`: it was the one in use, and now there is another.
+    pub async fn on_lost(&mut self, link: LinkId, reason: &str) -> Result<bool, Failure> {
+        if link != self.ua.peer.link {
+            return Ok(false);
+        }
+        let why = format!("the connection to {} ended: {reason}", self.ua.peer.remote);
+        self.fail_over(&why).await?;
+        Ok(true)
     }
 
     pub fn next_cseq(&mut self) -> u32 {
@@ -147,6 +171,7 @@ impl Caller {
     }
 
     /// Sends what `build` makes for a CSeq, answers one challenge (two when the first nonce was stale), and returns the final response.
+    /// Where an edge cannot be reached, says nothing or answers 503, the next one gets the request as a new one (RFC 3263 §4.3).
     pub async fn transact(
         &mut self,
         method: &str,
@@ -160,6 +185,7 @@ impl Caller {
             .and_then(|m| m.request_uri().map(str::to_owned))
             .ok_or_else(|| Failure::usage("the address cannot stand in a request"))?;
         let mut answered = false;
+        let mut refusals = 0;
         loop {
             let cseq = self.next_cseq();
             let credentials = self.credentials(method, &uri, body)?;
@@ -167,9 +193,27 @@ impl Caller {
                 Some((name, value)) => build(cseq, via).header_named(name, value),
                 None => build(cseq, via),
             };
-            let txn = self.ua.send_request(method, request).await.map_err(|e| Failure::unreachable(explain(&e)))?;
-            let response = self.final_response(txn, method).await?;
+            let response = match self.ua.send_request(method, request).await {
+                Ok(txn) => self.final_response(txn, method).await,
+                Err(error) => Err(NoResponse::Edge(format!("{}: {}", self.ua.peer.remote, explain(&error)))),
+            };
+            let response = match response {
+                Ok(response) => response,
+                Err(NoResponse::End(failure)) => return Err(failure),
+                Err(NoResponse::Edge(why)) => {
+                    self.fail_over(&why).await?;
+                    answered = false;
+                    continue;
+                }
+            };
             let status = response.status().unwrap_or(0);
+            if status == 503 && refusals + 1 < self.edges.len() {
+                refusals += 1;
+                let why = format!("{} answers 503 to {method}", self.ua.peer.remote);
+                self.fail_over(&why).await?;
+                answered = false;
+                continue;
+            }
             let Some((challenge_name, _)) = header_names(status) else { return Ok(response) };
             let values: Vec<Vec<u8>> = response.headers_named(challenge_name).map(<[u8]>::to_vec).collect();
             let Some(digest) = self.digest.as_mut() else { return Err(Failure::refused(&response, method)) };
@@ -212,21 +256,32 @@ impl Caller {
     }
 
     /// Waits for the final response; everything else that happens meanwhile is kept for later.
-    pub async fn final_response(&mut self, txn: Txn, method: &str) -> Result<Message, Failure> {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+    async fn final_response(&mut self, txn: Txn, method: &str) -> Result<Message, NoResponse> {
+        let end = |text: String| NoResponse::End(Failure::unreachable(text));
+        let now = tokio::time::Instant::now();
+        let deadline = now + self.timeout;
+        // With one edge only, its retransmissions and timers decide.
+        let mut silent_until = (self.edges.len() > 1).then(|| (now + SILENCE).min(deadline));
         loop {
-            let event = tokio::time::timeout_at(deadline, self.ua.next()).await.map_err(|_| {
-                Failure::unreachable(format!("no final answer to {method} in {} s", self.timeout.as_secs()))
-            })?;
+            let until = silent_until.unwrap_or(deadline);
+            let Ok(event) = tokio::time::timeout_at(until, self.ua.next()).await else {
+                self.ua.forget(txn);
+                if until < deadline {
+                    let (edge, seconds) = (self.ua.peer.remote, SILENCE.as_secs());
+                    return Err(NoResponse::Edge(format!("{edge} says nothing to {method} in {seconds} s")));
+                }
+                return Err(end(format!("no final answer to {method} in {} s", self.timeout.as_secs())));
+            };
             match event {
                 UaEvent::Response { txn: of, message } if of == txn => {
+                    silent_until = None;
                     if message.status().is_some_and(|s| s >= 200) {
                         return Ok(message);
                     }
                 }
-                UaEvent::Failed { txn: of, reason } if of == txn => return Err(Failure::unreachable(reason)),
+                UaEvent::Failed { txn: of, reason } if of == txn => return Err(NoResponse::Edge(reason)),
                 other if self.backlog.len() < BACKLOG => self.backlog.push_back(other),
-                _ => return Err(Failure::unreachable("the edge sends more than can be held")),
+                _ => return Err(end("the edge sends more than can be held".into())),
             }
         }
     }

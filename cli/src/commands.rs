@@ -2,5 +2,6 @@
 
 pub mod call;
 pub mod check;
+pub mod keys;
 pub mod register;
 pub mod tools;

@@ -1,19 +1,21 @@
 //! `--trace`: the SIP and JSON-RPC ladder as it happens, one arrow per message, on standard error.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
 use sip_proto::message::{HeaderId, Message, Transportation};
 
-use crate::net::Peer;
+use crate::net::{Peer, Transport};
 
 /// Prints, or stays silent.
 pub struct Ladder {
     on: bool,
     colour: bool,
     start: Instant,
-    header_done: bool,
+    /// The edge at the other end of the last arrow.
+    edge: Option<(Transport, SocketAddr)>,
 }
 
 const WIDTH: usize = 34;
@@ -21,7 +23,7 @@ const WIDTH: usize = 34;
 impl Ladder {
     pub fn new(on: bool) -> Ladder {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Ladder { on, colour, start: Instant::now(), header_done: false }
+        Ladder { on, colour, start: Instant::now(), edge: None }
     }
 
     pub fn sent(&mut self, bytes: &Bytes, peer: &Peer) {
@@ -53,8 +55,8 @@ impl Ladder {
     }
 
     fn arrow(&mut self, out: bool, message: &Message, peer: &Peer) {
-        if !self.header_done {
-            self.header_done = true;
+        // A line for each change of the edge: who fails over, and who answers instead.
+        if self.edge.replace((peer.transport, peer.remote)) != Some((peer.transport, peer.remote)) {
             self.line(&format!(
                 "{:>9}  {:<8}{:^width$}{}/{}",
                 "",

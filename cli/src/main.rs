@@ -4,6 +4,7 @@
 mod args;
 mod caller;
 mod commands;
+mod edges;
 mod failure;
 mod ladder;
 mod mcp;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         Command::Tools(a) => a.connection.json,
         Command::Register(a) => a.connection.json,
         Command::Check { json, .. } => *json,
-        Command::Completions { .. } => false,
+        Command::Keys(_) | Command::Completions { .. } => false,
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Check { files, json } => return commands::check::run(&files, json),
+        Command::Keys(args) => return commands::keys::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sipmcp", &mut std::io::stdout());
             return Ok(());
@@ -59,7 +61,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Call(args) => commands::call::run(args).await,
             Command::Tools(args) => commands::tools::run(args).await,
             Command::Register(args) => commands::register::run(args).await,
-            Command::Check { .. } | Command::Completions { .. } => Ok(()),
+            Command::Check { .. } | Command::Keys(_) | Command::Completions { .. } => Ok(()),
         }
     })
 }

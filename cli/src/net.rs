@@ -228,6 +228,11 @@ impl Net {
         }
     }
 
+    /// False once a link has ended.
+    pub fn is_open(&self, link: LinkId) -> bool {
+        self.links.contains_key(&link)
+    }
+
     /// Waits until everything is written, a second at most.
     pub async fn flush(&self) {
         for _ in 0..1000 {

@@ -36,6 +36,12 @@ pub struct Candidate {
     pub name: String,
 }
 
+impl std::fmt::Display for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} over {}", self.address, self.transport.via())
+    }
+}
+
 /// Reads the address of an agent.
 pub fn parse(text: &str) -> Result<Target, Failure> {
     let with_scheme = if text.contains(':') { text.to_owned() } else { format!("sip:{text}") };

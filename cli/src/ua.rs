@@ -15,7 +15,7 @@ use sip_proto::transaction::{
 };
 
 use crate::ladder::Ladder;
-use crate::net::{Net, NetEvent, Peer, Transport};
+use crate::net::{LinkId, Net, NetEvent, Peer, Transport};
 
 /// Larger requests do not go by UDP (RFC 3261 §18.1.1).
 pub const UDP_LIMIT: usize = 1300;
@@ -35,8 +35,8 @@ pub enum UaEvent {
     Failed { txn: Txn, reason: String },
     /// A request of the peer; answer it with [`Ua::respond`].
     Request(Incoming),
-    /// The connection that carries the call ended.
-    Lost(String),
+    /// A connection to an edge ended.
+    Lost { link: LinkId, reason: String },
 }
 
 /// A request of the peer, and the way back.
@@ -150,6 +150,17 @@ impl Ua {
         self.clients.insert(key.clone(), Client { txn, machine, peer, request: bytes, done: false });
         self.perform_client(&key, out, None).await;
         Ok(txn)
+    }
+
+    /// Goes on with another edge. What is under way with the one before is given up.
+    pub fn move_to(&mut self, peer: Peer) {
+        self.peer = peer;
+        self.large = None;
+    }
+
+    /// Sends this request no more, and takes no response to it.
+    pub fn forget(&mut self, txn: Txn) {
+        self.clients.retain(|_, client| client.txn != txn);
     }
 
     async fn large_peer(&mut self) -> io::Result<Peer> {
@@ -266,7 +277,7 @@ impl Ua {
                     }
                     self.perform_client(&key, out, None).await;
                 }
-                self.events.push_back(UaEvent::Lost(reason));
+                self.events.push_back(UaEvent::Lost { link, reason });
             }
             NetEvent::Closed { link, .. } => {
                 if self.large.is_some_and(|p| p.link == link) {

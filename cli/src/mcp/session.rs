@@ -20,6 +20,8 @@ const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-11-25";
 /// Rounds of `input_required` until we stop.
 const MAX_ROUNDS: usize = 16;
+/// So often an in-dialog message is sent again that overtook another one on its way.
+const OVERTAKEN: usize = 3;
 
 /// A final answer and how long it took.
 #[derive(Debug)]
@@ -147,7 +149,8 @@ impl Session {
         self.exchange(method, Value::Object(params)).await
     }
 
-    /// One JSON-RPC request and everything that belongs to it, until its final answer.
+    /// One JSON-RPC request and everything that belongs to it, until its final answer. Where the connection breaks, the request goes
+    /// to another edge with the same exchange and id: that edge knows it, and the answer comes back here.
     async fn exchange(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
         let id = self.next_id;
         self.next_id += 1;
@@ -155,8 +158,13 @@ impl Session {
         let header = McpExchange::new(Exchange::Id(exchange), Relation::Caller);
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
         self.send(&header, &body).await?;
+        let mut sent_after = self.caller.moves();
         let deadline = tokio::time::Instant::now() + self.caller.timeout;
         loop {
+            while sent_after != self.caller.moves() {
+                sent_after = self.caller.moves();
+                self.send(&header, &body).await?;
+            }
             let event = match tokio::time::timeout_at(deadline, self.caller.next()).await {
                 Ok(event) => event,
                 Err(_) => {
@@ -179,8 +187,9 @@ impl Session {
                         return answer.map_err(|error| Failure::rpc(&error));
                     }
                 }
-                UaEvent::Lost(reason) => {
-                    return Err(Failure::unreachable(format!("the connection to the edge ended: {reason}")));
+                UaEvent::Lost { link, reason } => {
+                    self.progress.clear();
+                    self.caller.on_lost(link, &reason).await?;
                 }
                 UaEvent::Response { .. } | UaEvent::Failed { .. } => {}
             }
@@ -273,7 +282,17 @@ impl Session {
     async fn send(&mut self, header: &McpExchange, body: &Value) -> Result<(), Failure> {
         let body = Bytes::from(body.to_string());
         let response: Message = match self.dialog.as_mut() {
-            Some(dialog) => dialog.send(&mut self.caller, header, &body).await?,
+            Some(dialog) => {
+                let mut tries = 0;
+                loop {
+                    let response = dialog.send(&mut self.caller, header, &body).await?;
+                    tries += 1;
+                    // RFC 3261 §12.2.2: a later request was there before it. The same exchange and id with a fresh CSeq.
+                    if response.status() != Some(500) || tries > OVERTAKEN {
+                        break response;
+                    }
+                }
+            }
             None => {
                 let uri = self.caller.target.uri.clone();
                 let value = header.to_string();
