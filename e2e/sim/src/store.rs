@@ -1,4 +1,7 @@
-//! The memory store behind a link that is slow, fails, and forgets answers; and the mutants: planted faults that the model must find.
+//! The memory store as a primary with a replica, and the mutants: planted faults that the model must find.
+//!
+//! A write is acknowledged when the replica has it (class `Replica`). When the primary dies, what it had not acknowledged is lost, or is
+//! not: both happen.
 
 use std::collections::BTreeSet;
 
@@ -21,18 +24,32 @@ pub enum Mutant {
     CseqReset,
     /// A dialog that ended is forgotten at once.
     MissingTombstone,
+    /// The store takes a close of an exchange from somebody who does not own it any more.
+    UnfencedClose,
+    /// An edge takes over what a living one owns.
+    EagerAdoption,
+    /// An adopted exchange is dropped: its caller hears nothing.
+    SilentAdoption,
+    /// The journal entry of an exchange is gone when its owner dies.
+    NoJournal,
 }
 
-pub const MUTANTS: [(&str, Mutant); 5] = [
+pub const MUTANTS: [(&str, Mutant); 9] = [
     ("answer-before-write", Mutant::AnswerBeforeWrite),
     ("unfenced-write", Mutant::UnfencedWrite),
     ("double-execution", Mutant::DoubleExecution),
     ("cseq-reset", Mutant::CseqReset),
     ("missing-tombstone", Mutant::MissingTombstone),
+    ("unfenced-close", Mutant::UnfencedClose),
+    ("eager-adoption", Mutant::EagerAdoption),
+    ("silent-adoption", Mutant::SilentAdoption),
+    ("no-journal", Mutant::NoJournal),
 ];
 
 pub struct Store {
     memory: MemoryStore,
+    /// Every operation since the content began, with its time and whether its reply was given: a primary that takes over has these.
+    log: Vec<(u64, StoreOp, bool)>,
     pub mutant: Option<Mutant>,
     forgotten: BTreeSet<DialogKey>,
     resets: std::collections::BTreeMap<DialogKey, u32>,
@@ -45,6 +62,7 @@ impl Store {
     pub fn new(mutant: Option<Mutant>) -> Store {
         Store {
             memory: MemoryStore::new(Capacity::default()),
+            log: Vec::new(),
             mutant,
             forgotten: BTreeSet::new(),
             resets: std::collections::BTreeMap::new(),
@@ -61,6 +79,7 @@ impl Store {
             return Ok(StoreReply::Unknown);
         }
         let asked = operation.clone();
+        self.log.push((now_ms, operation.clone(), false));
         let mut reply = self.memory.execute(now_ms, operation)?;
         match (self.mutant, &asked, &mut reply) {
             (
@@ -92,6 +111,41 @@ impl Store {
         }
         model.stored(&asked, &reply);
         Ok(reply)
+    }
+
+    /// The number of the operation that was executed last: [`Store::acknowledged`] wants it.
+    pub fn last(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The reply to that operation was given: the replica has it, and all before it.
+    pub fn acknowledged(&mut self, number: usize) {
+        if let Some(entry) = number.checked_sub(1).and_then(|at| self.log.get_mut(at)) {
+            entry.2 = true;
+        }
+    }
+
+    /// The primary dies, the replica takes over: what was not acknowledged is lost from the first such write on that `keeps` says no to.
+    pub fn fail_over(&mut self, mut keeps: impl FnMut() -> bool) -> usize {
+        let last = self.log.iter().rposition(|(_, _, acknowledged)| *acknowledged).map_or(0, |at| at + 1);
+        let mut length = last;
+        while length < self.log.len() && keeps() {
+            length += 1;
+        }
+        let lost = self.log.len() - length;
+        self.log.truncate(length);
+        self.memory = MemoryStore::new(Capacity::default());
+        for (at, operation, _) in self.log.clone() {
+            // What it answered was answered then.
+            drop(self.memory.execute(at, operation));
+        }
+        lost
+    }
+
+    /// The store comes back empty.
+    pub fn wipe(&mut self) {
+        self.log.clear();
+        self.memory = MemoryStore::new(Capacity::default());
     }
 
     /// The reply that the mutant invents before the write, where it can.
