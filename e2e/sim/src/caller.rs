@@ -1,5 +1,6 @@
 //! A caller: an ordinary SIP UA that knows nothing of the edges' inside. It registers, calls, runs tools, hangs up, and tries every
-//! request at any edge. Over UDP it retransmits (RFC 3261 §17.1), to another edge when the first stays silent.
+//! request at any edge. Over UDP it retransmits (RFC 3261 §17.1), to another edge when the first stays silent. Over a stream it keeps one
+//! connection; where that breaks it opens one to another edge and sends there what was not answered.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +13,16 @@ use sip_proto::message::{HeaderId, Message};
 use crate::model::Model;
 use crate::rng::Rng;
 use crate::setup::{DOMAIN, caller_address};
+use crate::world::CALM_FROM_MS;
 
 /// 64·T1 in milliseconds.
 const LIFE_MS: u64 = 32_000;
 
 /// So long a tool call is repeated; the slowest store and network of a run stay well inside 64·T1 then.
 const REPEAT_MS: u64 = 12_000;
+
+/// So long after the last fault an accepted exchange may take: lease, adoption, the backend's time, an answer's own time.
+const PATIENCE_MS: u64 = 90_000;
 
 /// What the caller wants to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +41,8 @@ enum Step {
 /// A request on its way.
 #[derive(Debug)]
 struct Pending {
+    /// The exchange that it carries.
+    exchange: Option<String>,
     bytes: Bytes,
     method: String,
     step: Step,
@@ -53,6 +60,10 @@ struct Open {
     tries: u32,
     /// No copy leaves after this: the stored answer lives 64·T1, and what comes later is a new request (binding, 5.4).
     last: u64,
+    /// A 200 said that somebody has taken care of it.
+    accepted: bool,
+    /// Without an answer by then, an accepted exchange was met with silence.
+    silent_at: u64,
 }
 
 /// What goes onto the network: to any core, or back to where something came from.
@@ -73,6 +84,8 @@ pub struct Caller {
     register_call_id: String,
     page_call_id: String,
     from_tag: String,
+    /// One connection of its own, instead of datagrams.
+    pub uses_streams: bool,
     /// Sends its INVITE again in spite of a 100, as what sits behind a proxy that fails over.
     impatient: bool,
     cseq: u32,
@@ -97,6 +110,7 @@ pub struct Counters {
     pub calls: u64,
     pub exchanges: u64,
     pub answers: u64,
+    pub retryable: u64,
     pub given_up: u64,
 }
 
@@ -142,6 +156,7 @@ impl Caller {
             register_call_id: rng.token(20),
             page_call_id: rng.token(20),
             from_tag: rng.token(10),
+            uses_streams: rng.chance(400),
             impatient: rng.chance(250),
             cseq: 0,
             dialog: None,
@@ -168,14 +183,14 @@ impl Caller {
     /// At the end of the run.
     pub fn conclude(&mut self, model: &mut Model) {
         if let Some(text) = self.lost_dialog.take() {
-            model.violated(text);
+            model.lost(text);
         }
     }
 
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<u64> {
         let pending = self.pending.values().map(|p| p.next.min(p.ends));
-        let open = self.open.values().map(|o| o.ends);
+        let open = self.open.values().map(|o| o.ends.min(o.silent_at));
         let step =
             (!self.steps.is_empty() && self.pending.is_empty() && self.open.is_empty()).then_some(self.next_step);
         pending.chain(open).chain(step).min()
@@ -185,7 +200,24 @@ impl Caller {
         self.steps.is_empty() && self.pending.is_empty() && self.open.is_empty()
     }
 
-    pub fn on_timeout(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
+    /// The connection broke: what is not answered goes to another edge.
+    pub fn on_lost(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
+        for pending in self.pending.values_mut() {
+            out.push(Out::Any(pending.bytes.clone()));
+            pending.next = now + 2_000;
+        }
+        // The same exchange and id, a new CSeq.
+        let waiting: Vec<String> =
+            self.open.iter().filter(|(_, open)| open.accepted && now < open.last).map(|(k, _)| k.clone()).collect();
+        for exchange in waiting {
+            let Some(open) = self.open.get(&exchange).cloned() else { continue };
+            if !(open.in_dialog && self.ended) {
+                self.send_tool(now, &exchange, &open, rng, out);
+            }
+        }
+    }
+
+    pub fn on_timeout(&mut self, now: u64, rng: &mut Rng, model: &mut Model, out: &mut Vec<Out>) {
         let mut over = Vec::new();
         for (branch, p) in &mut self.pending {
             if p.ends <= now {
@@ -204,7 +236,7 @@ impl Caller {
         }
         let late: Vec<String> = self.open.iter().filter(|(_, o)| o.ends <= now).map(|(k, _)| k.clone()).collect();
         for exchange in late {
-            self.repeat(now, &exchange, rng, out);
+            self.repeat(now, &exchange, rng, model, out);
         }
         if self.pending.is_empty() && self.open.is_empty() && self.next_step <= now {
             self.begin(now, rng, out);
@@ -212,11 +244,20 @@ impl Caller {
     }
 
     /// No final answer came: the same exchange, id and body again, or give up.
-    fn repeat(&mut self, now: u64, exchange: &str, rng: &mut Rng, out: &mut Vec<Out>) {
+    fn repeat(&mut self, now: u64, exchange: &str, rng: &mut Rng, model: &mut Model, out: &mut Vec<Out>) {
         let Some(open) = self.open.get_mut(exchange) else { return };
         open.tries += 1;
         open.ends = now + rng.range(1_000, 8_000);
         if open.tries > 3 || now >= open.last || (open.in_dialog && self.ended) {
+            let is_over = open.in_dialog && self.ended;
+            if open.accepted && !is_over && now < open.silent_at {
+                // Nothing more is sent; its fate must come by itself.
+                open.ends = open.silent_at;
+                return;
+            }
+            if open.accepted && !is_over {
+                model.lost(format!("an accepted exchange of {} ({exchange}) was met with silence", self.user));
+            }
             self.open.remove(exchange);
             self.counters.given_up += 1;
             return;
@@ -252,7 +293,15 @@ impl Caller {
                 });
                 self.counters.exchanges += 1;
                 let (ends, last) = (now + rng.range(2_000, 30_000), now + REPEAT_MS);
-                let open = Open { body: Bytes::from(body.to_string()), in_dialog, ends, tries: 0, last };
+                let open = Open {
+                    body: Bytes::from(body.to_string()),
+                    in_dialog,
+                    ends,
+                    tries: 0,
+                    last,
+                    accepted: false,
+                    silent_at: u64::MAX,
+                };
                 self.open.insert(exchange.clone(), open.clone());
                 self.send_tool(now, &exchange, &open, rng, out);
             }
@@ -271,8 +320,15 @@ impl Caller {
     fn start(&mut self, now: u64, branch: String, bytes: Bytes, method: &str, step: Step, out: &mut Vec<Out>) {
         self.counters.requests += 1;
         out.push(Out::Any(bytes.clone()));
-        let pending =
-            Pending { bytes, method: method.to_owned(), step, next: now + 500, interval: 500, ends: now + LIFE_MS };
+        let pending = Pending {
+            exchange: None,
+            bytes,
+            method: method.to_owned(),
+            step,
+            next: now + 500,
+            interval: 500,
+            ends: now + LIFE_MS,
+        };
         self.pending.insert(branch, pending);
     }
 
@@ -363,7 +419,8 @@ impl Caller {
         let method = if open.in_dialog { "INFO" } else { "MESSAGE" };
         self.start(now, branch.clone(), bytes, method, step, out);
         if let Some(pending) = self.pending.get_mut(&branch) {
-            pending.ends = pending.ends.min(open.last);
+            pending.ends = pending.ends.min(open.last.max(now + 1));
+            pending.exchange = Some(exchange.to_owned());
         }
     }
 
@@ -441,7 +498,7 @@ impl Caller {
             Step::Query if status == 200 => {
                 let there = message.contacts().iter().any(|c| c.uri() == self.contact());
                 if !there && now < self.registered_until {
-                    model.violated(format!("the registration of {} was acknowledged and is lost", self.user));
+                    model.lost(format!("the registration of {} was acknowledged and is lost", self.user));
                 }
             }
             Step::Probe | Step::Tool { in_dialog: true, .. } if status == 481 && !self.ended => {
@@ -449,13 +506,13 @@ impl Caller {
                 self.lost_dialog = Some(format!("an acknowledged dialog of {} is unknown ({})", self.user, p.method));
                 self.ended = true;
             }
-            Step::AfterBye if (200..300).contains(&status) && self.bye_answered.is_some() && !model.bye_outage => {
-                model.violated(format!("a request after the BYE of {} was served", self.user));
+            Step::AfterBye if (200..300).contains(&status) && self.bye_answered.is_some() => {
+                model.served_after_bye(message.call_id(), &self.user);
             }
             Step::Bye if status != 200 && status < 500 && status != 408 => {
                 // The edge may have ended the dialog itself meanwhile.
                 if status != 481 {
-                    model.violated(format!("BYE of {} got {status}", self.user));
+                    model.lost(format!("BYE of {} got {status}", self.user));
                 }
                 self.bye = None;
             }
@@ -463,7 +520,13 @@ impl Caller {
             Step::Bye => self.bye_answered = Some(now),
             // The tombstone lives 32 s.
             Step::ByeAgain if status == 481 && self.bye_answered.is_some_and(|at| now < at + 25_000) => {
-                model.violated(format!("a retransmitted BYE of {} got 481, the first one got 200", self.user));
+                model.lost(format!("a retransmitted BYE of {} got 481, the first one got 200", self.user));
+            }
+            Step::Tool { .. } if (200..300).contains(&status) => {
+                if let Some(open) = p.exchange.as_ref().and_then(|exchange| self.open.get_mut(exchange)) {
+                    open.accepted = true;
+                    open.silent_at = now.max(CALM_FROM_MS) + PATIENCE_MS;
+                }
             }
             Step::Tool { .. } if status >= 300 => {
                 // Not accepted: repeated by its own clock, or given up.
@@ -524,6 +587,9 @@ impl Caller {
         let Some(exchange) = exchange.and_then(|v| v.split(';').next().map(str::to_owned)) else { return };
         if self.open.remove(&exchange).is_some() {
             self.counters.answers += 1;
+            if body.pointer("/error/code") == Some(&json!(-31001)) {
+                self.counters.retryable += 1;
+            }
         }
         self.answers.insert(exchange, message.body());
     }

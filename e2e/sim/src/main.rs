@@ -26,7 +26,7 @@ struct Args {
     /// One seed only, with what it did
     #[arg(long)]
     seed: Option<u64>,
-    /// Plant a fault that must be found: answer-before-write, unfenced-write, double-execution, cseq-reset, missing-tombstone, all
+    /// Plant a fault that must be found: its name, or `all`
     #[arg(long)]
     mutant: Option<String>,
 }
@@ -77,6 +77,12 @@ fn all(seeds: u64) -> ExitCode {
         sum.kills += report.kills;
         sum.store_operations += report.store_operations;
         sum.executions += report.executions;
+        sum.adopted += report.adopted;
+        sum.retryable += report.retryable;
+        sum.from_cache += report.from_cache;
+        for (arrow, count) in report.arrows {
+            *sum.arrows.entry(arrow).or_default() += count;
+        }
         if (done + 1) % 500 == 0 {
             eprintln!("{} seeds", done + 1);
         }
@@ -92,6 +98,16 @@ fn all(seeds: u64) -> ExitCode {
         sum.faults,
         sum.kills
     );
+    println!(
+        "sim: {} things adopted, {} exchanges ended by the typed retryable error, {} requests served after a BYE whose write an outage held up",
+        sum.adopted, sum.retryable, sum.from_cache
+    );
+    let struck: Vec<String> = sum
+        .arrows
+        .iter()
+        .map(|((name, written), count)| format!("{name} {} {count}", if *written { "after" } else { "before" }))
+        .collect();
+    println!("sim: killed at {} of {} arrows: {}", sum.arrows.len(), 2 * world::ARROW_COUNT, struck.join(", "));
     println!("{failed} violated invariants");
     println!("count: {} passed, {failed} failed, 0 skipped", seeds.saturating_sub(failed));
     exit(failed == 0)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use session_store::key::{DialogKey, ExchangeKey, GuardKey};
-use session_store::op::{StoreOp, StoreReply};
+use session_store::op::{Adopted, OpenOutcome, StoreOp, StoreReply};
 use session_store::record::Owner;
 
 /// What was seen so far.
@@ -19,12 +19,52 @@ pub struct Model {
     exchanges: BTreeMap<ExchangeKey, Owner>,
     highest_out: BTreeMap<DialogKey, u32>,
     answered: BTreeMap<String, String>,
-    /// The store failed for a BYE: it was answered all the same, and its tombstone follows as soon as it can (the end wins over an
-    /// outage), so a request right after it may still find the dialog.
-    pub bye_outage: bool,
+    /// Dialogs whose tombstone an outage of the store holds up: their BYE is answered all the same (the end wins over an outage), so a
+    /// request right after it may still find the dialog.
+    held_up: BTreeSet<DialogKey>,
+    /// Call-ID → our dialog.
+    dialogs: BTreeMap<String, DialogKey>,
+    /// Requests that were served after such a BYE.
+    pub from_cache: u64,
+    /// Until when each life of an edge has its lease, by the store's clock; and whose each (pod, epoch) is.
+    leases: BTreeMap<Owner, u64>,
+    epochs: BTreeMap<(u64, u64), u64>,
+    /// The store lost what it had acknowledged: what follows from that is not judged any more.
+    amnesty: bool,
 }
 
 impl Model {
+    /// The store came back empty. From here on only what an empty store cannot excuse is judged.
+    pub fn amnesty(&mut self) {
+        self.amnesty = true;
+        self.leases.clear();
+        self.epochs.clear();
+        self.guards.clear();
+        self.exchanges.clear();
+        self.highest_out.clear();
+    }
+
+    /// A violation that a store without its content would explain.
+    pub fn lost(&mut self, what: String) {
+        if !self.amnesty {
+            self.violated(what);
+        }
+    }
+
+    /// The store did not take the end of this dialog.
+    pub fn end_held_up(&mut self, dialog: DialogKey) {
+        self.held_up.insert(dialog);
+    }
+
+    /// A request got an answer after the BYE of its dialog did.
+    pub fn served_after_bye(&mut self, call_id: &str, who: &str) {
+        if self.dialogs.get(call_id).is_some_and(|dialog| self.held_up.contains(dialog)) {
+            self.from_cache += 1;
+        } else {
+            self.lost(format!("a request after the BYE of {who} was served"));
+        }
+    }
+
     pub fn violated(&mut self, what: String) {
         // One seed can break one rule many times; the first few tell enough.
         if self.violations.len() < 8 {
@@ -38,7 +78,7 @@ impl Model {
         *count += 1;
         if *count > 1 {
             let count = *count;
-            self.violated(format!("an unsafe tool ran {count} times for {token}"));
+            self.lost(format!("an unsafe tool ran {count} times for {token}"));
         }
     }
 
@@ -54,7 +94,7 @@ impl Model {
         let key = (call_id.to_owned(), cseq);
         match self.cseqs.get(&key) {
             Some(known) if known != branch => {
-                self.violated(format!("two requests with CSeq {cseq} in the dialog of {call_id}"));
+                self.lost(format!("two requests with CSeq {cseq} in the dialog of {call_id}"));
             }
             Some(_) => {}
             None => {
@@ -67,7 +107,7 @@ impl Model {
     pub fn invite_answered(&mut self, transaction: &str, to_tag: &str) {
         match self.answered.get(transaction) {
             Some(known) if known != to_tag => {
-                self.violated(format!("INVITE {transaction} was accepted twice, with two To tags"));
+                self.lost(format!("INVITE {transaction} was accepted twice, with two To tags"));
             }
             Some(_) => {}
             None => {
@@ -77,26 +117,70 @@ impl Model {
     }
 
     /// A store operation was executed.
-    pub fn stored(&mut self, operation: &StoreOp, reply: &StoreReply) {
+    pub fn stored(&mut self, now_ms: u64, operation: &StoreOp, reply: &StoreReply) {
         match (operation, reply) {
+            (StoreOp::TakeEpoch { boot, lease_ms, .. }, StoreReply::Epoch { owner, .. }) => {
+                if self.epochs.insert((owner.pod, owner.epoch), *boot).is_some_and(|known| known != *boot) {
+                    self.violated(format!("epoch {} of edge {} was given twice", owner.epoch, owner.pod));
+                }
+                // The higher epoch ends the lower ones.
+                self.leases.retain(|known, _| known.pod != owner.pod);
+                self.leases.insert(*owner, now_ms + lease_ms);
+            }
+            (StoreOp::Heartbeat { owner, lease_ms, .. }, StoreReply::Pods { .. }) => {
+                self.leases.insert(*owner, now_ms + lease_ms);
+            }
+            (StoreOp::Leave { owner }, StoreReply::Done) => {
+                self.leases.remove(owner);
+            }
+            (StoreOp::Adopt { from, by, .. }, StoreReply::Adopted { items, .. }) => {
+                if from.pod != by.pod && !items.is_empty() {
+                    let living = self
+                        .leases
+                        .iter()
+                        .any(|(known, until)| known.pod == from.pod && known.epoch <= from.epoch && *until > now_ms);
+                    if living {
+                        self.violated(format!("edge {} took over what the living edge {} owned", by.pod, from.pod));
+                    }
+                }
+                for item in items {
+                    match item {
+                        Adopted::Call { guard, .. } => {
+                            self.guards.insert(*guard, *by);
+                        }
+                        Adopted::Exchange { key, .. } => {
+                            self.exchanges.insert(*key, *by);
+                        }
+                        Adopted::Dialog { .. } => {}
+                    }
+                }
+            }
+            (
+                StoreOp::Terminate { dialog, .. } | StoreOp::Bury { dialog },
+                StoreReply::Dialog { .. } | StoreReply::Gone | StoreReply::Replay { .. },
+            ) => {
+                self.held_up.remove(dialog);
+            }
             (StoreOp::OpenCall { guard, owner, .. }, StoreReply::CallOpened | StoreReply::CallAdopted { .. }) => {
                 self.guards.insert(*guard, *owner);
             }
-            (StoreOp::AnswerCall { guard, owner, .. }, StoreReply::Answered { .. })
-            | (StoreOp::RejectCall { guard, owner, .. }, StoreReply::Done)
+            (StoreOp::AnswerCall { guard, owner, dialog, record, .. }, StoreReply::Answered { .. }) => {
+                self.dialogs.insert(record.call_id.clone(), *dialog);
+                if self.guards.get(guard).is_some_and(|known| known != owner) {
+                    self.violated("an INVITE was answered by an edge that did not own it any more".into());
+                }
+            }
+            (StoreOp::RejectCall { guard, owner, .. }, StoreReply::Done)
                 if self.guards.get(guard).is_some_and(|known| known != owner) =>
             {
                 self.violated("an INVITE was answered by an edge that did not own it any more".into());
             }
-            (
-                StoreOp::OpenExchange { open, .. },
-                StoreReply::Exchange(session_store::op::OpenOutcome::Opened { .. }),
-            ) => {
+            (StoreOp::OpenExchange { open, .. }, StoreReply::Exchange(OpenOutcome::Opened { .. })) => {
                 self.exchanges.insert(open.key, open.entry.owner);
             }
             (
                 StoreOp::Begin { exchange: Some(open), .. },
-                StoreReply::Begun { exchange: Some(session_store::op::OpenOutcome::Opened { .. }), .. },
+                StoreReply::Begun { exchange: Some(OpenOutcome::Opened { .. }), .. },
             ) => {
                 self.exchanges.insert(open.key, open.entry.owner);
             }
@@ -109,7 +193,7 @@ impl Model {
                 let highest = self.highest_out.entry(*dialog).or_default();
                 if cseq <= highest {
                     let text = format!("CSeq went from {highest} to {cseq}");
-                    self.violated(text);
+                    self.lost(text);
                 } else {
                     *highest = *cseq;
                 }

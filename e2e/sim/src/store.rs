@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 
 use session_store::key::DialogKey;
 use session_store::memory::{Capacity, Counts, MemoryStore};
-use session_store::op::{OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::op::{Adopted, OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::record::PeerFlow;
 
 use crate::model::Model;
+use crate::rng::Rng;
 
 /// A planted fault. Each lies between core and store, so the code under test is the real one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,13 @@ impl Store {
         }
     }
 
-    pub fn execute(&mut self, now_ms: u64, operation: StoreOp, model: &mut Model) -> Result<StoreReply, StoreError> {
+    pub fn execute(
+        &mut self,
+        now_ms: u64,
+        operation: StoreOp,
+        model: &mut Model,
+        rng: &mut Rng,
+    ) -> Result<StoreReply, StoreError> {
         self.operations += 1;
         if let Some(dialog) = dialog_of(&operation)
             && self.forgotten.contains(&dialog)
@@ -107,9 +115,38 @@ impl Store {
             ) => {
                 self.forgotten.insert(*dialog);
             }
+            (Some(Mutant::UnfencedClose), StoreOp::CloseExchange(_), StoreReply::Fenced) => {
+                reply = StoreReply::Closed { flow: PeerFlow::default() };
+            }
+            (Some(Mutant::EagerAdoption), StoreOp::Heartbeat { owner, .. }, StoreReply::Pods { pods, .. })
+                if rng.chance(20) =>
+            {
+                for pod in pods.iter_mut().filter(|pod| pod.owner != *owner) {
+                    pod.lease_left_ms = 0;
+                }
+            }
+            (Some(Mutant::SilentAdoption), StoreOp::Adopt { .. }, StoreReply::Adopted { items, .. }) => {
+                items.retain(|item| !matches!(item, Adopted::Exchange { .. }));
+            }
+            (Some(Mutant::NoJournal), StoreOp::Adopt { .. }, StoreReply::Adopted { items, .. }) => {
+                let gone: Vec<_> = items
+                    .iter()
+                    .filter_map(|item| match item {
+                        Adopted::Exchange { key, .. } => Some(*key),
+                        Adopted::Call { .. } | Adopted::Dialog { .. } => None,
+                    })
+                    .collect();
+                items.retain(|item| !matches!(item, Adopted::Exchange { .. }));
+                for key in gone {
+                    drop(
+                        self.memory
+                            .execute(now_ms, StoreOp::DropSession { session: key.session, if_ends_within_ms: None }),
+                    );
+                }
+            }
             _ => {}
         }
-        model.stored(&asked, &reply);
+        model.stored(now_ms, &asked, &reply);
         Ok(reply)
     }
 

@@ -31,9 +31,12 @@ const EPOCH_MS: u64 = 1_800_000_000_000;
 /// Long after the last time to live (a binding: two hours; a dialog: Session-Expires × 1.5).
 const SILENCE_MS: u64 = 4 * 3_600_000;
 /// From here on nothing is lost, slow or killed, so that everything can end.
-const CALM_FROM_MS: u64 = 120_000;
+pub const CALM_FROM_MS: u64 = 120_000;
 /// A run that does not come to rest is a violation, not an endless loop. (Heartbeats go on for the whole silence.)
 const MAX_EVENTS: u64 = 2_000_000;
+
+/// Arrows of the write-ahead table at which an edge may die.
+pub const ARROW_COUNT: usize = faults::ARROWS.len();
 
 /// What a seed did.
 #[derive(Clone, Debug, Default)]
@@ -66,12 +69,37 @@ enum Link {
 
 #[derive(Debug)]
 enum Event {
-    ToEdge { edge: usize, from: SocketAddr, bytes: Bytes },
-    StreamToEdge { edge: usize, life: u32, conn: ConnId, bytes: Bytes },
-    ToCaller { caller: usize, from: usize, bytes: Bytes, conn: Option<(u32, ConnId)> },
+    ToEdge {
+        edge: usize,
+        from: SocketAddr,
+        bytes: Bytes,
+    },
+    StreamToEdge {
+        edge: usize,
+        life: u32,
+        conn: ConnId,
+        bytes: Bytes,
+    },
+    ToCaller {
+        caller: usize,
+        from: usize,
+        bytes: Bytes,
+        conn: Option<(u32, ConnId)>,
+    },
     /// A caller's own connection broke.
-    Lost { caller: usize, conn: (usize, u32, ConnId) },
-    StoreDo { edge: usize, life: u32, link: Link, op: OpId, operation: StoreOp, back: u64, lose_reply: bool },
+    Lost {
+        caller: usize,
+        conn: (usize, u32, ConnId),
+    },
+    StoreDo {
+        edge: usize,
+        life: u32,
+        link: Link,
+        op: OpId,
+        operation: StoreOp,
+        back: u64,
+        lose_reply: bool,
+    },
     StoreReply {
         edge: usize,
         life: u32,
@@ -81,14 +109,40 @@ enum Event {
         /// The store's life, and the operation's number there.
         written: Option<(u32, usize)>,
     },
-    Mesh { from: usize, to: usize, life: u32, message: MeshMessage },
-    MeshFailed { edge: usize, life: u32, to: u64, tag: u64 },
-    Health { edge: usize, life: u32, health: StoreHealth },
-    Backend { edge: usize, life: u32, id: BackendId, events: VecDeque<(u64, BackendEvent)> },
-    Timer { edge: usize, life: u32 },
-    Caller { caller: usize },
+    Mesh {
+        from: usize,
+        to: usize,
+        life: u32,
+        message: MeshMessage,
+    },
+    MeshFailed {
+        edge: usize,
+        life: u32,
+        to: u64,
+        tag: u64,
+    },
+    Health {
+        edge: usize,
+        life: u32,
+        health: StoreHealth,
+    },
+    Backend {
+        edge: usize,
+        life: u32,
+        id: BackendId,
+        events: VecDeque<(u64, BackendEvent)>,
+    },
+    Timer {
+        edge: usize,
+        life: u32,
+    },
+    Caller {
+        caller: usize,
+    },
     Fault(faults::Fault),
-    Start { edge: usize },
+    Start {
+        edge: usize,
+    },
 }
 
 struct World {

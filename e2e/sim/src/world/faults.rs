@@ -35,8 +35,20 @@ pub struct Arrow {
 
 /// The operations that let a peer go on (sip.md, section 7).
 pub const ARROWS: [&str; 14] = [
-    "register", "open_call", "answer_call", "confirm", "begin", "commit", "terminate", "next_cseq", "bury", "open_exchange",
-    "close_exchange", "cancel_call", "adopt", "heartbeat",
+    "register",
+    "open_call",
+    "answer_call",
+    "confirm",
+    "begin",
+    "commit",
+    "terminate",
+    "next_cseq",
+    "bury",
+    "open_exchange",
+    "close_exchange",
+    "cancel_call",
+    "adopt",
+    "heartbeat",
 ];
 
 /// The operation's name.
@@ -98,7 +110,11 @@ impl World {
     /// Whether the planned kill strikes here.
     pub(super) fn arrow_hits(&mut self, edge: usize, life: u32, name: &'static str, written: bool) -> bool {
         let Some(arrow) = &mut self.arrow else { return false };
-        if self.now >= CALM_FROM_MS || arrow.operation != name || arrow.written != written || self.edges[edge].life != life {
+        if self.now >= CALM_FROM_MS
+            || arrow.operation != name
+            || arrow.written != written
+            || self.edges[edge].life != life
+        {
             return false;
         }
         arrow.count -= 1;

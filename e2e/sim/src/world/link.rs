@@ -76,7 +76,8 @@ impl World {
             let at = self.now + Self::deadline(link);
             self.at(at, error(StoreError::Unavailable));
             let at = self.now + there;
-            return self.at(at, Event::StoreDo { edge, life, link, op: OpId(u64::MAX), operation, back: 0, lose_reply: true });
+            return self
+                .at(at, Event::StoreDo { edge, life, link, op: OpId(u64::MAX), operation, back: 0, lose_reply: true });
         }
         if let Some(reply) = self.store.invented(EPOCH_MS + self.now, &operation) {
             // The planted fault: the reply now, the write in a while, if the edge still lives then.
@@ -85,7 +86,8 @@ impl World {
                 return self.kill(edge);
             }
             let at = self.now + there;
-            return self.at(at, Event::StoreDo { edge, life, link, op: OpId(u64::MAX), operation, back: 0, lose_reply: true });
+            return self
+                .at(at, Event::StoreDo { edge, life, link, op: OpId(u64::MAX), operation, back: 0, lose_reply: true });
         }
         let at = self.now + there;
         self.at(at, Event::StoreDo { edge, life, link, op, operation, back, lose_reply });

@@ -148,7 +148,11 @@ impl World {
             Some(conn) => conn,
             None => {
                 let open: Vec<usize> = (0..EDGES)
-                    .filter(|e| self.edges[*e].joined && self.edges[*e].state.is_some() && self.edges[*e].stopped_until <= self.now)
+                    .filter(|e| {
+                        self.edges[*e].joined
+                            && self.edges[*e].state.is_some()
+                            && self.edges[*e].stopped_until <= self.now
+                    })
                     .collect();
                 if open.is_empty() {
                     return;
