@@ -4,8 +4,11 @@ SHELL := /bin/bash
 SEEDS ?= 200
 MUTANT ?=
 TIME ?= 60
+RUNS ?= 1
+LONG_RUNS ?= 1
+KILL ?=
 
-.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop bench-micro bench-sip fuzz install clean
+.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +51,9 @@ sim: ## deterministic simulation: SEEDS=n, SEED=n (one), MUTANT=name (a planted 
 
 interop: ## real peers: SIPp, baresip, tshark, server-everything, PyPI mcp
 	@scripts/interop.sh
+
+kill: ## three edges, a real store, real clients: what each fault loses; RUNS=n, LONG_RUNS=n, KILL="--faults edge --class Replica"
+	@scripts/kill.sh --runs $(RUNS) --long-runs $(LONG_RUNS) $(KILL)
 
 bench-micro: ## parse, write, tokens: nanoseconds and allocations
 	@cargo bench --locked -p sip-proto -p edge-core --bench micro

@@ -1,0 +1,386 @@
+//! One run: a world, its load, one fault, and the truth afterwards.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::task::JoinSet;
+
+use crate::Fallible;
+use crate::args::{Args, Fault};
+use crate::certificates::Authority;
+use crate::faults::{self, LEASE};
+use crate::place;
+use crate::roll;
+use crate::table::Row;
+use crate::tally::Tally;
+use crate::ua::{Call, Dialog, Fate, Tool, Ua, lock};
+use crate::world::World;
+
+/// What a busy machine may add to the time in which an exchange gets its fate: the lease and a second.
+const SLACK: Duration = Duration::from_secs(3);
+/// Load before the fault, and after it.
+const BEFORE: Duration = Duration::from_millis(2500);
+const AFTER: Duration = Duration::from_secs(3);
+/// How long one look at a dialog or a registration may take when everything runs again.
+const LOOK: Duration = Duration::from_secs(12);
+/// Looks at one time.
+const LOOKS: usize = 16;
+
+/// Says what happens, where somebody wants to know.
+pub struct Journal<'a> {
+    pub row: Row,
+    pub run: u32,
+    pub of: u32,
+    pub args: &'a Args,
+    pub start: Instant,
+}
+
+impl Journal<'_> {
+    pub fn say(&self, what: &str) {
+        let head = format!("{} {:?} {}/{}", self.row.id(), self.row.class, self.run + 1, self.of);
+        if self.args.verbose {
+            eprintln!("[{:6.1} s] {head}: {what}", self.start.elapsed().as_secs_f64());
+        } else if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K{head}: {what}");
+        }
+    }
+}
+
+/// What the load did.
+#[derive(Default)]
+struct Load {
+    /// Dialogs whose BYE was acknowledged.
+    ended: Mutex<Vec<(Ua, Arc<Dialog>)>>,
+    /// Calls that were acknowledged by a 200 to their INVITE, beside the ones that stand.
+    made: Mutex<u64>,
+    /// From the fault (or its end) to the first 2xx, one for each dialog.
+    recovery: Mutex<Vec<Duration>>,
+    in_dialog: Mutex<(u64, u64)>,
+    notes: Mutex<Vec<String>>,
+}
+
+/// One run of one row.
+///
+/// # Errors
+/// The run could not be made: something did not start, or did not work before the fault.
+pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally> {
+    let Journal { row, args, run, .. } = *journal;
+    journal.say("starting");
+    let keeps_journal = row.fault != Fault::NoJournal;
+    let mut world = World::start(args, authority, row.topology, row.class, keeps_journal).await?;
+    let mut tally = Tally { runs: 1, ..Tally::default() };
+    let done = match row.fault {
+        Fault::Roll => roll::run(&mut world, journal, &mut tally).await,
+        _ => with_fault(&mut world, journal, run, &mut tally).await,
+    };
+    for edge in &mut world.edges {
+        if let Some(why) = edge.fell() {
+            tally.lose(why);
+        }
+        for line in edge.errors().into_iter().take(5) {
+            tally.note(line);
+        }
+    }
+    tally.unavailable = world.counts.unavailable.load(Ordering::Relaxed);
+    tally.failovers = world.counts.failovers.load(Ordering::Relaxed);
+    let keep = args.keep && (done.is_err() || !tally.is_clean());
+    if let Some(path) = world.end(keep) {
+        tally.note(format!("kept: {}", path.display()));
+        if done.is_err() {
+            eprintln!("\nkept: {}", path.display());
+        }
+    }
+    done.map(|()| tally)
+}
+
+async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &mut Tally) -> Fallible<()> {
+    let (fault, args) = (journal.row.fault, journal.args);
+    let dialogs = settle(world, args, tally).await?;
+    let load = Arc::<Load>::default();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut traffic = JoinSet::new();
+    for (ua, dialog) in &dialogs {
+        traffic.spawn(talk(ua.clone(), dialog.clone(), stop.clone()));
+    }
+    for ua in &world.clients {
+        traffic.spawn(churn(ua.clone(), stop.clone(), load.clone()));
+    }
+    tokio::time::sleep(BEFORE).await;
+    journal.say("the fault");
+    let struck = faults::strike(world, fault, run).await?;
+    let began = Instant::now();
+    let mut pulses = JoinSet::new();
+    for (ua, dialog) in &dialogs {
+        let is_measured = !fault.ends_before_recovery();
+        pulses.spawn(pulse(ua.clone(), dialog.clone(), began, is_measured, stop.clone(), load.clone()));
+    }
+    tally.without_replicas = faults::mend(world, fault, &struck, run, args, journal).await?;
+    let over = Instant::now();
+    journal.say("the fault is over");
+    if fault.ends_before_recovery() {
+        for (ua, dialog) in &dialogs {
+            pulses.spawn(recover(ua.clone(), dialog.clone(), over, load.clone()));
+        }
+    }
+    tokio::time::sleep(AFTER).await;
+    stop.store(true, Ordering::Relaxed);
+    journal.say("waiting for every fate");
+    while traffic.join_next().await.is_some() {}
+    while pulses.join_next().await.is_some() {}
+    let calls: Vec<Arc<Call>> = world.clients.iter().flat_map(Ua::calls).collect();
+    fates(&calls, over).await;
+    judge(&calls, &world.executions(), over, tally);
+    journal.say("looking at every edge");
+    verify(world, &dialogs, tally).await;
+    let ended: Vec<(Ua, Arc<Dialog>)> = std::mem::take(&mut lock(&load.ended));
+    tally.acknowledged += *lock(&load.made) + ended.len() as u64;
+    bury(&ended, tally).await;
+    hang_up(&dialogs, tally).await;
+    tally.recovery = std::mem::take(&mut lock(&load.recovery));
+    (tally.in_dialog, tally.in_dialog_failed) = *lock(&load.in_dialog);
+    for note in lock(&load.notes).drain(..) {
+        tally.note(note);
+    }
+    Ok(())
+}
+
+/// Every client registers and makes its calls, before anything goes wrong.
+async fn settle(world: &World, args: &Args, tally: &mut Tally) -> Fallible<Vec<(Ua, Arc<Dialog>)>> {
+    let mut work = JoinSet::new();
+    for ua in &world.clients {
+        let (ua, wanted) = (ua.clone(), args.dialogs);
+        work.spawn(async move {
+            ua.register(None).await.map_err(|error| format!("{}: {error}", ua.user()))?;
+            let mut made = Vec::new();
+            for _ in 0..wanted {
+                let dialog = ua.invite().await.map_err(|error| format!("{}: {error}", ua.user()))?;
+                made.push((ua.clone(), dialog));
+            }
+            Ok::<_, String>(made)
+        });
+    }
+    let mut dialogs = Vec::new();
+    while let Some(made) = work.join_next().await {
+        dialogs.extend(made.map_err(|error| error.to_string())??);
+    }
+    tally.acknowledged += world.clients.len() as u64 + dialogs.len() as u64;
+    Ok(dialogs)
+}
+
+async fn pause(from: f64, to: f64, stop: &AtomicBool) {
+    let end = Instant::now() + Duration::from_secs_f64(from + place::fraction() * (to - from));
+    while Instant::now() < end && !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20).min(end.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// Tool calls in one dialog, four in flight at most; some safe to repeat, most not; some short, some long enough to be killed in.
+async fn talk(ua: Ua, dialog: Arc<Dialog>, stop: Arc<AtomicBool>) {
+    let mut open: Vec<Arc<Call>> = Vec::new();
+    pause(0.0, 1.0, &stop).await;
+    while !stop.load(Ordering::Relaxed) && dialog.ended().is_none() {
+        open.retain(|call| call.is_open());
+        if open.len() < 4 {
+            let (tool, seconds) = match place::below(10) {
+                0..3 => (Tool::Pay, 0.0),
+                3..6 => (Tool::Pay, 1.0 + place::fraction()),
+                6 => (Tool::Slow, 2.0),
+                7..9 => (Tool::Lookup, 1.0),
+                _ => (Tool::Lookup, 0.0),
+            };
+            open.push(ua.call(&dialog, tool, Duration::from_secs_f64(seconds)));
+        }
+        pause(0.4, 1.2, &stop).await;
+    }
+}
+
+/// Short calls: INVITE, a payment, BYE.
+async fn churn(ua: Ua, stop: Arc<AtomicBool>, load: Arc<Load>) {
+    while !stop.load(Ordering::Relaxed) {
+        pause(0.5, 2.0, &stop).await;
+        match ua.invite().await {
+            Ok(dialog) => {
+                *lock(&load.made) += 1;
+                let call = ua.call(&dialog, Tool::Pay, Duration::ZERO);
+                let end = Instant::now() + Duration::from_secs(3);
+                while call.is_open() && Instant::now() < end {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                match ua.bye(&dialog).await {
+                    Ok(()) => lock(&load.ended).push((ua.clone(), dialog)),
+                    Err(error) => {
+                        lock(&load.notes).push(format!("{} {:?}: a short call: {error}", ua.user(), ua.transport()));
+                    }
+                }
+            }
+            // Nothing was acknowledged. An outage refuses new calls.
+            Err(_) => pause(0.5, 1.0, &stop).await,
+        }
+    }
+}
+
+/// Requests in one dialog through the fault: the first one at once.
+async fn pulse(ua: Ua, dialog: Arc<Dialog>, began: Instant, is_measured: bool, stop: Arc<AtomicBool>, load: Arc<Load>) {
+    let mut is_first = true;
+    while !stop.load(Ordering::Relaxed) {
+        let answer = ua.is_alive(&dialog, None, Instant::now() + Duration::from_secs(32)).await;
+        {
+            let mut sums = lock(&load.in_dialog);
+            sums.0 += 1;
+            sums.1 += u64::from(answer.is_err());
+        }
+        match answer {
+            Ok(()) if is_first && is_measured => lock(&load.recovery).push(began.elapsed()),
+            Ok(()) => {}
+            Err(error) => {
+                let note = format!("{} {:?} in dialog {}: {error}", ua.user(), ua.transport(), dialog.call_id);
+                lock(&load.notes).push(note);
+            }
+        }
+        is_first = false;
+        pause(1.5, 2.5, &stop).await;
+    }
+}
+
+/// From the end of an outage to the first tool call that is taken and answered.
+async fn recover(ua: Ua, dialog: Arc<Dialog>, over: Instant, load: Arc<Load>) {
+    while over.elapsed() < Duration::from_secs(20) {
+        let call = ua.call(&dialog, Tool::Lookup, Duration::ZERO);
+        while call.is_open() && call.sent.elapsed() < Duration::from_secs(15) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if call.fate() == Some(Fate::Answered) {
+            lock(&load.recovery).push(over.elapsed());
+            return;
+        }
+    }
+    lock(&load.recovery).push(over.elapsed());
+}
+
+/// When a call must have its fate: a lease and a second after the fault, or after its own time.
+fn due(call: &Call, over: Instant) -> Instant {
+    over.max(call.sent + call.takes) + LEASE + Duration::from_secs(1) + SLACK
+}
+
+async fn fates(calls: &[Arc<Call>], over: Instant) {
+    while calls.iter().any(|call| call.is_open() && Instant::now() < due(call, over)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant, tally: &mut Tally) {
+    for call in calls {
+        let ran = executions.get(&call.id).copied().unwrap_or(0);
+        let name = || {
+            format!(
+                "{} {} by {} in dialog {} (exchange {}), sent {:.1} s before the end of the fault, ran {ran} times",
+                call.tool.name(),
+                call.id,
+                call.method,
+                call.dialog.call_id,
+                call.exchange,
+                over.saturating_duration_since(call.sent).as_secs_f64()
+            )
+        };
+        tally.acknowledged += u64::from(call.is_accepted());
+        if !call.tool.is_safe() && ran > 1 {
+            tally.doubles += u64::from(ran - 1);
+            tally.note(format!("twice: {}", name()));
+        }
+        let is_late = call.took().is_some_and(|took| call.sent + took > due(call, over));
+        match call.fate() {
+            _ if is_late => {
+                tally.silent += 1;
+                tally.note(format!("late: {}", name()));
+            }
+            Some(Fate::Answered) if ran > 1 => tally.replayed += 1,
+            Some(Fate::Answered) => tally.answered += 1,
+            Some(Fate::Retryable) => tally.retryable += 1,
+            Some(Fate::Refused(why)) => {
+                tally.refused += 1;
+                if ran > 0 {
+                    tally.note(format!("refused ({why}), but {}", name()));
+                }
+            }
+            Some(Fate::Wrong(why)) => tally.lose(format!("{}: {why}", name())),
+            None => {
+                tally.silent += 1;
+                let accepted = if call.is_accepted() { "accepted" } else { "no response at all" };
+                tally.note(format!("silent ({accepted}): {}", name()));
+            }
+        }
+    }
+}
+
+/// Every registration and every dialog, at every edge.
+async fn verify(world: &World, dialogs: &[(Ua, Arc<Dialog>)], tally: &mut Tally) {
+    let edges = world.edges.len();
+    let looks = world.clients.iter().map(|ua| {
+        let own: Vec<Arc<Dialog>> =
+            dialogs.iter().filter(|(of, _)| of.user() == ua.user()).map(|(_, dialog)| dialog.clone()).collect();
+        let ua = ua.clone();
+        async move {
+            let mut lost: BTreeMap<String, String> = BTreeMap::new();
+            for dialog in own.iter().filter_map(|dialog| dialog.ended().map(|why| (dialog, why))) {
+                lost.insert(format!("dialog {}", dialog.0.call_id), dialog.1);
+            }
+            for edge in 0..edges {
+                match ua.is_registered(edge, Instant::now() + LOOK).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        lost.entry("registration".into()).or_insert(format!("not found at edge {}", edge + 1));
+                    }
+                    Err(error) => {
+                        lost.entry("registration".into()).or_insert(format!("at edge {}: {error}", edge + 1));
+                    }
+                }
+                for dialog in &own {
+                    if let Err(error) = ua.is_alive(dialog, Some(edge), Instant::now() + LOOK).await {
+                        let what = format!("dialog {}", dialog.call_id);
+                        lost.entry(what).or_insert(format!("at edge {}: {error}", edge + 1));
+                    }
+                }
+            }
+            (ua, lost)
+        }
+    });
+    let mut looks = stream::iter(looks).buffer_unordered(LOOKS);
+    while let Some((ua, lost)) = looks.next().await {
+        for (what, why) in lost {
+            tally.lose(format!("lost: {what} of {} {:?}: {why}", ua.user(), ua.transport()));
+        }
+    }
+}
+
+/// An end that was acknowledged stays one: the youngest ones, each at a random edge.
+async fn bury(ended: &[(Ua, Arc<Dialog>)], tally: &mut Tally) {
+    for (ua, dialog) in ended.iter().rev().take(LOOKS) {
+        let edge = place::below(ua.edges());
+        match ua.is_gone(dialog, edge, Instant::now() + LOOK).await {
+            Ok(true) => {}
+            Ok(false) => tally.lose(format!("lost: the BYE of {} in dialog {}", ua.user(), dialog.call_id)),
+            Err(error) => tally.note(format!("an ended dialog at edge {}: {error}", edge + 1)),
+        }
+    }
+}
+
+async fn hang_up(dialogs: &[(Ua, Arc<Dialog>)], tally: &mut Tally) {
+    let ends = dialogs.iter().filter(|(_, dialog)| dialog.ended().is_none()).map(|(ua, dialog)| {
+        let (ua, dialog) = (ua.clone(), dialog.clone());
+        async move {
+            let answer = ua.bye(&dialog).await;
+            (ua, dialog, answer)
+        }
+    });
+    let mut ends = stream::iter(ends).buffer_unordered(LOOKS);
+    while let Some((ua, dialog, answer)) = ends.next().await {
+        if let Err(error) = answer {
+            tally.note(format!("{} {:?} in dialog {}: {error}", ua.user(), ua.transport(), dialog.call_id));
+        }
+    }
+}
