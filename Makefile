@@ -4,9 +4,6 @@ SHELL := /bin/bash
 SEEDS ?= 200
 MUTANT ?=
 TIME ?= 60
-RUNS ?= 1
-LONG_RUNS ?= 1
-KILL ?=
 
 .PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz install clean
 
@@ -53,7 +50,7 @@ interop: ## real peers: SIPp, baresip, tshark, server-everything, PyPI mcp
 	@scripts/interop.sh
 
 kill: ## three edges, a real store, real clients: what each fault loses; RUNS=n, LONG_RUNS=n, KILL="--faults edge --class Replica"
-	@scripts/kill.sh --runs $(RUNS) --long-runs $(LONG_RUNS) $(KILL)
+	@scripts/kill.sh --runs $(or $(RUNS),1) --long-runs $(or $(LONG_RUNS),$(RUNS),1) $(KILL)
 
 bench-micro: ## parse, write, tokens: nanoseconds and allocations
 	@cargo bench --locked -p sip-proto -p edge-core --bench micro

@@ -134,6 +134,10 @@ impl Store {
                 .chain(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"])
                 .map(str::to_owned)
                 .collect();
+        // Else the kernel's choice of a source address is what the others are told.
+        let announce =
+            if self.topology == Topology::Cluster { "--cluster-announce-ip" } else { "--replica-announce-ip" };
+        arguments.extend([announce.to_owned(), ip.to_string()]);
         arguments.push("--dir".into());
         arguments.push(folder.display().to_string());
         let persistence: &[&str] = match self.class {
@@ -243,7 +247,7 @@ impl Store {
             let ip = net.host(last);
             let config = folder.join("sentinel.conf");
             let text = format!(
-                "port {SENTINEL}\nbind {ip}\nprotected-mode no\ndir {}\nsentinel monitor {MASTER} {} {} 2\n\
+                "port {SENTINEL}\nbind {ip}\nsentinel announce-ip {ip}\nprotected-mode no\ndir {}\nsentinel monitor {MASTER} {} {} 2\n\
                  sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 10000\n\
                  sentinel parallel-syncs {MASTER} 2\n",
                 folder.display(),
