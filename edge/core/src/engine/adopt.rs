@@ -144,7 +144,10 @@ impl Engine {
         session.header |= header.is_some();
         let Some(request) = request else { return false };
         match session.table.admit(Side::Client, header, &request, fresh) {
-            Ok(Belongs::Opened(slot)) => exchange.slot = Some(slot),
+            Ok(Belongs::Opened(slot)) => {
+                session.placed(slot, request.bytes().len());
+                exchange.slot = Some(slot);
+            }
             Ok(_) | Err(_) => return false,
         }
         true

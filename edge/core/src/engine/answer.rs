@@ -74,7 +74,7 @@ impl Engine {
         if let Some(session) = self.sessions.get_mut(&exchange.session) {
             if let Some(slot) = exchange.slot {
                 session.open.remove(&slot);
-                session.table.close(slot);
+                session.leaves(slot);
             }
             session.asked.retain(|_, asked| asked.exchange != Some(no));
             session.last_used = ctx.now.mono;

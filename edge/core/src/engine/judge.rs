@@ -26,6 +26,8 @@ use crate::text;
 
 /// Messages on their way to callers at once, all legs together.
 const MAX_DELIVERIES: usize = 65_536;
+/// Requests of one session that are open weigh no more than so many of the largest messages.
+const IN_FLIGHT_MESSAGES: usize = 8;
 /// No method of MCP is longer.
 const MAX_METHOD: usize = 256;
 
@@ -182,10 +184,20 @@ impl Engine {
     ) -> Result<Option<ExchangeId>, RpcError> {
         let fresh = ExchangeId::from_random(&ctx.random.bytes());
         let session_key = inbound.leg.session;
+        let limit = ctx.config.edge.limits.message_bytes.saturating_mul(IN_FLIGHT_MESSAGES);
+        let bytes = inbound.body.len();
         let session = self.session(ctx, &inbound.leg);
         let header = inbound.exchange.as_ref().map(|header| header.exchange);
+        let has_room = session.has_room(bytes, limit);
         match session.table.admit(Side::Client, header, envelope, fresh) {
-            Ok(Belongs::Opened(slot)) => Ok(Some(slot)),
+            Ok(Belongs::Opened(slot)) if !has_room => {
+                session.table.close(slot);
+                Err(RpcError::limited("inFlightBytesPerSession", 1_000))
+            }
+            Ok(Belongs::Opened(slot)) => {
+                session.placed(slot, bytes);
+                Ok(Some(slot))
+            }
             Ok(Belongs::Repeated(slot)) => {
                 let open = session.open.get(&slot).copied().and_then(|no| self.exchanges.get(&no));
                 let judged = || {
@@ -212,7 +224,7 @@ impl Engine {
     /// A place that was taken and is not needed.
     pub(super) fn give_back(&mut self, key: SessionKey, slot: Option<ExchangeId>) {
         if let (Some(slot), Some(session)) = (slot, self.sessions.get_mut(&key)) {
-            session.table.close(slot);
+            session.leaves(slot);
         }
         self.settle(key);
     }

@@ -34,6 +34,9 @@ pub(super) struct Session {
     pub table: RelationTable,
     /// The peer knows `MCP-Exchange`.
     pub header: bool,
+    /// Bytes of what is open, by its exchange in the table, and their sum: requests are kept until they are answered.
+    weights: BTreeMap<ExchangeId, usize>,
+    bytes: usize,
     /// Its open requests, by their exchange in the table.
     pub open: BTreeMap<ExchangeId, u64>,
     /// Judged messages whose write was not answered yet.
@@ -142,6 +145,8 @@ impl Session {
             table: RelationTable::new(client_of(&leg), None, limit),
             leg,
             header: false,
+            weights: BTreeMap::new(),
+            bytes: 0,
             open: BTreeMap::new(),
             tickets: 0,
             legacy: None,
@@ -154,6 +159,23 @@ impl Session {
             last_used: now,
             touched: now,
         }
+    }
+
+    /// Whether a request of that size may be opened beside the others. One is always allowed.
+    pub(super) fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        self.bytes == 0 || self.bytes.saturating_add(bytes) <= limit
+    }
+
+    /// A request was placed in the table.
+    pub(super) fn placed(&mut self, slot: ExchangeId, bytes: usize) {
+        self.bytes += bytes;
+        self.weights.insert(slot, bytes);
+    }
+
+    /// It leaves the table.
+    pub(super) fn leaves(&mut self, slot: ExchangeId) {
+        self.table.close(slot);
+        self.bytes -= self.weights.remove(&slot).unwrap_or(0);
     }
 
     /// Whether there is nothing to remember.

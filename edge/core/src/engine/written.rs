@@ -151,7 +151,10 @@ impl Engine {
         let placed = session.table.admit(Side::Client, header, envelope, fresh);
         let is_open = |slot: &ExchangeId| session.open.contains_key(slot);
         match placed {
-            Ok(Belongs::Opened(slot)) => exchange.slot = Some(slot),
+            Ok(Belongs::Opened(slot)) => {
+                session.placed(slot, envelope.bytes().len());
+                exchange.slot = Some(slot);
+            }
             // Its write was answered before that of the first one, which is the repetition now.
             Ok(Belongs::Repeated(slot)) if !is_open(&slot) => {
                 let key = exchange.session;

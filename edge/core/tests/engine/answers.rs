@@ -193,21 +193,55 @@ fn the_in_flight_limit_is_an_error_with_a_time_and_frees_with_an_answer() {
 
 #[test]
 fn xch_6_answers_come_in_the_order_in_which_they_complete() {
+    for limit in [128_usize, 1000] {
+        let mut rig = Rig::default();
+        let mut config = (*rig.config).clone();
+        config.edge.limits.in_flight_per_session = limit;
+        rig.configure(config);
+        let leg = rig.dialog("both");
+        for n in 0..limit {
+            assert_eq!(rig.send(&leg, None, &call(n, "slow")), 200);
+        }
+        assert_eq!(rig.engine.in_flight(), limit);
+        let calls = rig.new_calls();
+        assert_eq!(calls.len(), limit);
+        assert_eq!(rig.send(&leg, None, &call(limit, "slow")), 200);
+        assert_eq!(rig.one_error().0, -31002, "one more than {limit}");
+        // First every other one, from the last to the first; then the rest, from the first to the last.
+        let order = (0..limit).rev().step_by(2).chain((0..limit).filter(|n| (limit - 1 - n) % 2 == 1));
+        for n in order.collect::<Vec<_>>() {
+            rig.answer(calls[n].0, &result(n, "x"));
+            assert_eq!(rig.one_delivery().1["id"], n);
+        }
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn requests_in_flight_weigh_no_more_than_a_few_of_the_largest() {
     let mut rig = Rig::default();
     let mut config = (*rig.config).clone();
-    config.edge.limits.in_flight_per_session = 128;
+    config.edge.limits.in_flight_per_session = 1000;
+    config.edge.limits.message_bytes = 2_000;
     rig.configure(config);
     let leg = rig.dialog("both");
-    for n in 0..120 {
-        rig.send(&leg, None, &call(n, "slow"));
+    let heavy = |n: i64| modern(n, "tools/call", json!({"name": "slow", "_pad": "x".repeat(1_500)}));
+    let mut taken = 0;
+    loop {
+        assert_eq!(rig.send(&leg, None, &heavy(taken)), 200);
+        if !rig.deliveries.is_empty() {
+            break;
+        }
+        taken += 1;
     }
-    assert_eq!(rig.engine.in_flight(), 120);
+    assert_eq!(rig.one_error(), (-31002, json!({"limit": "inFlightBytesPerSession", "retryAfterMs": 1000})));
+    assert!((8..=10).contains(&taken), "{taken}");
+    // There is room again when one is over.
     let calls = rig.new_calls();
-    for (n, (id, _)) in calls.into_iter().enumerate().rev() {
-        rig.answer(id, &result(n, "x"));
-        assert_eq!(rig.one_delivery().1["id"], n);
-    }
-    rig.assert_empty();
+    rig.answer(calls[0].0, &result(0, "x"));
+    rig.new_deliveries();
+    rig.send(&leg, None, &heavy(99));
+    assert_eq!(rig.new_calls().len(), 1);
 }
 
 #[test]

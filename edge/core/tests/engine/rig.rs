@@ -63,7 +63,7 @@ pub struct Rig {
     pub valid_until: Option<Mono>,
     /// The dialogs are in the store, as the SIP half has them there.
     pub has_dialogs: bool,
-    transactions: u8,
+    transactions: u32,
     /// Whether deliveries succeed by themselves.
     pub delivers: bool,
     pub steps: Vec<Step>,
@@ -313,7 +313,7 @@ impl Rig {
     }
 
     /// The same with the transaction's number: the same number is a retransmission at another edge.
-    pub fn send_in(&mut self, leg: &Arc<Leg>, exchange: Option<&str>, body: impl Into<Bytes>, number: u8) -> u16 {
+    pub fn send_in(&mut self, leg: &Arc<Leg>, exchange: Option<&str>, body: impl Into<Bytes>, number: u32) -> u16 {
         self.send_phrase(leg, exchange, body, number).0
     }
 
@@ -322,11 +322,16 @@ impl Rig {
         leg: &Arc<Leg>,
         exchange: Option<&str>,
         body: impl Into<Bytes>,
-        number: u8,
+        number: u32,
     ) -> (u16, &'static str) {
         let exchange = exchange.map(header);
-        let inbound =
-            Inbound { leg: leg.clone(), exchange, body: body.into(), transaction: [number; 16], received: self.now };
+        let inbound = Inbound {
+            leg: leg.clone(),
+            exchange,
+            body: body.into(),
+            transaction: u128::from(number).to_be_bytes(),
+            received: self.now,
+        };
         match self.ctx(|engine, ctx| engine.judge(ctx, inbound)) {
             Verdict::Refuse { status, phrase } => {
                 self.drain();
