@@ -62,10 +62,13 @@ impl Engine {
             }
             BackendEvent::Failed(BackendFailure::SessionGone) => self.lose(ctx, key),
             BackendEvent::Done | BackendEvent::Failed(_) => {
+                // 409: another edge has the one stream that the server gives to a session; it may end.
                 let is_lasting = matches!(
                     event,
                     BackendEvent::Failed(
-                        BackendFailure::Garbage | BackendFailure::Unauthorized | BackendFailure::Status(400..=499)
+                        BackendFailure::Garbage
+                        | BackendFailure::Unauthorized
+                        | BackendFailure::Status(400..=408 | 410..=499),
                     )
                 );
                 if legacy.stream != Stream::Unsupported {

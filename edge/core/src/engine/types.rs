@@ -27,6 +27,12 @@ pub struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
+    /// Whether there may be other edges.
+    #[must_use]
+    pub fn is_in_fleet(&self) -> bool {
+        self.valid_until.is_some()
+    }
+
     /// Whether work that another edge could take over may go on now.
     #[must_use]
     pub fn has_lease(&self) -> bool {

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use mcp_sip::era::Era;
 use mcp_sip::errors::{Executed, RpcError};
-use mcp_sip::exchange::{Belongs, ExchangeId, McpExchange, Rejected, Side};
+use mcp_sip::exchange::{Belongs, DropReason, Exchange as Named, ExchangeId, McpExchange, Rejected, Side};
 use mcp_sip::jsonrpc::{Envelope, Kind, META_PROTOCOL_VERSION, error_response};
-use session_store::key::SessionKey;
 use session_store::op::{OpenOutcome, StoreError, StoreOp};
 use std::sync::Arc;
 
@@ -219,16 +218,21 @@ impl Engine {
         let Some(envelope) = reread(&body) else { return };
         let key = leg.session;
         if envelope.method() == Some("notifications/cancelled") {
-            return self.cancelled(ctx, key, header.as_ref(), &envelope);
+            return self.cancelled(ctx, leg, header.as_ref(), &envelope);
         }
         match self.sessions.get_mut(&key) {
             Some(session) if session.legacy.is_some() => {
                 session.last_used = ctx.now.mono;
+                let elsewhere = ctx.is_in_fleet() && !is_open_here(session, header.as_ref());
                 let belongs = admit_client(ctx, session, header.as_ref(), &envelope);
                 self.touch(ctx, key);
                 match (belongs, envelope.kind()) {
                     (Ok(_), Kind::Notification) => self.notification(ctx, key, &envelope),
                     (Ok(_), Kind::Response | Kind::Error) => self.response(ctx, key, &envelope),
+                    // The question went out by another edge: the backend knows whose answer it is.
+                    (Err(Rejected::Drop(DropReason::Unknown)), Kind::Response | Kind::Error) if elsewhere => {
+                        self.post_or_queue(ctx, key, envelope.bytes().clone());
+                    }
                     (Ok(_), Kind::Request) | (Err(_), _) => self.stats.unmatched += 1,
                 }
             }
@@ -262,13 +266,33 @@ impl Engine {
         self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Load(key));
     }
 
+    /// The request is not served here. A legacy backend can be told in its session by any edge; a modern one is told by the connection that
+    /// its edge holds, so that its answer still comes, and its caller ignores it.
+    fn cancelled_elsewhere(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        leg: &Arc<Leg>,
+        header: Option<&McpExchange>,
+        envelope: &Envelope,
+    ) {
+        match self.sessions.get(&leg.session) {
+            Some(session) if ctx.is_in_fleet() && session.legacy.is_some() && !is_open_here(session, header) => {
+                self.post_or_queue(ctx, leg.session, envelope.bytes().clone());
+            }
+            None if ctx.is_in_fleet() && serves_legacy(leg) => {
+                self.load(ctx, leg, Waiting { header: header.cloned(), body: envelope.bytes().clone() });
+            }
+            _ => self.stats.unmatched += 1,
+        }
+    }
+
     /// The caller takes a request back (mcp.md 5.6). It gets no answer.
-    fn cancelled(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, header: Option<&McpExchange>, envelope: &Envelope) {
+    fn cancelled(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<&McpExchange>, envelope: &Envelope) {
+        let key = leg.session;
         let session = self.sessions.get_mut(&key);
         let known = |session: &Session| envelope.request_id().and_then(|id| session.table.exchange_of(&id));
         let Some((session, slot)) = session.and_then(|session| known(session).map(|slot| (session, slot))) else {
-            self.stats.unmatched += 1;
-            return;
+            return self.cancelled_elsewhere(ctx, leg, header, envelope);
         };
         let open = session.open.get(&slot).copied();
         // A client must not cancel `initialize`.
@@ -285,6 +309,14 @@ impl Engine {
                 judged.fate = Fate::Cancelled;
             }
         }
+    }
+}
+
+/// Whether the exchange that a header names is one of this edge's.
+fn is_open_here(session: &Session, header: Option<&McpExchange>) -> bool {
+    match header.map(|header| header.exchange) {
+        Some(Named::Id(slot)) => session.open.contains_key(&slot),
+        Some(Named::Session) | None => false,
     }
 }
 

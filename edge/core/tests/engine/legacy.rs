@@ -3,7 +3,7 @@
 use edge_core::audit::AuditKind;
 use edge_core::effect::BackendAction;
 use edge_core::input::{BackendEvent, BackendFailure};
-use serde_json::json;
+use serde_json::{Value, json};
 use session_store::op::{StoreOp, StoreReply};
 
 use super::rig::*;
@@ -195,6 +195,70 @@ fn another_edge_finds_the_session_in_the_store_and_opens_the_stream_again() {
     third.send(&stranger, Some("session;rel=caller"), &note);
     assert!(third.new_calls().is_empty());
     assert_eq!(third.engine.stats().unmatched, 1);
+}
+
+fn posted(rig: &mut Rig) -> Vec<Value> {
+    let calls = rig.new_calls();
+    calls
+        .iter()
+        .filter(|(_, call)| matches!(call.action, BackendAction::Post { .. }))
+        .map(|(_, c)| body_of(c))
+        .collect()
+}
+
+/// The caller sends each message to another edge of the fleet.
+#[test]
+fn xch_5_answers_and_cancellations_reach_the_backend_by_any_edge() {
+    let mut rig = Rig::default();
+    rig.valid_until = Some(rig.now.mono.plus_millis(1_000_000));
+    let leg = rig.dialog("legacy");
+    rig.initialize(&leg, true);
+    rig.send(&leg, Some(X), &legacy_call(1, "slow"));
+    let (id, _) = rig.one_call();
+    rig.message(id, &json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {"message": "?"}}));
+    rig.new_deliveries();
+    let mut other = rig.other_edge();
+    other.valid_until = Some(other.now.mono.plus_millis(1_000_000));
+    // The answer to what the first one asked.
+    let reply = json!({"jsonrpc": "2.0", "id": "q", "result": {"action": "accept"}});
+    other.send(&leg, Some(X), &reply);
+    assert_eq!(posted(&mut other), [reply.clone()]);
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    other.send(&leg, Some(X), &cancel);
+    assert_eq!(posted(&mut other), [cancel.clone()]);
+    // Where the exchange is this edge's own, what contradicts it is dropped (SEC-12).
+    other.send(&leg, Some(Y), &legacy_call(2, "slow"));
+    assert_eq!(posted(&mut other).len(), 1);
+    other.send(&leg, Some(Y), &reply);
+    other.send(&leg, Some(Y), &cancel);
+    assert!(posted(&mut other).is_empty());
+    // An edge that has not heard of the session reads it first.
+    let mut third = other.other_edge();
+    third.valid_until = Some(third.now.mono.plus_millis(1_000_000));
+    third.send(&leg, Some(X), &cancel);
+    assert_eq!(posted(&mut third), [cancel]);
+    // Nobody else's session.
+    let stranger = third.dialog_with("legacy", 7, Some(mcp_record()));
+    third.send(&stranger, Some(X), &reply);
+    assert!(posted(&mut third).is_empty());
+}
+
+#[test]
+fn a_stream_that_another_edge_holds_is_asked_for_again() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("legacy");
+    rig.initialize(&leg, true);
+    let mut other = rig.other_edge();
+    other.send(&leg, Some(X), &legacy_call(1, "echo"));
+    let is_listen = |calls: &[(edge_core::input::BackendId, edge_core::effect::BackendCall)]| {
+        calls.iter().find(|(_, call)| matches!(call.action, BackendAction::Listen { .. })).map(|(id, _)| *id)
+    };
+    let stream = is_listen(&other.new_calls()).expect("its stream");
+    other.failed(stream, BackendFailure::Status(409));
+    other.pass(10_000);
+    assert_eq!(is_listen(&other.new_calls()), None);
+    other.pass(21_000);
+    assert!(is_listen(&other.new_calls()).is_some());
 }
 
 #[test]
