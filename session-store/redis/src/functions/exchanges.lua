@@ -1,0 +1,171 @@
+-- The journal. One hash per exchange, x:{label}:tenant:session:hash: v layout, st (f in flight, a answered and kept, n answered and not
+-- kept), d digest of the body, rp '1' where a second execution is safe, o owner, e entry, rq request, fl flow of its leg, a answer, ev ta
+-- up bs notes (these sealed). Two indexes per session, each with the end of an entry as its score: xf: in flight, xa: answered.
+
+local function exchange_key(p, s, session, hash)
+  return p .. 'x:{' .. s .. '}:' .. session .. ':' .. hash
+end
+
+local function in_flight_key(p, s, session)
+  return p .. 'xf:{' .. s .. '}:' .. session
+end
+
+local function answered_key(p, s, session)
+  return p .. 'xa:{' .. s .. '}:' .. session
+end
+
+local function session_key(p, s, session)
+  return p .. 's:{' .. s .. '}:' .. session
+end
+
+local function index(key, hash, ttl, at)
+  call('ZREMRANGEBYSCORE', key, '-inf', at)
+  call('ZADD', key, at + ttl, hash)
+  live_at_least(key, ttl)
+end
+
+-- Arguments from `i` on: session, hash, digest, '1' if repeatable, owner, entry, flow of its leg, limit in flight, lifetime, lifetime of
+-- the session from now (0 leaves it), request or ''.
+local function open_exchange(p, s, args, i, at)
+  local session, hash, digest, owner = args[i], args[i + 1], args[i + 2], args[i + 4]
+  local key = exchange_key(p, s, session, hash)
+  local f = call('HMGET', key, 'v', 'st', 'd', 'rp', 'o')
+  if f[1] then
+    check_layout('exchange', f[1])
+    local same = f[3] == digest
+    if f[2] == 'f' then
+      if not same then
+        return { 'taken' }
+      end
+      -- Its answer is on its way.
+      local held = call('HGET', key, 'a')
+      if held then
+        return { 'answered', 'a', held }
+      end
+      call('HSET', key, 'fl', args[i + 6])
+      return { 'inflight', f[5] }
+    end
+    -- Safe to run again and no answer was kept: it is a new request. So is another one by the same name.
+    if same and not (f[2] == 'n' and f[4] == '1') then
+      return { 'answered', f[2], text(call('HGET', key, 'a')) }
+    end
+  end
+  local flights = in_flight_key(p, s, session)
+  call('ZREMRANGEBYSCORE', flights, '-inf', at)
+  if call('ZCARD', flights) >= tonumber(args[i + 7]) then
+    return { 'full' }
+  end
+  local ttl = tonumber(args[i + 8])
+  call('DEL', key)
+  call('HSET', key, 'v', LAYOUT, 'st', 'f', 'd', digest, 'rp', args[i + 3], 'o', owner, 'e', args[i + 5], 'fl', args[i + 6])
+  if args[i + 10] ~= '' then
+    call('HSET', key, 'rq', args[i + 10])
+  end
+  call('PEXPIRE', key, ttl)
+  call('ZADD', flights, at + ttl, hash)
+  live_at_least(flights, ttl)
+  call('ZREM', answered_key(p, s, session), hash)
+  own(p, s, owner, 'x', session .. ':' .. hash, ttl, at)
+  local record = call('HMGET', session_key(p, s, session), 'v', 'ver', 'r')
+  if not record[1] then
+    return { 'opened' }
+  end
+  check_layout('session', record[1])
+  if args[i + 9] ~= '0' then
+    live_at_least(session_key(p, s, session), tonumber(args[i + 9]))
+  end
+  return { 'opened', record[2], record[3] }
+end
+
+-- What the caller needs to see of it: state, owner, then the sealed fields.
+local function exchange_state(key)
+  local f = call('HMGET', key, 'st', 'o', 'e', 'rq', 'fl', 'ev', 'ta', 'up', 'bs', 'a')
+  for i = 1, 10 do
+    f[i] = f[i] or ''
+  end
+  return f
+end
+
+-- The exchange in flight of this owner; else why it may not be written to.
+local function load_own_exchange(key, owner)
+  local f = call('HMGET', key, 'v', 'st', 'o')
+  if not f[1] then
+    return nil, { 'unknown' }
+  end
+  check_layout('exchange', f[1])
+  if f[3] ~= owner then
+    return nil, { 'fenced' }
+  end
+  if f[2] ~= 'f' then
+    return nil, { 'unknown' }
+  end
+  return f, nil
+end
+
+-- Arguments from `i` on: session, hash, owner, '1' with an answer, answer, its lifetime, '1' if it is only held: it stays in flight until its
+-- caller has the answer.
+local function close_exchange(p, s, args, i, at)
+  local session, hash, owner = args[i], args[i + 1], args[i + 2]
+  local key, name = exchange_key(p, s, session, hash), session .. ':' .. hash
+  local f, no = load_own_exchange(key, owner)
+  if not f then
+    return no
+  end
+  local ttl = tonumber(args[i + 5])
+  -- Only a repetition asks for the request now, and that brings its own.
+  call('HDEL', key, 'rq')
+  if args[i + 3] == '1' then
+    call('HSET', key, 'a', args[i + 4])
+  elseif args[i + 6] == '1' then
+    call('HDEL', key, 'a')
+  end
+  if args[i + 6] == '1' then
+    local left = math.max(call('PTTL', key), ttl)
+    call('PEXPIRE', key, left)
+    index(in_flight_key(p, s, session), hash, left, at)
+    own(p, s, owner, 'x', name, left, at)
+  else
+    call('HSET', key, 'st', call('HEXISTS', key, 'a') == 1 and 'a' or 'n')
+    call('PEXPIRE', key, ttl)
+    call('ZREM', in_flight_key(p, s, session), hash)
+    index(answered_key(p, s, session), hash, ttl, at)
+    disown(p, s, owner, 'x', name)
+  end
+  return { 'closed', text(call('HGET', key, 'fl')) }
+end
+
+-- 3-5 nonce, 6... the exchange
+register('open_exchange', function(keys, args)
+  if not nonce_rises(keys, args) then
+    return { 'nonce' }
+  end
+  return { 'exchange', open_exchange(args[1], args[2], args, 6, now()) }
+end)
+
+-- 3... the end
+register('close_exchange', function(keys, args)
+  return close_exchange(args[1], args[2], args, 3, now())
+end, { 'allow-oom' })
+
+-- 3 owner, then name and sealed value of each note
+register('note_exchange', function(keys, args)
+  local f, no = load_own_exchange(keys[1], args[3])
+  if not f then
+    return no
+  end
+  for i = 4, #args, 2 do
+    call('HSET', keys[1], args[i], args[i + 1])
+  end
+  return { 'done' }
+end)
+
+-- A message without an answer: 3-5 nonce, 6 lifetime
+register('once', function(keys, args)
+  if not nonce_rises(keys, args) then
+    return { 'nonce' }
+  end
+  if call('SET', keys[1], '1', 'PX', args[6], 'NX') then
+    return { 'first', 1 }
+  end
+  return { 'first', 0 }
+end)

@@ -1,0 +1,80 @@
+//! Looks after the primaries: probes, the breakers' steps, who is primary, and the health that others watch.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::Topology;
+use crate::health::Health;
+use crate::node::{Common, Node};
+use crate::topology::{self, Map};
+
+/// How often breakers are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// Not oftener are sentinels or nodes asked who is primary.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// So often they are asked though nothing went wrong: an old primary that was cut off does not say so.
+const ASK_ANYWAY: Duration = Duration::from_secs(2);
+
+/// Runs until the store is dropped.
+pub(crate) async fn keep(common: Arc<Common>, map: Weak<RwLock<Arc<Map>>>, health: watch::Sender<Health>) {
+    let mut asked = Instant::now();
+    let single = matches!(common.config.topology, Topology::Single { .. });
+    loop {
+        // Woken by what an operation saw, or by the next probe.
+        let _ = tokio::time::timeout(TICK, common.news.notified()).await;
+        let Some(shared) = map.upgrade() else { return };
+        let now = Instant::now();
+        let is_due = common.stale.load(Ordering::Relaxed) && now.duration_since(asked) >= ASK_EVERY;
+        if !single && (is_due || now.duration_since(asked) >= ASK_ANYWAY) {
+            asked = now;
+            look(&common, &shared).await;
+        }
+        let Some(current) = shared.read().ok().map(|map| map.clone()) else { return };
+        drop(shared);
+        attend(&current.nodes).await;
+        let seen = Health::of(current.nodes.iter().map(|node| node.health()).collect());
+        health.send_if_modified(|known| {
+            let changed = *known != seen;
+            *known = seen;
+            changed
+        });
+    }
+}
+
+/// All at once: one that does not answer does not hold up the others.
+async fn attend(nodes: &[Arc<Node>]) {
+    let tasks: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let node = node.clone();
+            tokio::spawn(async move { node.attend().await })
+        })
+        .collect();
+    for task in tasks {
+        // A probe that panicked was none.
+        let _ = task.await;
+    }
+}
+
+async fn look(common: &Arc<Common>, shared: &RwLock<Arc<Map>>) {
+    let Some(known) = shared.read().ok().map(|map| map.clone()) else { return };
+    // What is seen from here on asks again.
+    common.stale.store(false, Ordering::Relaxed);
+    match topology::again(common, &known).await {
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            let addresses: Vec<&str> = found.nodes.iter().map(|node| node.address.as_str()).collect();
+            tracing::info!(primaries = ?addresses, "the store: primaries");
+            if let Ok(mut map) = shared.write() {
+                *map = Arc::new(found);
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the store: nobody says who is primary");
+            common.stale.store(true, Ordering::Relaxed);
+        }
+    }
+}

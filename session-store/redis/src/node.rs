@@ -1,0 +1,361 @@
+//! One primary: its connections by kind, its breaker, what is in flight there.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use session_store::Durability;
+use tokio::sync::Notify;
+
+use crate::breaker::Breaker;
+use crate::clock::StoreClock;
+use crate::commit::Commit;
+use crate::config::RedisConfig;
+use crate::error::StartError;
+use crate::failure::Failure;
+use crate::health::{BreakerState, ShardHealth};
+use crate::library;
+use crate::link::{Link, Opener};
+use crate::server;
+
+/// What all nodes of a store share.
+pub(crate) struct Common {
+    pub config: RedisConfig,
+    pub clock: StoreClock,
+    /// A breaker moved, or the servers have to be looked for again.
+    pub news: Notify,
+    /// Ask who the primaries are.
+    pub stale: std::sync::atomic::AtomicBool,
+}
+
+impl Common {
+    /// The primaries may be others by now.
+    pub fn look_again(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+        self.news.notify_one();
+    }
+}
+
+pub(crate) struct Node {
+    pub address: String,
+    common: Arc<Common>,
+    data: Link,
+    heartbeat: OnceLock<Link>,
+    commit: OnceLock<Commit>,
+    breaker: Mutex<Breaker>,
+    in_flight: AtomicUsize,
+    /// The connection whose server was looked at (version, policy, role).
+    checked: std::sync::atomic::AtomicU64,
+}
+
+/// Counts one operation in flight while it lives.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// With a connection whose server was looked at already, or one that is yet to be opened.
+    pub fn new(common: &Arc<Common>, address: &str, first: Option<MultiplexedConnection>) -> Node {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        let checked = u64::from(first.is_some());
+        if first.is_some() {
+            breaker.close(now);
+        }
+        let opener = Opener::new(&common.config, address, common.config.response_timeout);
+        Node {
+            address: address.to_owned(),
+            common: common.clone(),
+            data: Link::new(opener, first),
+            heartbeat: OnceLock::new(),
+            commit: OnceLock::new(),
+            breaker: Mutex::new(breaker),
+            in_flight: AtomicUsize::new(0),
+            checked: checked.into(),
+        }
+    }
+
+    /// Opens a connection to a server and looks at it: version, policy, role, mode, library.
+    ///
+    /// # Errors
+    /// Whatever makes it unfit.
+    pub async fn look_at(
+        config: &RedisConfig,
+        address: &str,
+    ) -> Result<(MultiplexedConnection, server::Facts), StartError> {
+        // The operations' deadline does not hold for what is asked here.
+        let mut connection = Opener::new(config, address, config.response_timeout).open().await?;
+        let facts = Self::fit(config, &mut connection, address).await?;
+        Ok((connection, facts))
+    }
+
+    async fn fit(
+        config: &RedisConfig,
+        connection: &mut MultiplexedConnection,
+        address: &str,
+    ) -> Result<server::Facts, StartError> {
+        let asking = async {
+            let facts = server::facts(connection, address).await?;
+            facts.check(address)?;
+            if !facts.is_primary {
+                return Err(StartError::Replica { address: address.to_owned() });
+            }
+            let wants_cluster = matches!(config.topology, crate::Topology::Cluster { .. });
+            if wants_cluster != facts.is_cluster {
+                let wanted = if wants_cluster { "no Cluster node" } else { "a node of a Cluster" };
+                return Err(StartError::OtherMode { address: address.to_owned(), wanted });
+            }
+            server::ensure_library(connection, address).await?;
+            Ok(facts)
+        };
+        let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
+        tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
+    }
+
+    pub fn health(&self) -> ShardHealth {
+        let (state, reason) = self
+            .breaker
+            .lock()
+            .map_or((BreakerState::Open, None), |breaker| (breaker.state(), breaker.reason().map(str::to_owned)));
+        ShardHealth { address: self.address.clone(), state, reason }
+    }
+
+    /// Executes one function call.
+    pub async fn call(&self, command: &Arc<Cmd>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
+        if !self.breaker.lock().is_ok_and(|breaker| breaker.admits()) {
+            return Err(Failure::NotSent);
+        }
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.common.config.in_flight {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::NotSent);
+        }
+        let _one = InFlight(&self.in_flight);
+        let result = match class {
+            Durability::Memory => self.send(&self.data, command, deadline).await,
+            class => self.commit().call(command.clone(), class, deadline).await,
+        };
+        self.judge(&result);
+        result
+    }
+
+    /// The same after ASKING, for a slot that is moving here.
+    pub async fn call_asking(&self, command: &Arc<Cmd>, deadline: Instant) -> Result<Value, Failure> {
+        let Some((number, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ASKING").add_command(command.as_ref().clone()).ignore_errors();
+        let sending = connection.send_packed_commands(&pipeline, 0, 2);
+        match tokio::time::timeout_at(deadline.into(), sending).await {
+            Err(_) => Err(Failure::Late),
+            Ok(Err(error)) => Err(self.closed(&self.data, number, &error)),
+            Ok(Ok(mut values)) => of_value(values.pop().unwrap_or(Value::Nil)),
+        }
+    }
+
+    /// A heartbeat: on a connection of its own, whatever the breaker says, with its own deadline.
+    pub async fn call_heartbeat(&self, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
+        let config = &self.common.config;
+        let link = self
+            .heartbeat
+            .get_or_init(|| Link::new(Opener::new(config, &self.address, config.heartbeat_timeout), None));
+        if tokio::time::timeout_at(deadline.into(), link.opened()).await.is_err() {
+            let reason = link.error().map_or_else(|| "no connection in time".into(), |error| error.to_string());
+            return Err(Failure::Closed(reason));
+        }
+        self.send(link, command, deadline).await
+    }
+
+    async fn send(&self, link: &Link, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
+        let Some((number, mut connection)) = link.get() else {
+            let reason = link.error().map_or_else(|| "no connection".into(), |error| error.to_string());
+            return Err(Failure::Closed(reason));
+        };
+        match tokio::time::timeout_at(deadline.into(), connection.send_packed_command(command)).await {
+            Err(_) => Err(Failure::Late),
+            Ok(Ok(value)) => of_value(value),
+            Ok(Err(error)) => Err(self.closed(link, number, &error)),
+        }
+    }
+
+    /// What the error means; a connection that is of no use any more is opened again.
+    fn closed(&self, link: &Link, number: u64, error: &redis::RedisError) -> Failure {
+        let failure = Failure::of_error(error);
+        if matches!(failure, Failure::Closed(_)) {
+            link.broke(number);
+            self.common.look_again();
+        }
+        failure
+    }
+
+    /// The breaker learns of what became of an operation.
+    fn judge(&self, result: &Result<Value, Failure>) {
+        let now = Instant::now();
+        let Ok(mut breaker) = self.breaker.lock() else { return };
+        let opened = match result {
+            Ok(_)
+            | Err(Failure::Full | Failure::Unreadable(_) | Failure::NoFunction | Failure::Moved | Failure::Ask(_)) => {
+                breaker.success();
+                return;
+            }
+            Err(Failure::NotSent) => return,
+            Err(Failure::Late) => breaker.failure(now, "no answer in time"),
+            Err(Failure::Closed(reason)) => breaker.failure(now, reason),
+            Err(Failure::NotDurable(reason)) => breaker.failure(now, reason),
+            Err(Failure::Cannot(reason)) => breaker.open(now, reason),
+            Err(Failure::ReadOnly) => breaker.open(now, "READONLY: it is no primary any more"),
+        };
+        let reason = breaker.reason().unwrap_or_default().to_owned();
+        drop(breaker);
+        if matches!(result, Err(Failure::ReadOnly | Failure::Closed(_))) {
+            self.common.look_again();
+        }
+        if opened {
+            tracing::warn!(address = self.address, reason, "the store: circuit open");
+            // What is still unanswered on this connection would lie there until it is; a new one begins with nothing.
+            if let (Err(Failure::Late), Some((number, _))) = (result, self.data.get()) {
+                self.data.broke(number);
+            }
+            self.common.look_again();
+        }
+    }
+
+    /// Asks for the server's time.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn learn_clock(&self) -> Result<(), StartError> {
+        let unreachable = |reason| StartError::Unreachable { address: self.address.clone(), reason };
+        self.probe().await.map_err(unreachable)
+    }
+
+    fn commit(&self) -> &Commit {
+        self.commit.get_or_init(|| Commit::new(&self.common.config, &self.address))
+    }
+
+    /// Loads the library that was flushed under us.
+    pub async fn load_library(&self, deadline: Instant) -> Result<(), Failure> {
+        let Some((_, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
+        let loading = server::ensure_library(&mut connection, &self.address);
+        match tokio::time::timeout_at(deadline.into(), loading).await {
+            Err(_) => Err(Failure::Late),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(StartError::Unreachable { reason, .. })) => Err(Failure::Closed(reason)),
+            Ok(Err(error)) => Err(Failure::Unreadable(error.to_string())),
+        }
+    }
+
+    /// Looks after the breaker: probes where one is due. True if its state changed.
+    pub async fn attend(&self) -> bool {
+        let now = Instant::now();
+        let (before, due) = match self.breaker.lock() {
+            Ok(mut breaker) => {
+                let before = breaker.state();
+                breaker.tick(now);
+                (before, breaker.probe_due(now))
+            }
+            Err(_) => return false,
+        };
+        if due {
+            let outcome = self.probe().await;
+            let now = Instant::now();
+            if let Ok(mut breaker) = self.breaker.lock() {
+                match outcome {
+                    Ok(()) => breaker.probed(now),
+                    Err(reason) if breaker.state() == BreakerState::Open => {
+                        breaker.open(now, &reason);
+                    }
+                    Err(reason) if reason.starts_with(FATAL) => {
+                        breaker.open(now, &reason[FATAL.len()..]);
+                    }
+                    Err(reason) => {
+                        breaker.failure(now, &reason);
+                    }
+                }
+            }
+        }
+        let after = self.breaker.lock().map_or(BreakerState::Open, |breaker| breaker.state());
+        if before != after {
+            tracing::info!(address = self.address, state = ?after, "the store: circuit");
+        }
+        before != after
+    }
+
+    /// Whether the server takes writes, what its clock says, and, on a new connection, whether it is fit.
+    async fn probe(&self) -> Result<(), String> {
+        let config = &self.common.config;
+        let Some((number, mut connection)) = self.data.get() else {
+            return Err(self.data.error().map_or_else(|| "no connection".into(), |error| error.to_string()));
+        };
+        if self.checked.load(Ordering::Relaxed) != number {
+            Self::fit(config, &mut connection, &self.address).await.map_err(|error| {
+                if matches!(error, StartError::Replica { .. }) {
+                    self.common.look_again();
+                }
+                error.to_string()
+            })?;
+            self.checked.store(number, Ordering::Relaxed);
+        }
+        let mut command = redis::cmd("FCALL");
+        command.arg(library::function("probe")).arg(0);
+        let (asked, started) = (self.common.clock.edge.now_ms(), Instant::now());
+        match self.send(&self.data, &command, started + config.response_timeout).await {
+            Ok(value) => {
+                if let Some(time) = time_of(&value) {
+                    self.common.clock.sample(time, asked, started.elapsed());
+                }
+                Ok(())
+            }
+            Err(Failure::NoFunction) => {
+                let loaded = self.load_library(Instant::now() + config.connect_timeout).await;
+                loaded.map_err(|failure| format!("{failure:?}"))
+            }
+            Err(Failure::ReadOnly) => {
+                self.common.look_again();
+                Err(format!("{FATAL}READONLY: it is no primary any more"))
+            }
+            Err(Failure::Cannot(reason)) => Err(format!("{FATAL}{reason}")),
+            Err(Failure::Closed(reason)) => Err(reason),
+            Err(Failure::Unreadable(reason)) => Err(reason),
+            Err(_) => {
+                if self.breaker.lock().is_ok_and(|breaker| !breaker.admits()) {
+                    self.data.broke(number);
+                }
+                Err("no answer in time".into())
+            }
+        }
+    }
+
+    /// Whether the class can be given here.
+    pub async fn gives(&self, class: Durability, deadline: Duration) -> Result<(), StartError> {
+        let asking = async {
+            let mut connection = self.data.opened().await.1;
+            crate::commit::class_is_given(&self.common.config, &mut connection, &self.address, class).await
+        };
+        let late = StartError::Unreachable { address: self.address.clone(), reason: "no answer in time".into() };
+        tokio::time::timeout(deadline, asking).await.unwrap_or(Err(late))
+    }
+}
+
+/// Before a reason that opens the breaker at once.
+const FATAL: &str = "!";
+
+/// A reply of a function, or what kept it from running.
+pub(crate) fn of_value(value: Value) -> Result<Value, Failure> {
+    match value {
+        Value::ServerError(error) => Err(Failure::of_server(&error)),
+        value => Ok(value),
+    }
+}
+
+fn time_of(value: &Value) -> Option<u64> {
+    let Value::Array(parts) = value else { return None };
+    match parts.get(1)? {
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,202 @@
+//! Which server is asked for a key: found from the sentinels or the Cluster's slot map, and again when that moved.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+
+use crate::config::{RedisConfig, Topology};
+use crate::error::StartError;
+use crate::link::Opener;
+use crate::node::{Common, Node};
+use crate::server;
+use crate::slot::{SLOTS, hash_slot};
+
+/// The primaries of this moment.
+pub(crate) struct Map {
+    pub nodes: Vec<Arc<Node>>,
+    /// Slot → place in `nodes`; empty where there is one node for all.
+    slots: Vec<Option<u16>>,
+}
+
+impl Map {
+    /// Who has the key.
+    pub fn node(&self, key: &str) -> Option<&Arc<Node>> {
+        if self.slots.is_empty() {
+            return self.nodes.first();
+        }
+        let at = self.slots.get(usize::from(hash_slot(key))).copied().flatten()?;
+        self.nodes.get(usize::from(at))
+    }
+
+    pub fn by_address(&self, address: &str) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|node| node.address == address)
+    }
+}
+
+/// Address of a primary → slots from … to.
+type Primaries = BTreeMap<String, Vec<(u16, u16)>>;
+
+/// Finds the primaries and looks at each.
+///
+/// # Errors
+/// The first that makes a start impossible.
+pub(crate) async fn first(common: &Arc<Common>) -> Result<Map, StartError> {
+    let primaries = find(&common.config, &[]).await?;
+    let mut nodes = Vec::new();
+    for address in primaries.keys() {
+        let (connection, _) = Node::look_at(&common.config, address).await?;
+        nodes.push(Arc::new(Node::new(common, address, Some(connection))));
+    }
+    Ok(Map { slots: slots(&common.config, &primaries), nodes })
+}
+
+/// Asks again. Nodes that are still primaries stay as they are. `None`: nothing moved.
+///
+/// # Errors
+/// Nobody knows at the moment.
+pub(crate) async fn again(common: &Arc<Common>, known: &Map) -> Result<Option<Map>, StartError> {
+    let addresses: Vec<String> = known.nodes.iter().map(|node| node.address.clone()).collect();
+    let primaries = find(&common.config, &addresses).await?;
+    let slots = slots(&common.config, &primaries);
+    if slots == known.slots && addresses.iter().eq(primaries.keys()) {
+        return Ok(None);
+    }
+    let node = |address: &String| {
+        known.by_address(address).cloned().unwrap_or_else(|| Arc::new(Node::new(common, address, None)))
+    };
+    Ok(Some(Map { nodes: primaries.keys().map(node).collect(), slots }))
+}
+
+fn slots(config: &RedisConfig, primaries: &Primaries) -> Vec<Option<u16>> {
+    if !matches!(config.topology, Topology::Cluster { .. }) {
+        return Vec::new();
+    }
+    let mut slots = vec![None; SLOTS];
+    for (at, ranges) in primaries.values().enumerate() {
+        for (from, to) in ranges {
+            for slot in slots.iter_mut().take(usize::from(*to) + 1).skip(usize::from(*from)) {
+                *slot = u16::try_from(at).ok();
+            }
+        }
+    }
+    slots
+}
+
+async fn find(config: &RedisConfig, known: &[String]) -> Result<Primaries, StartError> {
+    match &config.topology {
+        Topology::Single { address } => Ok(BTreeMap::from([(address.clone(), Vec::new())])),
+        Topology::Sentinel { addresses, master } => {
+            let primary = ask_sentinels(config, addresses, master).await?;
+            Ok(BTreeMap::from([(primary, Vec::new())]))
+        }
+        Topology::Cluster { addresses } => {
+            let mut why = None;
+            for address in known.iter().chain(addresses) {
+                match ask_node(config, address).await {
+                    Ok(primaries) => return Ok(primaries),
+                    // A start that cannot succeed is not hidden behind another node's silence.
+                    Err(error @ StartError::Unreachable { .. }) => why = why.or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(why.unwrap_or_else(|| StartError::Config("no address of a server".into())))
+        }
+    }
+}
+
+async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str) -> Result<String, StartError> {
+    let mut reason = String::from("none answers");
+    for address in addresses {
+        let asking = async {
+            let mut connection = Opener::sentinel(config, address).open().await?;
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+            let found: Option<(String, u16)> =
+                command.query_async(&mut connection).await.map_err(|e| server::start_error(address, &e))?;
+            Ok::<_, StartError>(found)
+        };
+        match tokio::time::timeout(config.connect_timeout * 2, asking).await {
+            Ok(Ok(Some((host, port)))) => return Ok(join(&host, port)),
+            Ok(Ok(None)) => reason = format!("{address} does not know it"),
+            Ok(Err(error @ (StartError::Refused { .. } | StartError::NotAllowed { .. }))) => return Err(error),
+            Ok(Err(error)) => reason = error.to_string(),
+            Err(_) => reason = format!("{address} does not answer in time"),
+        }
+    }
+    Err(StartError::NoMaster { master: master.to_owned(), reason })
+}
+
+async fn ask_node(config: &RedisConfig, address: &str) -> Result<Primaries, StartError> {
+    let asking = async {
+        let mut connection = Opener::new(config, address, config.connect_timeout).open().await?;
+        let facts = server::facts(&mut connection, address).await?;
+        facts.check(address)?;
+        if !facts.is_cluster {
+            return Err(StartError::OtherMode { address: address.to_owned(), wanted: "no Cluster node" });
+        }
+        cluster_slots(&mut connection, address).await
+    };
+    let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
+    tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
+}
+
+async fn cluster_slots(connection: &mut MultiplexedConnection, asked: &str) -> Result<Primaries, StartError> {
+    let reply: Value =
+        redis::cmd("CLUSTER").arg("SLOTS").query_async(connection).await.map_err(|e| server::start_error(asked, &e))?;
+    let unreachable = |reason: &str| StartError::Unreachable { address: asked.to_owned(), reason: reason.to_owned() };
+    let primaries = parse_slots(&reply, asked).ok_or_else(|| unreachable("its slot map cannot be read"))?;
+    if primaries.is_empty() {
+        return Err(unreachable("the Cluster has no slots yet"));
+    }
+    Ok(primaries)
+}
+
+/// `[[from, to, [host, port, …], replicas …], …]`. A node that does not know its own host leaves it empty.
+fn parse_slots(reply: &Value, asked: &str) -> Option<Primaries> {
+    let Value::Array(ranges) = reply else { return None };
+    let mut primaries = Primaries::new();
+    for range in ranges {
+        let Value::Array(parts) = range else { return None };
+        let [Value::Int(from), Value::Int(to), Value::Array(primary), ..] = parts.as_slice() else { return None };
+        let host = match primary.first()? {
+            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
+            Value::SimpleString(host) => host.clone(),
+            Value::Nil => String::new(),
+            _ => return None,
+        };
+        let Value::Int(port) = primary.get(1)? else { return None };
+        let host = if host.is_empty() { asked.rsplit_once(':')?.0.to_owned() } else { host };
+        let address = join(&host, u16::try_from(*port).ok()?);
+        let range = (u16::try_from(*from).ok()?, u16::try_from(*to).ok()?);
+        primaries.entry(address).or_default().push(range);
+    }
+    Some(primaries)
+}
+
+fn join(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_map_is_read() {
+        let text = |s: &str| Value::BulkString(s.as_bytes().to_vec());
+        let range = |from, to, host: &str, port| {
+            Value::Array(vec![Value::Int(from), Value::Int(to), Value::Array(vec![text(host), Value::Int(port)])])
+        };
+        let map = Value::Array(vec![
+            range(0, 99, "10.0.0.1", 6379),
+            range(100, 200, "", 6380),
+            range(300, 300, "10.0.0.1", 6379),
+        ]);
+        let primaries = parse_slots(&map, "h:1").unwrap();
+        assert_eq!(primaries["10.0.0.1:6379"], [(0, 99), (300, 300)]);
+        assert_eq!(primaries["h:6380"], [(100, 200)]);
+        assert_eq!(parse_slots(&Value::Okay, "h:1"), None);
+    }
+}

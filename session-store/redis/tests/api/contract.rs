@@ -1,0 +1,41 @@
+//! What every store must do, here on each kind of server.
+
+mod redis_7_0 {
+    use crate::api::subject::{Kind, Redis};
+
+    fn subject() -> Redis {
+        Redis::take(Kind::Redis)
+    }
+
+    store_contract::suite!(subject);
+}
+
+mod redis_7_0_fsync {
+    use crate::api::subject::{Kind, Redis};
+
+    fn subject() -> Redis {
+        Redis::take(Kind::RedisFsync)
+    }
+
+    store_contract::suite!(subject);
+}
+
+mod valkey_8_1_fsync {
+    use crate::api::subject::{Kind, Redis};
+
+    fn subject() -> Redis {
+        Redis::take(Kind::ValkeyFsync)
+    }
+
+    store_contract::suite!(subject);
+}
+
+mod cluster {
+    use crate::api::subject::{Kind, Redis};
+
+    fn subject() -> Redis {
+        Redis::take(Kind::Cluster)
+    }
+
+    store_contract::suite!(subject);
+}
