@@ -88,6 +88,9 @@ pub struct Args {
     /// Each fault once on one Redis, outages of 10 s.
     #[arg(long)]
     pub quick: bool,
+    /// Rows at one time: each has its own edges, store and addresses. Times of recovery are those of a busy machine then.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub jobs: u8,
     /// Clients; a third each by UDP, TLS and WSS.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(3..=3000))]
     pub clients: u16,

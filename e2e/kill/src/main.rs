@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use futures_util::{StreamExt, stream};
 
 use crate::args::{Args, Class, Fault, Topology};
 use crate::certificates::Authority;
@@ -102,48 +103,11 @@ async fn all(args: &Args) -> ExitCode {
         }
     };
     let start = Instant::now();
+    let work = rows.into_iter().map(|row| one_row(args, &authority, row, start));
+    let mut work = stream::iter(work).buffered(usize::from(args.jobs));
     let mut done: Vec<(Row, Tally)> = Vec::new();
     let (mut passed, mut failed) = (0, 0);
-    for row in rows {
-        let of = match row.fault.is_outage() {
-            true => args.long_runs.unwrap_or(args.runs),
-            false => args.runs,
-        };
-        let mut sum = Tally::default();
-        let mut broken = 0;
-        for run in 0..of {
-            let journal = Journal { row, run, of, args, start };
-            let one = tokio::time::timeout(LIMIT, run::run(&authority, &journal)).await;
-            match one.unwrap_or_else(|_| Err(format!("the run did not end within {LIMIT:?}"))) {
-                Ok(tally) => sum.add(tally),
-                Err(error) => {
-                    clear();
-                    eprintln!("{} {:?} run {}: {error}", row.id(), row.class, run + 1);
-                    broken += 1;
-                }
-            }
-            if broken >= 3 {
-                break;
-            }
-        }
-        clear();
-        let holds = broken == 0 && row.holds(&sum);
-        let word = if holds { "ok" } else { "FAILED" };
-        eprintln!(
-            "{word:6} {} {:?}: {} of {of} runs, lost {}, silent {}, doubles {}, {:.0} s in all",
-            row.id(),
-            row.class,
-            sum.runs,
-            sum.lost,
-            sum.silent,
-            sum.doubles,
-            start.elapsed().as_secs_f64()
-        );
-        if !holds || args.verbose {
-            for note in &sum.notes {
-                eprintln!("       {note}");
-            }
-        }
+    while let Some((row, sum, holds)) = work.next().await {
         if holds {
             passed += 1
         } else {
@@ -160,6 +124,51 @@ async fn all(args: &Args) -> ExitCode {
     print!("{}", table::print(&done));
     println!("count: {passed} passed, {failed} failed, 0 skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// All runs of a row, and whether it shows what it must.
+async fn one_row(args: &Args, authority: &Authority, row: Row, start: Instant) -> (Row, Tally, bool) {
+    let of = match row.fault.is_outage() {
+        true => args.long_runs.unwrap_or(args.runs),
+        false => args.runs,
+    };
+    let mut sum = Tally::default();
+    let mut broken = 0;
+    for run in 0..of {
+        let journal = Journal { row, run, of, args, start };
+        let one = tokio::time::timeout(LIMIT, run::run(authority, &journal)).await;
+        match one.unwrap_or_else(|_| Err(format!("the run did not end within {LIMIT:?}"))) {
+            Ok(tally) => sum.add(tally),
+            Err(error) => {
+                clear();
+                eprintln!("{} {:?} run {}: {error}", row.id(), row.class, run + 1);
+                broken += 1;
+            }
+        }
+        // What cannot be made three times will not be made a fourth time.
+        if broken >= 3 {
+            break;
+        }
+    }
+    clear();
+    let holds = broken == 0 && row.holds(&sum);
+    let word = if holds { "ok" } else { "FAILED" };
+    eprintln!(
+        "{word:6} {} {:?}: {} of {of} runs, lost {}, silent {}, doubles {}, {:.0} s in all",
+        row.id(),
+        row.class,
+        sum.runs,
+        sum.lost,
+        sum.silent,
+        sum.doubles,
+        start.elapsed().as_secs_f64()
+    );
+    if !holds || args.verbose {
+        for note in &sum.notes {
+            eprintln!("       {note}");
+        }
+    }
+    (row, sum, holds)
 }
 
 /// Makes room where the last line is progress.

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use sip_proto::message::Message;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::Fallible;
@@ -121,6 +122,8 @@ struct Inner {
     register_tag: String,
     instance: String,
     counts: Arc<Counts>,
+    /// What ends with [`Ua::quit`].
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 /// One client; cheap to clone.
@@ -143,9 +146,11 @@ impl Ua {
         counts: Arc<Counts>,
     ) -> Fallible<Ua> {
         let (events, inbox) = mpsc::channel(QUEUE);
+        let mut tasks = Vec::new();
         let udp = match transport {
             Transport::Udp => {
-                let socket = link::udp(ip, events.clone()).await?;
+                let (socket, reading) = link::udp(ip, events.clone()).await?;
+                tasks.extend(reading);
                 let local = socket.local_addr().map_err(|error| error.to_string())?;
                 Some((socket, local))
             }
@@ -169,11 +174,13 @@ impl Ua {
             register_tag: place::token(16),
             instance,
             counts,
+            tasks: Mutex::default(),
         }));
-        tokio::spawn(ua.clone().receive(inbox));
+        tasks.push(tokio::spawn(ua.clone().receive(inbox)).abort_handle());
         if transport != Transport::Udp {
-            tokio::spawn(ua.clone().keep());
+            tasks.push(tokio::spawn(ua.clone().keep()).abort_handle());
         }
+        *lock(&ua.0.tasks) = tasks;
         Ok(ua)
     }
 
@@ -209,8 +216,9 @@ impl Ua {
         if let Some(link) = lock(&self.0.state).link.take() {
             link.close();
         }
-        self.0.changed.notify_waiters();
-        self.0.changed.notify_one();
+        for task in lock(&self.0.tasks).drain(..) {
+            task.abort();
+        }
     }
 
     fn is_online(&self) -> bool {
@@ -222,9 +230,6 @@ impl Ua {
             match event {
                 Event::Message { back, message } => self.on_message(back, *message).await,
                 Event::Closed(number) => self.closed(number),
-            }
-            if !self.is_online() && lock(&self.0.state).link.is_none() && self.0.udp.is_none() {
-                return;
             }
         }
     }

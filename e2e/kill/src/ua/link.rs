@@ -11,6 +11,7 @@ use sip_proto::message::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -67,7 +68,7 @@ impl Link {
 }
 
 /// A UDP socket and, on the same port, what is too large for a datagram (RFC 3261 §18.1.1).
-pub async fn udp(ip: IpAddr, events: mpsc::Sender<Event>) -> Fallible<Arc<UdpSocket>> {
+pub async fn udp(ip: IpAddr, events: mpsc::Sender<Event>) -> Fallible<(Arc<UdpSocket>, [AbortHandle; 2])> {
     let mut last = String::new();
     for _ in 0..16 {
         let socket = UdpSocket::bind((ip, 0)).await.map_err(|error| error.to_string())?;
@@ -75,9 +76,11 @@ pub async fn udp(ip: IpAddr, events: mpsc::Sender<Event>) -> Fallible<Arc<UdpSoc
         match TcpListener::bind(local).await {
             Ok(listener) => {
                 let socket = Arc::new(socket);
-                tokio::spawn(datagrams(socket.clone(), events.clone()));
-                tokio::spawn(accept(listener, events));
-                return Ok(socket);
+                let tasks = [
+                    tokio::spawn(datagrams(socket.clone(), events.clone())).abort_handle(),
+                    tokio::spawn(accept(listener, events)).abort_handle(),
+                ];
+                return Ok((socket, tasks));
             }
             Err(error) => last = error.to_string(),
         }
