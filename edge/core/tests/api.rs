@@ -8,6 +8,8 @@ mod driver;
 mod calls;
 #[path = "api/carriers.rs"]
 mod carriers;
+#[path = "api/exchanges.rs"]
+mod exchanges;
 #[path = "api/gate.rs"]
 mod gate;
 #[path = "api/in_dialog.rs"]
