@@ -66,7 +66,7 @@ pub struct MemoryStore {
     /// Ordered: it is listed.
     edges: BTreeMap<u64, Edge>,
     /// Has no end: a number is never given twice. At most as many as there are numbers.
-    domains: HashMap<[u8; 16], Tenant>,
+    domains: BTreeMap<[u8; 16], Tenant>,
     last_tenant: Tenant,
     generation: Option<[u8; 16]>,
 

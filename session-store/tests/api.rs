@@ -1,14 +1,12 @@
-//! What every backend of the store promises, shown on the memory backend.
+//! What is the memory store's alone: limits, the stored form, seals. What every store promises is in `store-contract`, which runs on
+//! this one, too.
 
 mod api {
-    mod calls;
+    mod capacity;
     mod codec;
-    mod dialogs;
-    mod exchanges;
-    mod nonces;
+    mod golden;
+    mod names;
+    mod persist;
     mod properties;
-    mod registrations;
-    mod samples;
     mod seal;
-    mod sessions;
 }

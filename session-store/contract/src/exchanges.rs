@@ -239,3 +239,16 @@ pub fn a_request_that_may_run_again_is_adopted_with_its_bytes_until_its_caller_h
     assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, None))), closed());
     assert_eq!(run(s, adopt(A, B)), StoreReply::Adopted { items: Vec::new(), more: false });
 }
+
+pub fn an_answer_on_its_way_outlives_the_deadline(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    let short = || OpenExchange { ttl_ms: 10 * SECOND, ..open(key, A, 1, false) };
+    run(s, opening(short()));
+    run(s, StoreOp::CloseExchange(CloseExchange { is_held: true, ..close(key, A, Some(b"answer")) }));
+    s.pass(ANSWER_MS - SLACK_MS);
+    assert_eq!(run(s, opening(short())), answered(Some(b"answer")));
+    assert_eq!(adopted(s, A, B).len(), 1);
+    s.pass(2 * SLACK_MS);
+    assert_eq!(adopted(s, B, A), []);
+    assert_eq!(run(s, opening(short())), opened());
+}

@@ -22,7 +22,7 @@ pub mod exchanges;
 pub mod legs;
 pub mod memory;
 pub mod nonces;
-mod operations;
+pub mod operations;
 pub mod registrations;
 pub mod restore;
 pub mod samples;
@@ -153,6 +153,7 @@ macro_rules! suite {
                 what_is_noted_is_found_by_the_adopter
                 only_the_owner_notes_and_only_in_flight
                 an_exchange_begins_with_a_request_in_a_dialog
+                an_answer_on_its_way_outlives_the_deadline
             }
             sessions {
                 compare_and_set

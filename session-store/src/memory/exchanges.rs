@@ -13,7 +13,9 @@ impl MemoryStore {
     }
 
     pub(super) fn open_exchange(&mut self, now_ms: u64, open: OpenExchange) -> Result<OpenOutcome, StoreError> {
-        let OpenExchange { key, entry, limit, ttl_ms, session_ttl_ms } = open;
+        let OpenExchange { key, mut entry, limit, ttl_ms, session_ttl_ms } = open;
+        // The store's word.
+        entry.answer = None;
         if let Some(known) = self.live_exchange(now_ms, key) {
             let same = known.entry.digest == entry.digest;
             match &known.state {

@@ -143,6 +143,7 @@ impl MemoryStore {
 
     /// Every name that has an entry, in their order.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the order of the maps is lost in the set")]
     pub fn names(&self) -> BTreeSet<EntryName> {
         let mut out = BTreeSet::new();
         out.extend(self.bindings.keys().map(|key| EntryName::Aor(*key)));

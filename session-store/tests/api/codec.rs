@@ -5,7 +5,7 @@ use session_store::codec::{VERSION, decode, encode};
 use session_store::op::StoreError;
 use session_store::record::{DialogRecord, JournalEntry, SessionRecord};
 
-use super::samples::*;
+use store_contract::samples::*;
 
 #[test]
 fn records_come_back_as_they_were() {

@@ -1,141 +1,71 @@
-//! What holds after any sequence of operations by two owners, in any order, at any time.
+//! What holds after any sequence of operations, in any order, at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use proptest::prelude::*;
+use session_store::key::ExchangeKey;
 use session_store::memory::{Capacity, Counts, MemoryStore};
-use session_store::op::{BindingChange, OpenOutcome, StoreOp, StoreReply};
+use session_store::op::{ANSWER_MS, Adopted, EPOCH_MS, OpenOutcome, StoreOp, StoreReply};
 use session_store::record::Owner;
+use store_contract::Subject;
+use store_contract::memory::{Memory, NOW};
+use store_contract::operations::steps;
+use store_contract::samples::*;
 
-use super::samples::*;
-
-fn owner(second: bool) -> Owner {
-    if second { B } else { A }
+/// An exchange that has an owner.
+struct Known {
+    owner: Owner,
+    end: u64,
+    is_held: bool,
 }
-
-/// Operations over so few names that they meet.
-fn operation() -> impl Strategy<Value = StoreOp> {
-    let n = 0u8..3;
-    let cseq = 1u32..8;
-    prop_oneof![
-        (n.clone(), 1u32..4, 0u8..3).prop_map(|(k, count, r)| StoreOp::UseNonce(nonce(k, count, r))),
-        (n.clone(), n.clone(), cseq.clone(), 0u64..5_000).prop_map(|(a, k, cseq, ttl)| StoreOp::Register {
-            aor: aor(a),
-            change: BindingChange::Update(vec![binding(&format!("sip:{k}@x"), cseq, NOW + ttl)]),
-            nonce: None,
-        }),
-        (n.clone(), any::<bool>()).prop_map(|(k, o)| StoreOp::OpenCall {
-            guard: guard(k),
-            dialog: dialog(k),
-            invite: Bytes::from_static(b"I"),
-            owner: owner(o),
-            lease_ms: 100,
-            nonce: None,
-        }),
-        (n.clone(), any::<bool>(), 1u64..5_000).prop_map(|(k, o, ttl_ms)| StoreOp::AnswerCall {
-            guard: guard(k),
-            owner: owner(o),
-            dialog: dialog(k),
-            record: Box::new(record()),
-            ttl_ms,
-            peer: None,
-            conversation: None,
-        }),
-        (n.clone(), any::<bool>()).prop_map(|(k, o)| StoreOp::RejectCall {
-            guard: guard(k),
-            owner: owner(o),
-            response: Bytes::from_static(b"486"),
-        }),
-        n.clone().prop_map(|k| StoreOp::CancelCall { guard: guard(k) }),
-        n.clone().prop_map(|k| StoreOp::Confirm { dialog: dialog(k) }),
-        (n.clone(), cseq.clone(), any::<bool>(), proptest::option::of((n.clone(), any::<bool>(), 0u8..2))).prop_map(
-            |(k, cseq, bye, x)| StoreOp::Begin {
-                dialog: dialog(k),
-                by: alice(),
-                flow: None,
-                cseq,
-                method: if bye { "BYE".into() } else { "MESSAGE".into() },
-                nonce: None,
-                exchange: x.map(|(e, o, digest)| Box::new(open(exchange(k, e), owner(o), digest, false))),
-            }
-        ),
-        (n.clone(), cseq.clone(), proptest::option::of((1u64..4, 1u64..5_000))).prop_map(|(k, cseq, write)| {
-            StoreOp::Commit {
-                dialog: dialog(k),
-                cseq,
-                response: Bytes::from_static(b"200"),
-                record: write.map(|(version, ttl)| (version, Box::new(record()), ttl)),
-            }
-        }),
-        (n.clone(), cseq).prop_map(|(k, cseq)| StoreOp::Terminate {
-            dialog: dialog(k),
-            by: alice(),
-            cseq,
-            response: Bytes::from_static(b"200"),
-            nonce: None
-        }),
-        (n.clone(), any::<bool>(), proptest::option::of((n.clone(), any::<bool>()))).prop_map(|(k, terminating, x)| {
-            StoreOp::NextCseq {
-                dialog: dialog(k),
-                terminating,
-                close: x.map(|(e, o)| Box::new(close(exchange(k, e), owner(o), Some(b"a")))),
-                fence: None,
-            }
-        }),
-        n.clone().prop_map(|k| StoreOp::Bury { dialog: dialog(k) }),
-        (n.clone(), n.clone(), any::<bool>(), 0u8..2).prop_map(|(k, e, o, digest)| StoreOp::OpenExchange {
-            open: Box::new(open(exchange(k, e), owner(o), digest, false)),
-            nonce: None,
-        }),
-        (n.clone(), n.clone(), any::<bool>()).prop_map(|(k, e, o)| StoreOp::CloseExchange(close(
-            exchange(k, e),
-            owner(o),
-            Some(b"a")
-        ))),
-        (n.clone(), n.clone()).prop_map(|(k, e)| StoreOp::Once { key: exchange(k, e), ttl_ms: 700, nonce: None }),
-        (n.clone(), 0u64..3, 1u64..2_000).prop_map(|(k, version, ttl_ms)| StoreOp::WriteSession {
-            session: session(k),
-            version,
-            record: Box::new(session_record()),
-            ttl_ms,
-        }),
-        (n.clone(), 0u64..2_000).prop_map(|(k, ttl_ms)| StoreOp::ReadSession { session: session(k), ttl_ms }),
-        (n, proptest::option::of(0u64..1_000))
-            .prop_map(|(k, within)| StoreOp::DropSession { session: session(k), if_ends_within_ms: within }),
-    ]
-}
-
-/// Far beyond every lifetime above.
-const END: u64 = NOW + 365 * 86_400_000;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_the_last_ttl_no_key_remains(ops in proptest::collection::vec((operation(), 0u64..2_000), 1..80)) {
-        let mut s = store();
-        let mut now = NOW;
-        for (operation, wait) in ops {
-            now += wait;
-            run(&mut s, now, operation);
-            let c = s.counts();
-            let names = c.aors + c.guards + c.dialogs + c.sessions + c.exchanges + c.once + c.nonces;
+    fn after_the_last_ttl_no_key_remains(steps in steps(100)) {
+        let mut s = Memory::new();
+        for step in steps {
+            s.pass(step.pass_ms);
+            let operation = step.operation(s.now_ms);
+            run(&mut s, operation);
+            let c = s.store.counts();
+            let names = c.aors + c.removed + c.guards + c.dialogs + c.sessions + c.exchanges + c.once + c.nonces + c.edges;
             prop_assert!(c.ends >= names, "every entry waits for its end: {c:?}");
+            prop_assert!(c.owned <= c.guards + c.dialogs + c.exchanges, "only what is there is owned: {c:?}");
         }
-        prop_assert_eq!(swept(&mut s, END), Counts::default());
+        s.pass(2 * EPOCH_MS);
+        let left = s.swept();
+        prop_assert_eq!(left, Counts { domains: left.domains, ..Counts::default() });
     }
 
     #[test]
-    fn cseq_only_rises_and_a_number_runs_once(ops in proptest::collection::vec((operation(), 0u64..300), 1..120)) {
-        let mut s = with_dialog(0);
-        let (mut now, mut highest, mut out) = (NOW, 1, 0);
-        for (operation, wait) in ops {
-            now += wait;
-            let asked = operation.clone();
-            match (asked, run(&mut s, now, operation)) {
-                // A dialog that was answered anew under the same id (the generator does that) starts again.
-                (StoreOp::AnswerCall { dialog: d, .. }, StoreReply::Answered { .. }) if d == dialog(0) => (highest, out) = (1, 0),
+    fn cseq_only_rises_and_a_number_runs_once(steps in steps(120)) {
+        let mut s = Memory::new();
+        with_dialog(&mut s, 0);
+        let (mut highest, mut out) = (1, 0);
+        for step in steps {
+            s.pass(step.pass_ms);
+            let asked = step.operation(s.now_ms);
+            match (asked.clone(), run(&mut s, asked)) {
+                // A dialog that is made anew under the same id (the generator does that) starts again.
+                (StoreOp::AnswerCall { dialog: d, record, .. }, StoreReply::Answered { version: 1 }) if d == dialog(0) => {
+                    (highest, out) = (record.cseq_in.unwrap_or(0), record.cseq_out);
+                }
+                (StoreOp::EarlyCall { dialog: d, record, .. } | StoreOp::RestoreDialog { dialog: d, record, .. }, StoreReply::Version(1))
+                    if d == dialog(0) =>
+                {
+                    (highest, out) = (record.cseq_in.unwrap_or(0), record.cseq_out);
+                }
+                // A writer may raise them.
+                (StoreOp::AnswerCall { dialog: d, record, .. }, StoreReply::Answered { .. })
+                | (StoreOp::EarlyCall { dialog: d, record, .. }, StoreReply::Version(_))
+                | (StoreOp::UpdateDialog { dialog: d, record, .. }, StoreReply::Version(_))
+                | (StoreOp::Commit { dialog: d, record: Some((_, record, _)), .. }, StoreReply::Version(_))
+                    if d == dialog(0) =>
+                {
+                    (highest, out) = (highest.max(record.cseq_in.unwrap_or(0)), out.max(record.cseq_out));
+                }
                 (StoreOp::Begin { dialog: d, cseq, method, .. }, StoreReply::Begun { .. }) if d == dialog(0) => {
                     prop_assert!(cseq > highest || (cseq == highest && method == "BYE"), "{cseq} after {highest}");
                     highest = cseq;
@@ -153,53 +83,91 @@ proptest! {
         }
     }
 
+    /// Also across adoptions: an owner that was replaced answers nothing. What is held is answered to everybody but its owner.
     #[test]
-    fn an_exchange_has_one_owner_who_alone_answers_it(ops in proptest::collection::vec((operation(), 0u64..50), 1..120)) {
-        let mut s = with_dialog(0);
-        let mut open_by: BTreeMap<_, Owner> = BTreeMap::new();
-        let mut now = NOW;
-        for (operation, wait) in ops {
-            now += wait;
-            let asked = operation.clone();
-            let reply = run(&mut s, now, operation);
+    fn an_exchange_has_one_owner_who_alone_answers_it(steps in steps(120)) {
+        let mut s = Memory::new();
+        let mut open_by: BTreeMap<ExchangeKey, Known> = BTreeMap::new();
+        for step in steps {
+            s.pass(step.pass_ms);
+            let now = s.now_ms;
+            let asked = step.operation(now);
+            let reply = run(&mut s, asked.clone());
+            open_by.retain(|_, known| known.end > now);
             let outcome = match &reply {
                 StoreReply::Exchange(outcome) | StoreReply::Begun { exchange: Some(outcome), .. } => Some(outcome),
                 _ => None,
             };
-            match asked {
-                StoreOp::OpenExchange { open, .. } | StoreOp::Begin { exchange: Some(open), .. } => match outcome {
-                    Some(OpenOutcome::Opened { .. }) => {
-                        prop_assert!(open_by.insert(open.key, open.entry.owner).is_none(), "opened twice");
+            match (&asked, &reply) {
+                (StoreOp::Adopt { by, .. }, StoreReply::Adopted { items, .. }) => {
+                    for item in items {
+                        if let Adopted::Exchange { key, .. } = item {
+                            let known = open_by.get_mut(key);
+                            prop_assert!(known.is_some(), "what was answered is nobody's");
+                            known.unwrap().owner = *by;
+                        }
                     }
-                    Some(OpenOutcome::RepeatInFlight { owner }) => prop_assert_eq!(open_by.get(&open.key), Some(owner)),
+                }
+                (StoreOp::OpenExchange { open, .. } | StoreOp::Begin { exchange: Some(open), .. }, _) => match outcome {
+                    Some(OpenOutcome::Opened { .. }) => {
+                        let known = Known { owner: open.entry.owner, end: now + open.ttl_ms, is_held: false };
+                        let before = open_by.insert(open.key, known);
+                        prop_assert!(before.is_none_or(|before| before.is_held), "opened twice");
+                    }
+                    Some(OpenOutcome::RepeatInFlight { owner }) => {
+                        let known = open_by.get(&open.key);
+                        prop_assert!(known.is_some_and(|known| known.owner == *owner && !known.is_held));
+                    }
                     _ => {}
                 },
-                StoreOp::CloseExchange(close) => match reply {
-                    StoreReply::Closed { .. } => prop_assert_eq!(open_by.remove(&close.key), Some(close.owner)),
-                    StoreReply::Fenced => prop_assert_ne!(open_by.get(&close.key), Some(&close.owner)),
-                    _ => {}
-                },
-                // Closed on the way, whatever became of the number.
-                StoreOp::NextCseq { close: Some(close), .. } if open_by.get(&close.key) == Some(&close.owner) => {
-                    prop_assert_ne!(&reply, &StoreReply::Fenced);
+                (StoreOp::DropSession { session, .. }, StoreReply::Unknown | StoreReply::Done) => {
+                    open_by.retain(|key, _| key.session != *session);
+                }
+                (StoreOp::Erase { .. }, _) => {
+                    // What went is found out by asking: nobody can write to it.
+                    let all: Vec<_> = open_by.iter().map(|(key, known)| (*key, known.owner)).collect();
+                    for (key, owner) in all {
+                        let note = StoreOp::NoteExchange { key, owner, note: Default::default() };
+                        if run(&mut s, note) == StoreReply::Unknown {
+                            open_by.remove(&key);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            let close = match asked {
+                StoreOp::CloseExchange(close) => Some((close, matches!(reply, StoreReply::Closed { .. }))),
+                // Closed on the way, whatever became of the number, unless a fence held it back.
+                StoreOp::NextCseq { close: Some(close), .. } => {
+                    let was_tried = !matches!(reply, StoreReply::Fenced | StoreReply::Conflict { .. });
+                    let is_owner = open_by.get(&close.key).is_some_and(|known| known.owner == close.owner);
+                    Some((*close, was_tried && is_owner))
+                }
+                _ => None,
+            };
+            if let Some((close, true)) = close {
+                let known = open_by.get_mut(&close.key);
+                prop_assert!(known.as_ref().is_some_and(|known| known.owner == close.owner), "closed by another");
+                if let (true, Some(known)) = (close.is_held, known) {
+                    known.is_held = true;
+                    known.end = known.end.max(now + ANSWER_MS);
+                } else {
                     open_by.remove(&close.key);
                 }
-                StoreOp::DropSession { session, .. } if !matches!(reply, StoreReply::Session { .. }) => open_by.retain(|key, _| key.session != session),
-                _ => {}
             }
         }
     }
 
     #[test]
-    fn no_kind_grows_beyond_its_capacity(ops in proptest::collection::vec(operation(), 1..100)) {
+    fn no_kind_grows_beyond_its_capacity(steps in steps(100)) {
         let capacity =
             Capacity { bindings: 2, capabilities: 2, calls: 2, exchanges: 2, sessions: 2, nonces: 2, edges: 2 };
         let mut s = MemoryStore::new(capacity);
         let mut seen = BTreeSet::new();
-        for operation in ops {
-            let _ = s.execute(NOW, operation);
+        for step in steps {
+            let _ = s.execute(NOW, step.operation(NOW));
             let c = s.counts();
-            seen.insert(c.aors.max(c.guards).max(c.dialogs).max(c.sessions).max(c.exchanges).max(c.once).max(c.nonces));
+            seen.extend([c.aors, c.removed, c.guards, c.dialogs, c.sessions, c.exchanges, c.once, c.nonces, c.edges, c.capabilities]);
         }
         prop_assert!(seen.iter().all(|n| *n <= 2));
     }
