@@ -40,6 +40,8 @@ pub(crate) const PEER_AOR: &str = "peer.aor";
 pub(crate) const PEER_INSTANCE: &str = "peer.instance";
 /// The contact that a GRUU in the remote target stands for.
 const PEER_CONTACT: &str = "peer.contact";
+/// Our INVITE in this dialog had no offer: its ACK has the answer.
+const LATE_OFFER: &str = "late.offer";
 /// CSeq of an INVITE of ours on the *other* leg whose ACK waits for the ACK on this one.
 const OWED_ACK: &str = "owed.ack";
 
@@ -55,12 +57,14 @@ pub(crate) struct Bridges {
     /// Dialogs whose peer changes the session, and dialogs in which we do, because the other side does.
     changing: BTreeSet<DialogKey>,
     asked: BTreeSet<DialogKey>,
+    /// Dialogs whose BYE of ours is on its way; each ends with its tombstone.
+    leaving: BTreeSet<DialogKey>,
 }
 
 impl Bridges {
     /// Calls, requests and ACKs that are not done.
     pub fn len(&self) -> usize {
-        self.calls.len() + self.parked.len() + self.acks.len() + self.changing.len()
+        self.calls.len() + self.parked.len() + self.acks.len() + self.changing.len() + self.leaving.len()
     }
 }
 
@@ -146,10 +150,10 @@ impl EdgeState {
         let Some(peer) = record.peer.filter(|peer| *peer != dialog) else { return };
         self.bridges.acks.remove(&dialog);
         self.bridges.acks.remove(&peer);
+        if !self.bridges.leaving.insert(peer) {
+            return;
+        }
         if let Some(local) = self.dialogs.get_mut(&peer) {
-            if local.ending {
-                return;
-            }
             local.ending = true;
         }
         let hang_up = HangUp {
@@ -163,16 +167,41 @@ impl EdgeState {
         self.bridge_store(operation, Step::HangUp(hang_up));
     }
 
+    /// We say BYE in a dialog; where it has another leg, there, too. `false`: that one said it for both already.
+    pub(crate) fn bridge_hangs_up(&mut self, dialog: DialogKey, record: &DialogRecord) -> bool {
+        if record.peer.is_none() {
+            return true;
+        }
+        let first = self.bridges.leaving.insert(dialog);
+        if first {
+            self.bridge_ended(dialog, record);
+        }
+        first
+    }
+
+    /// A dialog has its tombstone.
+    pub(crate) fn bridge_buried(&mut self, dialog: DialogKey) {
+        self.bridges.leaving.remove(&dialog);
+    }
+
     /// The other leg's number for its BYE. Gone: its peer said BYE, too.
     fn bridge_bye(&mut self, hang_up: HangUp, reply: Result<StoreReply, StoreError>) {
         match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => {
                 let dialog = hang_up.dialog;
+                let owner = record.owner.pod;
+                if owner != self.owner.pod && self.lives(owner) {
+                    let call_id = record.call_id.clone();
+                    self.to_edge(owner, crate::mesh::MeshMessage::Ended { dialog, call_id }, None);
+                }
                 let then = crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() };
                 self.reach_dialog(dialog, &record, then);
             }
             // Its record ends by its TTL, and the peer by its own session timer.
-            _ => self.end_dialog(hang_up.dialog, hang_up.closing),
+            _ => {
+                self.bridge_buried(hang_up.dialog);
+                self.end_dialog(hang_up.dialog, hang_up.closing);
+            }
         }
     }
 

@@ -462,7 +462,9 @@ impl EdgeState {
             }
             Ok(_) => return self.end_dialog(dialog, closing),
         };
-        self.bridge_ended(dialog, &record);
+        if !self.bridge_hangs_up(dialog, &record) {
+            return;
+        }
         let then = Located::HangUp { hang_up, cseq, record: record.clone() };
         self.reach_dialog(dialog, &record, then);
     }
@@ -488,6 +490,7 @@ impl EdgeState {
     /// The tombstone: nothing more will come of this dialog. The end wins over an outage of the store: the write is tried again until
     /// it is taken, about a minute long (after that the record's own end does it).
     pub(crate) fn bury(&mut self, dialog: DialogKey) {
+        self.bridge_buried(dialog);
         if self.is_degraded() {
             return self.later("BYE", dialog, StoreOp::Bury { dialog });
         }

@@ -17,7 +17,7 @@ use super::bodies::{Parts, Passed};
 use super::legs::{LegState, by_datagram, dialog_of_response};
 use super::policy::Offer;
 use super::setup::{Setup, Stage};
-use super::{OWED_ACK, PEER_AOR, PEER_CONTACT, PEER_INSTANCE, Step};
+use super::{LATE_OFFER, OWED_ACK, PEER_AOR, PEER_CONTACT, PEER_INSTANCE, Step};
 use crate::audit::AuditKind;
 use crate::dialogs::{Accept, LocalDialog, record_ttl_ms};
 use crate::effect::Effect;
@@ -166,12 +166,13 @@ impl EdgeState {
             Some(given.bytes.clone()),
         );
         let agent = self.agent_record(&setup, index, &given, message, &target);
-        let (Some(mut caller), Some(agent)) = (caller, agent) else {
+        let (Some(mut caller), Some(mut agent)) = (caller, agent) else {
             self.bridges.calls.insert(call, setup);
             self.acknowledge_and_end(message, &target, "SIP;cause=500");
             return self.leg_failed(call, index, 500, None);
         };
         if late {
+            agent.extra.insert(LATE_OFFER.to_owned(), "1".to_owned());
             caller.extra.insert(OWED_ACK.to_owned(), message.cseq().seq.to_string());
         }
         let agent_key = setup.legs[index].placed.dialog;
@@ -184,7 +185,8 @@ impl EdgeState {
             owner: self.owner,
             dialog: setup.dialog,
             record: Box::new(caller.clone()),
-            ttl_ms: record_ttl_ms(caller.session_timer.as_ref()),
+            // One for both: neither may end before its own refresh.
+            ttl_ms: record_ttl_ms(caller.session_timer.as_ref()).max(record_ttl_ms(agent.session_timer.as_ref())),
             peer: Some(Box::new((agent_key, agent.clone()))),
             conversation,
         };

@@ -67,7 +67,9 @@ impl EdgeState {
         let held = policies(agent, domain);
         let principal = policy_principal(&caller.principal);
         let plain = held.evaluate(&Question::plain_call(principal));
-        let (plain_allowed, plain_rule) = (plain.allowed, rule_name(&plain));
+        // The rule that denies MCP to everybody leaves the call (NEG-4).
+        let denied = held.mcp_denied_for_all();
+        let (plain_allowed, plain_rule) = (plain.allowed || denied.is_some(), rule_name(&plain));
         let (name, who) = (domain.domain.clone(), caller.principal.as_str().to_owned());
         if !speaks_mcp(message, domain, parts) {
             if !plain_allowed {
@@ -77,12 +79,11 @@ impl EdgeState {
             return Ok(Offer::default());
         }
         let tags = option_tags(domain);
-        let denied = held.mcp_denied_for_all();
+        let asked = tags.all_in(message.list_values(HeaderId::Require));
         if let Some(decision) = denied.or_else(|| held.nothing_left(principal)) {
             let rule = rule_name(&decision);
-            let asked = tags.all_in(message.list_values(HeaderId::Require));
             let refusal = match () {
-                () if denied.is_none() && !plain_allowed => Some(Answer::new(403).phrase("Denied By Policy")),
+                () if !plain_allowed => Some(Answer::new(403).phrase("Denied By Policy")),
                 () if !asked.is_empty() => Some(Answer::new(420).header(HeaderId::Unsupported, asked.join(", "))),
                 () if parts.mcp_required => Some(Answer::new(488).warning(399, &name, "no MCP at this address")),
                 () => None,
@@ -104,9 +105,17 @@ impl EdgeState {
                     }
                 }
                 Err(_) => {
-                    let (mcp, conversation) = shorter_envelope(body, Step::Offer, agent, domain, &caller.principal)?;
-                    offer.mcp = mcp;
-                    offer.conversation = Some(conversation);
+                    match shorter_envelope(body, Step::Offer, agent, domain, &caller.principal)? {
+                        Some((mcp, conversation)) => (offer.mcp, offer.conversation) = (mcp, Some(conversation)),
+                        // Nothing of what is offered is permitted: without MCP, or not at all.
+                        None if plain_allowed && !parts.mcp_required && asked.is_empty() => {
+                            return Ok(Offer { mcp: Mcp::Remove, ..Offer::default() });
+                        }
+                        None => {
+                            let warning = "nothing of what is offered is permitted";
+                            return Err(Answer::new(488).warning(399, &name, warning));
+                        }
+                    }
                 }
             }
         }
@@ -138,9 +147,9 @@ impl EdgeState {
             let offers = Negotiation::parse(body).is_ok_and(|n| n.step == Step::Offer);
             let step = if offers { Step::Offer } else { Step::Answer };
             match shorter_envelope(body, step, agent, domain, principal) {
-                Ok((mcp, conversation)) => (out.mcp, out.conversation) = (mcp, Some(conversation)),
+                Ok(Some((mcp, conversation))) => (out.mcp, out.conversation) = (mcp, Some(conversation)),
                 // What cannot be read is not shown.
-                Err(_) => out.mcp = Mcp::Remove,
+                Ok(None) | Err(_) => out.mcp = Mcp::Remove,
             }
         }
         out.capabilities = shorter_header(message, agent, domain, principal);
@@ -198,14 +207,15 @@ impl EdgeState {
     }
 }
 
-/// An envelope with the tools that this caller is shown. The bytes stay where nothing is hidden.
+/// An envelope with the tools that this caller is shown; `None`: an offer of which nothing is left. The bytes stay where nothing is
+/// hidden.
 fn shorter_envelope(
     body: &Bytes,
     step: Step,
     agent: &AgentConfig,
     domain: &DomainConfig,
     principal: &Principal,
-) -> Result<(Mcp, String), Answer> {
+) -> Result<Option<(Mcp, String)>, Answer> {
     let bad = |text: &str| Answer::new(400).phrase(&format!("Bad MCP Envelope: {text}"));
     let mut envelope = Negotiation::parse(body).map_err(|error| bad(&error.to_string()))?;
     if envelope.step != step {
@@ -215,12 +225,12 @@ fn shorter_envelope(
     let before = envelope.tools.len();
     envelope.tools.retain(|tool| shows(agent, domain, principal, &tool.name));
     if envelope.tools.len() == before {
-        return Ok((Mcp::Keep, conversation));
+        return Ok(Some((Mcp::Keep, conversation)));
     }
     if envelope.tools.is_empty() && envelope.schemas.is_empty() && step == Step::Offer {
-        return Err(Answer::new(488).warning(399, &domain.domain, "nothing of what is offered is permitted"));
+        return Ok(None);
     }
-    Ok((Mcp::Replace(envelope.to_bytes()), conversation))
+    Ok(Some((Mcp::Replace(envelope.to_bytes()), conversation)))
 }
 
 /// `MCP-Capabilities` without the tools that policy hides; `None` where nothing is hidden, or nothing can be read.

@@ -392,7 +392,7 @@ impl EdgeState {
                 return self.relay_refused(&relay, &answer);
             }
         };
-        if !relay.record.as_ref().is_some_and(|own| !own.we_called)
+        if relay.record.as_ref().is_none_or(|own| own.we_called)
             && let Err(answer) = self.judge_agent(&mut relay, &record)
         {
             return self.relay_refused(&relay, &answer);
@@ -491,11 +491,10 @@ impl EdgeState {
             target = tcp;
         }
         relay.target = Some(target.clone());
-        if let Err(purpose) = self.send_request(&method, &branch, bytes, target, Purpose::Relay(Box::new(relay))) {
-            if let Purpose::Relay(relay) = purpose {
-                let answer = self.unavailable("Too Many Transactions");
-                self.relay_refused(&relay, &answer);
-            }
+        let sent = self.send_request(&method, &branch, bytes, target, Purpose::Relay(Box::new(relay)));
+        if let Err(Purpose::Relay(relay)) = sent {
+            let answer = self.unavailable("Too Many Transactions");
+            self.relay_refused(&relay, &answer);
         }
     }
 

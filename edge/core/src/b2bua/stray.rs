@@ -7,7 +7,7 @@ use session_store::record::{CallLeg, DialogPhase};
 use sip_proto::message::{HeaderId, Message, Request as Outgoing};
 use sip_proto::method::Method;
 
-use super::{OWED_ACK, Step};
+use super::{LATE_OFFER, Step};
 use crate::answer::Answer;
 use crate::arrival::Restored;
 use crate::dialogs::dialog_state;
@@ -68,15 +68,18 @@ impl EdgeState {
                 if record.phase != DialogPhase::Terminating
                     && record.remote_tag == message.to_tag().unwrap_or_default() =>
             {
-                let owed = record.extra.get(OWED_ACK).is_some() || record.local_sdp.is_none();
-                if owed {
+                let late = record.extra.contains_key(LATE_OFFER);
+                if late && record.local_sdp.is_none() {
                     // The answer to its offer is the caller's to give.
                     return self.stats.drop_one("2xx whose ACK is owed");
                 }
                 let branch = self.new_branch();
                 let via = self.via(target.transport(), target.listener(), &branch);
-                let ack = dialog_state(&record).ack_2xx(cseq, &via).build();
-                self.send_to_target(target, ack, None);
+                let mut ack = dialog_state(&record).ack_2xx(cseq, &via);
+                if let Some(sdp) = record.local_sdp.clone().filter(|_| late) {
+                    ack = ack.body("application/sdp", sdp);
+                }
+                self.send_to_target(target, ack.build(), None);
             }
             Ok(_) => self.acknowledge_and_end(message, target, "SIP;cause=487;text=\"Nobody waits for it\""),
             // Nothing is known: it comes again.

@@ -23,6 +23,9 @@ pub(super) struct Way {
     pub flow_only: bool,
 }
 
+/// By instance: its ways, those that are dead and their reg-ids.
+type Instances = BTreeMap<String, Vec<(bool, u32, Way)>>;
+
 /// The ways to one instance, the best first.
 pub(super) type Ways = VecDeque<Way>;
 
@@ -35,7 +38,7 @@ impl EdgeState {
         named: Option<&Named>,
     ) -> VecDeque<Vec<Ways>> {
         // By AOR, q and score, then by instance; the order of the map is the order of the tries.
-        let mut groups: BTreeMap<(u16, u16, String), BTreeMap<String, Vec<(bool, u32, Way)>>> = BTreeMap::new();
+        let mut groups: BTreeMap<(u16, u16, String), Instances> = BTreeMap::new();
         for binding in bindings {
             if named.is_some_and(|named| !self.is_named(named, binding)) {
                 continue;
