@@ -217,6 +217,7 @@ impl Admin {
         Scrape {
             shards: stats(parts).await,
             store: parts.store.counts().await.unwrap_or_default(),
+            round_trips: parts.store.round_trips(),
             connections: parts.net.connections().len(),
             backend_calls: parts.backends.in_flight(),
             refused: parts.counters.all().collect(),

@@ -154,7 +154,20 @@ impl Metrics {
 
     /// The whole text in OpenMetrics form.
     #[must_use]
-    pub fn text(&self, scrape: Scrape) -> String {
+    pub fn text(&self, mut scrape: Scrape) -> String {
+        let mut store = Registry::with_prefix("sipmcp_store");
+        const TRIPS: &str = "Round trips to the store by operation";
+        match scrape.round_trips.take() {
+            None => store.register("round_trips", TRIPS, self.store_round_trips.clone()),
+            Some(rows) => {
+                let trips = Family::<Labels, Counter>::default();
+                for (operation, count) in rows.into_iter().filter(|(_, count)| *count > 0) {
+                    trips.get_or_create(&vec![("operation", operation.to_owned())]).inc_by(count);
+                }
+                store.register("round_trips", TRIPS, trips);
+            }
+        }
+        store.register("errors", "Operations that failed", self.store_errors.clone());
         let mut registry = Registry::with_prefix("sipmcp_edge");
         registry.register("tool_calls", "Tool calls by result", self.tool_calls.clone());
         registry.register("tool_call_seconds", "From a tool call's arrival to its answer", self.tool_seconds.clone());
@@ -163,9 +176,6 @@ impl Metrics {
         registry.register("adopted", "What was taken over from another life, by kind", self.adopted.clone());
         registry.register("mesh_messages", "Messages between edges", self.mesh_messages.clone());
         registry.register_collector(Box::new(scrape));
-        let mut store = Registry::with_prefix("sipmcp_store");
-        store.register("round_trips", "Round trips to the store by operation", self.store_round_trips.clone());
-        store.register("errors", "Operations that failed", self.store_errors.clone());
         let mut text = String::new();
         // Writing to a String fails only where a label cannot be written, and labels are strings.
         let written = encode_registry(&mut text, &registry).and_then(|()| encode(&mut text, &store));
@@ -182,6 +192,8 @@ pub struct Scrape {
     /// One per shard that answered in time.
     pub shards: Vec<Stats>,
     pub store: Counts,
+    /// By operation; `None` where each operation is one.
+    pub round_trips: Option<Vec<(&'static str, u64)>>,
     pub connections: usize,
     pub backend_calls: usize,
     pub refused: Vec<(&'static str, u64)>,

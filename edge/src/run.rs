@@ -239,12 +239,13 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
 
     // From here on /status tells what the start waits for.
     status.wait_for(format!("the store ({})", wanted.name()));
-    let opening = match file {
-        Some(file) => {
+    let opening = match (wanted, file) {
+        (_, Some(file)) => {
             builder.numbers_of(&file, &objects).map_err(Refused::failure)?;
             Opening::File(Box::new(file))
         }
-        None => Opening::Memory,
+        (Wanted::Redis(config), None) => Opening::Redis(config),
+        (Wanted::Memory | Wanted::File(_), None) => Opening::Memory,
     };
     let sealer = builder.sealer(&objects).map_err(Refused::failure)?;
     let opened = Store::open(opening, sealer, metrics.clone()).await.map_err(Refused::failure)?;

@@ -1,6 +1,6 @@
 //! The store of this process: in its memory, in a file, or shared with other edges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use session_store::memory::{Capacity, Counts, MemoryStore};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::Sealer;
 use session_store_file::{FileStore, StoreFile};
+use session_store_redis::{BreakerState, Health, HealthWatch, RedisConfig, RedisStore, StartError};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::unix_millis;
@@ -31,6 +32,8 @@ enum Backend {
     Memory(Arc<Mutex<MemoryStore>>),
     /// Answers on a thread of its own.
     File(FileStore),
+    /// Answers over the network.
+    Redis(RedisStore),
 }
 
 /// What the store says.
@@ -45,6 +48,7 @@ pub enum Opening {
     Memory,
     /// Locked and checked.
     File(Box<StoreFile>),
+    Redis(Box<RedisConfig>),
 }
 
 /// A store that answers.
@@ -72,6 +76,11 @@ impl Store {
                 let file = file.map_err(|error| error.to_string())?;
                 Ok(Opened { store: Store { backend: Backend::File(file), metrics }, health: healthy })
             }
+            Opening::Redis(config) => {
+                let redis = connect(*config, Arc::new(sealer)).await.map_err(|error| error.to_string())?;
+                let health = follow(redis.health());
+                Ok(Opened { store: Store { backend: Backend::Redis(redis), metrics }, health })
+            }
         }
     }
 
@@ -81,6 +90,7 @@ impl Store {
             // Nothing leaves the process.
             Backend::Memory(_) => drop(sealer),
             Backend::File(file) => file.set_sealer(Arc::new(sealer)),
+            Backend::Redis(redis) => redis.set_sealer(Arc::new(sealer)),
         }
     }
 
@@ -96,6 +106,14 @@ impl Store {
                 let refused = file.set_durability(classes);
                 refused.map_err(|_| "a store in a file has no replica; choose Memory or Fsync".to_owned())?;
             }
+            Backend::Redis(redis) => {
+                let higher: BTreeSet<Durability> =
+                    classes.values().copied().filter(|class| *class != Durability::Memory).collect();
+                for class in higher {
+                    redis.check_durability(class).await.map_err(|error| error.to_string())?;
+                }
+                redis.set_durability(classes);
+            }
         }
         Ok(())
     }
@@ -106,6 +124,7 @@ impl Store {
         match &self.backend {
             Backend::Memory(_) => None,
             Backend::File(file) => file.problem(),
+            Backend::Redis(redis) => redis.health().current().reason,
         }
     }
 
@@ -116,7 +135,7 @@ impl Store {
     pub fn at_once(&self, operation: StoreOp) -> Result<Reply, StoreOp> {
         match &self.backend {
             Backend::Memory(memory) => Ok(self.in_memory(memory, operation)),
-            Backend::File(_) => Err(operation),
+            Backend::File(_) | Backend::Redis(_) => Err(operation),
         }
     }
 
@@ -129,6 +148,7 @@ impl Store {
         let reply = match &self.backend {
             Backend::Memory(memory) => return self.in_memory(memory, operation),
             Backend::File(file) => in_file(file, operation).await,
+            Backend::Redis(redis) => redis.execute(operation).await,
         };
         self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
         reply
@@ -139,7 +159,11 @@ impl Store {
     /// # Errors
     /// What the store says.
     pub async fn execute_heartbeat(&self, operation: StoreOp) -> Reply {
-        self.execute(operation).await
+        let Backend::Redis(redis) = &self.backend else { return self.execute(operation).await };
+        let (name, start) = (operation_name(&operation), Instant::now());
+        let reply = redis.execute_heartbeat(operation).await;
+        self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
+        reply
     }
 
     fn in_memory(&self, memory: &Mutex<MemoryStore>, operation: StoreOp) -> Reply {
@@ -162,6 +186,16 @@ impl Store {
                 }));
                 counts.await.ok()
             }
+            Backend::Redis(_) => None,
+        }
+    }
+
+    /// Round trips that operations waited for, by operation; `None` where each is one.
+    #[must_use]
+    pub fn round_trips(&self) -> Option<Vec<(&'static str, u64)>> {
+        match &self.backend {
+            Backend::Memory(_) | Backend::File(_) => None,
+            Backend::Redis(redis) => Some(redis.round_trips().iter().map(|row| (row.op, row.trips)).collect()),
         }
     }
 
@@ -171,8 +205,58 @@ impl Store {
         match &self.backend {
             Backend::Memory(_) => "memory",
             Backend::File(_) => "file",
+            Backend::Redis(_) => "redis",
         }
     }
+}
+
+/// Connects. A store that does not answer, or whose primary is being chosen, is waited for.
+async fn connect(config: RedisConfig, sealer: Arc<Sealer>) -> Result<RedisStore, StartError> {
+    let mut pause = RETRY;
+    loop {
+        match RedisStore::connect(config.clone(), sealer.clone()).await {
+            Ok(redis) => return Ok(redis),
+            Err(
+                error @ (StartError::Unreachable { .. } | StartError::NoMaster { .. } | StartError::Replica { .. }),
+            ) => {
+                tracing::warn!("{error}; it is tried again, and nothing is served before it answers");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_RETRY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The breaker as the cores know it.
+fn follow(mut health: HealthWatch) -> watch::Receiver<StoreHealth> {
+    let state = |health: &Health| match health.state {
+        BreakerState::Closed => StoreHealth::Closed,
+        BreakerState::Open => StoreHealth::Open,
+        BreakerState::Recovering { percent } => StoreHealth::Recovering { percent },
+    };
+    let (sender, receiver) = watch::channel(state(&health.current()));
+    tokio::spawn(async move {
+        loop {
+            let now = health.changed().await;
+            let changed = sender.send_if_modified(|known| std::mem::replace(known, state(&now)) != state(&now));
+            match (changed, now.state) {
+                (false, _) => {}
+                (true, BreakerState::Closed) => tracing::info!("the store is used again"),
+                (true, BreakerState::Recovering { percent }) => {
+                    tracing::info!(percent, "the store answers; new work is let in step by step");
+                }
+                (true, BreakerState::Open) => {
+                    let reason = now.reason.unwrap_or_default();
+                    tracing::error!(
+                        reason,
+                        "the store is not used: what stands is served from this edge, new work is refused"
+                    );
+                }
+            }
+        }
+    });
+    receiver
 }
 
 async fn in_file(file: &FileStore, operation: StoreOp) -> Reply {

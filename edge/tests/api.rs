@@ -9,6 +9,8 @@ mod building;
 mod calls;
 #[path = "api/certificates.rs"]
 mod certificates;
+#[path = "api/fleet.rs"]
+mod fleet;
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/mesh.rs"]

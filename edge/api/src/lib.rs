@@ -3,7 +3,13 @@
 #![forbid(unsafe_code)]
 
 /// `proto/mesh.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; the comments stand in the contract")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the comments stand in the contract"
+)]
 #[rustfmt::skip]
 #[path = "gen/sipmcp.mesh.v1.rs"]
 pub mod mesh;

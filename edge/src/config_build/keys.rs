@@ -152,7 +152,7 @@ impl Builder {
     }
 
     fn command(&self) -> String {
-        format!("sipmcp keys --namespace {} {}", self.edge.namespace, self.edge.name)
+        format!("`sipmcp keys --edge {} --namespace {}`", self.edge.name, self.edge.namespace)
     }
 }
 

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crds::core_v1::keys::state_keys;
-use crds::manifest::{ObjectKey, Problem, Snapshot};
-use crds::v1alpha1::{NamespacedRef, StoreKind};
+use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
+use crds::v1alpha1::{NamespacedRef, RedisStore, RedisTopology, SessionStore, StoreKind};
+use crds::validate::references::{CA_KEY, PASSWORD_KEY, USERNAME_KEY};
+use edge_core::names;
 use edge_core::random::keyed_hash;
 use session_store::Durability;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::{SealKey, SealKeys, Sealer};
 use session_store_file::StoreFile;
+use session_store_redis::{RedisConfig, TlsConfig, Topology};
 use zeroize::Zeroizing;
 
 use super::Builder;
@@ -23,6 +26,8 @@ pub enum Wanted {
     Memory,
     /// In a file of this process.
     File(PathBuf),
+    /// Shared with other edges.
+    Redis(Box<RedisConfig>),
 }
 
 impl Wanted {
@@ -40,7 +45,7 @@ impl Wanted {
         match store.spec.kind() {
             Some(StoreKind::Memory) => Ok(Wanted::Memory),
             Some(StoreKind::File(file)) => Ok(Wanted::File(file.path.clone().into())),
-            Some(StoreKind::Redis(_)) => Err(edge.origin.problem(field, "a shared store is not built in")),
+            Some(StoreKind::Redis(redis)) => Ok(Wanted::Redis(Box::new(config(objects, key, store, redis)?))),
             None => Err(store.origin.problem("spec", "give exactly one of redis and embedded")),
         }
     }
@@ -51,14 +56,61 @@ impl Wanted {
         match self {
             Wanted::Memory => "memory".to_owned(),
             Wanted::File(path) => path.display().to_string(),
+            Wanted::Redis(config) => match &config.topology {
+                Topology::Single { address } => format!("Redis at {address}"),
+                Topology::Sentinel { addresses, master } => {
+                    format!("Redis, primary {master:?} of the sentinels {}", addresses.join(", "))
+                }
+                Topology::Cluster { addresses } => format!("Redis Cluster at {}", addresses.join(", ")),
+            },
         }
     }
 
     /// Whether other edges use it, too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        false
+        matches!(self, Wanted::Redis(_))
     }
+}
+
+fn config(
+    objects: &Snapshot,
+    key: &ObjectKey,
+    store: &Sourced<SessionStore>,
+    redis: &RedisStore,
+) -> Result<RedisConfig, Problem> {
+    let addresses = redis.addresses.clone();
+    let topology = match (redis.topology, &redis.master_name, &addresses[..]) {
+        (RedisTopology::Single, _, [address, ..]) => Topology::Single { address: address.clone() },
+        (RedisTopology::Sentinel, Some(master), _) => Topology::Sentinel { addresses, master: master.clone() },
+        (RedisTopology::Cluster, ..) => Topology::Cluster { addresses },
+        // The reader of the manifests has refused it before.
+        _ => return Err(store.origin.problem("spec.redis", "an address, or the masterName of Sentinel, is missing")),
+    };
+    let mut config = RedisConfig::new(topology, &redis.key_prefix);
+    let missing = |field: &str, what: String| store.origin.problem(field, format!("there is no {what}"));
+    if let Some(reference) = &redis.auth_secret_ref {
+        let name = ObjectKey::new(&key.namespace, &reference.name);
+        let field = "spec.redis.authSecretRef";
+        let secret = objects.secrets.get(&name).ok_or_else(|| missing(field, format!("Secret {name}")))?;
+        let text = |key: &str| -> Option<Zeroizing<String>> {
+            std::str::from_utf8(secret.get(key)?).ok().map(|text| Zeroizing::new(text.trim().to_owned()))
+        };
+        config.password = text(PASSWORD_KEY);
+        config.username = text(USERNAME_KEY).map(|text| (*text).clone());
+        if redis.topology == RedisTopology::Sentinel {
+            config.sentinel_password = config.password.clone();
+            config.sentinel_username = config.username.clone();
+        }
+    }
+    if let Some(tls) = &redis.tls {
+        let name = ObjectKey::new(&key.namespace, &tls.ca_bundle_ref.name);
+        let bundle = objects.config_maps.get(&name).and_then(|map| map.data.get(CA_KEY));
+        let field = "spec.redis.tls.caBundleRef";
+        let bundle = bundle.ok_or_else(|| missing(field, format!("ConfigMap {name} with {CA_KEY}")))?;
+        config.tls = Some(TlsConfig { roots: bundle.as_bytes().to_vec(), client: None });
+    }
+    Ok(config)
 }
 
 impl Builder {
@@ -115,7 +167,7 @@ impl Builder {
         let known = file.tenants(&sealer).map_err(|error| error.to_string())?;
         let naming = self.keys().naming;
         for domain in self.unnumbered(objects) {
-            if let Some(tenant) = known.get(&hash_of(&naming, &domain)) {
+            if let Some(tenant) = known.get(&names::domain(&*naming, &domain)) {
                 self.numbered(domain, *tenant);
             }
         }
@@ -129,7 +181,7 @@ impl Builder {
     pub async fn number(&mut self, store: &Store, objects: &Snapshot) -> Result<(), StoreError> {
         let naming = self.keys().naming;
         for domain in self.unnumbered(objects) {
-            let hash = hash_of(&naming, &domain);
+            let hash = names::domain(&*naming, &domain);
             match store.execute(StoreOp::TenantNumber { domain: hash }).await? {
                 StoreReply::Tenant(tenant) => self.numbered(domain, tenant),
                 other => {
@@ -140,11 +192,6 @@ impl Builder {
         }
         Ok(())
     }
-}
-
-/// The name of a domain in the store.
-fn hash_of(naming: &[u8; 32], domain: &str) -> [u8; 16] {
-    keyed_hash(naming, "domain", &[domain.as_bytes()])
 }
 
 fn class(class: crds::v1alpha1::Durability) -> Durability {

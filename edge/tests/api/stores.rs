@@ -68,7 +68,8 @@ impl Alice {
     }
 }
 
-fn credentials_for(challenge: &str) -> String {
+/// Of alice, for a REGISTER.
+pub fn credentials_for(challenge: &str) -> String {
     let value = challenge.lines().find_map(|line| line.strip_prefix("WWW-Authenticate: ")).expect("a challenge");
     let mut prompt = digest_auth::parse(value).unwrap();
     let context = digest_auth::AuthContext::new_with_method(
