@@ -253,7 +253,9 @@ impl World {
         let first_line = |bytes: &Bytes| {
             let text = String::from_utf8_lossy(bytes).into_owned();
             let cseq = text.lines().find(|l| l.starts_with("CSeq")).unwrap_or("").to_owned();
-            format!("{} [{cseq}]", text.lines().next().unwrap_or(""))
+            let exchange = text.lines().find(|l| l.starts_with("MCP-Exchange")).unwrap_or("");
+            let exchange: String = exchange.chars().skip(14).take(6).collect();
+            format!("{} [{cseq}] {exchange}", text.lines().next().unwrap_or(""))
         };
         let text = match event {
             Event::ToEdge { edge, from, bytes } => format!("{from} → edge {edge}: {}", first_line(bytes)),
