@@ -22,6 +22,8 @@ pub struct Model {
     /// Dialogs whose tombstone an outage of the store holds up: their BYE is answered all the same (the end wins over an outage), so a
     /// request right after it may still find the dialog.
     held_up: BTreeSet<DialogKey>,
+    /// Dialogs that have their tombstone.
+    ended: BTreeSet<DialogKey>,
     /// Call-ID → our dialog.
     dialogs: BTreeMap<String, DialogKey>,
     /// Requests that were served after such a BYE.
@@ -54,6 +56,13 @@ impl Model {
     /// The store did not take the end of this dialog.
     pub fn end_held_up(&mut self, dialog: DialogKey) {
         self.held_up.insert(dialog);
+    }
+
+    /// The same, of a BYE that an edge answered while it did not reach the store (its breaker was open, so nothing was asked).
+    pub fn bye_answered_in_outage(&mut self, call_id: &str) {
+        if let Some(dialog) = self.dialogs.get(call_id).filter(|dialog| !self.ended.contains(dialog)) {
+            self.held_up.insert(*dialog);
+        }
     }
 
     /// A request got an answer after the BYE of its dialog did.
@@ -160,6 +169,7 @@ impl Model {
                 StoreReply::Dialog { .. } | StoreReply::Gone | StoreReply::Replay { .. },
             ) => {
                 self.held_up.remove(dialog);
+                self.ended.insert(*dialog);
             }
             (StoreOp::OpenCall { guard, owner, .. }, StoreReply::CallOpened | StoreReply::CallAdopted { .. }) => {
                 self.guards.insert(*guard, *owner);

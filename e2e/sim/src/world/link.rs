@@ -24,7 +24,7 @@ impl World {
         }
     }
 
-    fn reaches_store(&self, edge: usize) -> bool {
+    pub(super) fn reaches_store(&self, edge: usize) -> bool {
         self.now >= self.store_down_until && self.now >= self.edges[edge].cut_until
     }
 

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use edge_core::effect::Effect;
 use edge_core::input::{BackendId, ConnId, FlowKey, Input, StoreHealth, Transport};
 use edge_core::lease::Lease;
 use edge_core::node::{Node, NodeConfig, NodeEffect, NodeInput};
 use edge_core::{EdgeState, Shard};
 use session_store::record::Owner;
+use sip_proto::framing::{FrameLimits, datagram};
 
 use super::{Event, Link, World};
 use crate::setup::config;
@@ -183,22 +185,13 @@ impl World {
     fn effect(&mut self, edge: usize, effect: Effect) {
         let life = self.edges[edge].life;
         match effect {
-            Effect::Send { flow: FlowKey::Datagram { remote, .. }, bytes, .. }
-            | Effect::SendTo { transport: Transport::Udp, remote, bytes, .. } => {
+            Effect::Send { flow, bytes, tag } => {
+                self.note_bye_in_outage(edge, &bytes);
+                self.send(edge, flow, bytes, tag);
+            }
+            Effect::SendTo { transport: Transport::Udp, remote, bytes, .. } => {
                 self.note_request(&bytes);
                 self.send_to_caller(edge, remote, bytes);
-            }
-            Effect::Send { flow: FlowKey::Stream(conn), bytes, tag } => {
-                if let Some(caller) = self.edges[edge].conns.get(&conn).copied() {
-                    self.note_request(&bytes);
-                    let at = self.now + 2;
-                    self.at(at, Event::ToCaller { caller, from: edge, bytes, conn: Some((life, conn)) });
-                } else if let Some(tag) = tag {
-                    let now = self.clock();
-                    if let Some(state) = &mut self.edges[edge].state {
-                        state.handle(now, Input::SendFailed { tag });
-                    }
-                }
             }
             Effect::SendTo { remote, bytes, tag, .. } => self.connect_to_caller(edge, remote, bytes, tag),
             Effect::Store { op, operation } => self.store_effect(edge, Link::Core, op, operation),
@@ -220,6 +213,38 @@ impl World {
                 }
             }
             Effect::Resolve { .. } | Effect::Audit(_) | Effect::Span(_) | Effect::Drained => {}
+        }
+    }
+
+    fn send(&mut self, edge: usize, flow: FlowKey, bytes: Bytes, tag: Option<u64>) {
+        match flow {
+            FlowKey::Datagram { remote, .. } => {
+                self.note_request(&bytes);
+                self.send_to_caller(edge, remote, bytes);
+            }
+            FlowKey::Stream(conn) => {
+                if let Some(caller) = self.edges[edge].conns.get(&conn).copied() {
+                    self.note_request(&bytes);
+                    let (at, life) = (self.now + 2, self.edges[edge].life);
+                    self.at(at, Event::ToCaller { caller, from: edge, bytes, conn: Some((life, conn)) });
+                } else if let Some(tag) = tag {
+                    let now = self.clock();
+                    if let Some(state) = &mut self.edges[edge].state {
+                        state.handle(now, Input::SendFailed { tag });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A BYE is answered by an edge that does not reach the store: allowed, and its tombstone comes later.
+    fn note_bye_in_outage(&mut self, edge: usize, bytes: &Bytes) {
+        if self.edges[edge].health != StoreHealth::Open && self.reaches_store(edge) {
+            return;
+        }
+        let Ok(Some(message)) = datagram(bytes.clone(), &FrameLimits::default()) else { return };
+        if message.status() == Some(200) && message.cseq().method.as_str() == "BYE" {
+            self.model.bye_answered_in_outage(message.call_id());
         }
     }
 
