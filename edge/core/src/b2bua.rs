@@ -45,6 +45,9 @@ const LATE_OFFER: &str = "late.offer";
 /// CSeq of an INVITE of ours on the *other* leg whose ACK waits for the ACK on this one.
 const OWED_ACK: &str = "owed.ack";
 
+/// Other edges may have used so many numbers of a dialog since it was seen here last.
+const CSEQ_MARGIN: u32 = 100;
+
 /// What is under way between legs on this core.
 #[derive(Debug, Default)]
 pub(crate) struct Bridges {
@@ -156,6 +159,9 @@ impl EdgeState {
         if let Some(local) = self.dialogs.get_mut(&peer) {
             local.ending = true;
         }
+        if self.is_degraded() {
+            return self.bye_from_cache(peer);
+        }
         let hang_up = HangUp {
             dialog: peer,
             reason: "SIP;cause=200;text=\"The other leg ended\"",
@@ -165,6 +171,18 @@ impl EdgeState {
         let operation =
             session_store::op::StoreOp::NextCseq { dialog: peer, terminating: true, close: None, fence: None };
         self.bridge_store(operation, Step::HangUp(hang_up));
+    }
+
+    /// The other leg's BYE while the store is away: with a number that nobody can have used yet.
+    fn bye_from_cache(&mut self, peer: DialogKey) {
+        let Some(record) = self.dialogs.get(&peer).map(|local| local.record.clone()) else {
+            // Its owner, or its own session timer, ends it.
+            return self.bridge_buried(peer);
+        };
+        let cseq = record.cseq_out.saturating_add(CSEQ_MARGIN);
+        let reason = "SIP;cause=200;text=\"The other leg ended\"";
+        let hang_up = HangUp { dialog: peer, reason, closing: Closing::Bye, fence: None };
+        self.reach_dialog(peer, &record, crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() });
     }
 
     /// We say BYE in a dialog; where it has another leg, there, too. `false`: that one said it for both already.

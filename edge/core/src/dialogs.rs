@@ -529,7 +529,10 @@ impl EdgeState {
         let record = self.session_audit(&local.leg, AuditKind::SessionEnd, Some(self.now.mono.0.saturating_sub(began)));
         self.emit(Effect::Audit(record));
         let key = LegKey::Dialog(dialog);
-        self.with_engine(|engine, ctx| engine.leg_closed(ctx, &key, closing));
+        // Between two legs the MCP half has no part.
+        if local.record.peer.is_none() {
+            self.with_engine(|engine, ctx| engine.leg_closed(ctx, &key, closing));
+        }
     }
 
     /// An audit record of a session's start or end.

@@ -305,8 +305,12 @@ impl EdgeState {
                 None => StoreOp::Terminate { dialog, by: actor, cseq, response: response.clone(), nonce: None },
             };
             self.answer_bytes(&pending.request, 200, response);
+            let record = self.dialogs.get(&dialog).map(|local| local.record.clone());
             self.end_dialog(dialog, Closing::Bye);
             self.later("BYE", dialog, operation);
+            if let Some(record) = record {
+                self.bridge_ended(dialog, &record);
+            }
             return Ok(());
         }
         let plain = match pending.kind {

@@ -91,6 +91,11 @@ fn principal_of(record: &DialogRecord) -> Principal {
 impl EdgeState {
     /// A request (not ACK, not BYE) whose To tag is that of a dialog with another leg; nothing of it was checked yet.
     pub(crate) fn bridge_in_dialog(&mut self, request: &Request, token: DialogToken) -> Result<(), Answer> {
+        if self.is_degraded() {
+            // Both legs' numbers are the store's; only their ends wait for nobody (sip.md, section 11).
+            self.stats.limit("outage");
+            return Err(self.unavailable("Store Unavailable"));
+        }
         let Some(domain) = self.domain_of(token.key.tenant) else { return Err(Answer::new(481)) };
         if let Some(refusal) = self.check_transport(request, &domain) {
             return Err(refusal);

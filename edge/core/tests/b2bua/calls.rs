@@ -85,8 +85,7 @@ fn the_agent_hangs_up_and_a_plain_call_costs_as_many_round_trips_as_it_may() {
     let mut alice = Phone::new(&mut fleet, 0, "alice");
     fleet.operations.clear();
     call(&mut fleet, &mut alice, &mut sam, "");
-    let names: Vec<String> =
-        fleet.operations.iter().map(|op| format!("{op:?}").split([' ', '{', '(']).next().unwrap().to_owned()).collect();
+    let names: Vec<String> = fleet.operations.iter().map(name).collect();
     // The guard and the bindings go at once; sip.md, section 7.
     assert_eq!(names, ["OpenCall", "ReadBindings", "PlaceLegs", "AnswerCall", "Confirm"]);
     sam.send(&mut fleet, "BYE", "", "");
@@ -95,7 +94,13 @@ fn the_agent_hangs_up_and_a_plain_call_costs_as_many_round_trips_as_it_may() {
     assert!(text(&bye).starts_with("BYE "), "{}", text(&bye));
     assert_eq!(bye.to_tag(), Some(alice.tag.as_str()));
     alice.reply(&mut fleet, &bye, 200, "", "");
+    let names: Vec<String> = fleet.operations[names.len()..].iter().map(name).collect();
+    assert_eq!(names, ["Terminate", "NextCseq", "Bury"]);
     fleet.assert_empty();
+}
+
+fn name(operation: &StoreOp) -> String {
+    format!("{operation:?}").split([' ', '{', '(']).next().unwrap().to_owned()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Several edges: any one serves any request of either leg, and what a dead one left is finished.
 
+use edge_core::input::{Input, StoreHealth};
 use sip_proto::message::HeaderId;
 
 use crate::driver::{DOMAIN, text};
@@ -188,4 +189,34 @@ fn both_legs_are_with_one_shard_on_every_edge() {
             assert_eq!(edge_core::shard_of(invite.call_id(), count), edge_core::shard_of(&alice.call_id, count));
         }
     }
+}
+
+#[test]
+fn while_the_store_is_away_a_bye_ends_both_legs_and_nothing_else_is_taken() {
+    let mut fleet = Fleet::new(1);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, INSTANCE, SUPPORTED);
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    call(&mut fleet, &mut alice, &mut sam, "");
+    fleet.input(0, Input::StoreHealth(StoreHealth::Open));
+    let before = fleet.operations.len();
+    alice.send(&mut fleet, "INFO", "Content-Type: text/plain\r\n", "x");
+    assert_eq!(alice.status(&mut fleet), 503);
+    let mut bob = Phone::new(&mut fleet, 0, "bob");
+    bob.invite(&mut fleet, &format!("sip:sam@{DOMAIN}"), "", &sdp("b"));
+    assert_eq!(bob.status(&mut fleet), 503);
+    alice.send(&mut fleet, "BYE", "", "");
+    assert_eq!(alice.status(&mut fleet), 200);
+    let bye = fleet.take(&sam);
+    assert!(text(&bye).starts_with("BYE ") && bye.cseq().seq > 1, "{}", text(&bye));
+    sam.reply(&mut fleet, &bye, 200, "", "");
+    let asked: Vec<String> =
+        fleet.operations[before..].iter().map(|op| format!("{op:?}").chars().take(40).collect()).collect();
+    assert!(asked.is_empty(), "{asked:?}");
+    // It is back, and learns of it.
+    fleet.input(0, Input::StoreHealth(StoreHealth::Closed));
+    fleet.advance(10);
+    fleet.tell();
+    fleet.advance(5_000);
+    fleet.assert_empty();
 }
