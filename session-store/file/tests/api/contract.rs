@@ -88,3 +88,9 @@ mod reopened {
     use super::*;
     store_contract::suite!(|| File::new(true));
 }
+
+#[test]
+fn the_file_and_the_memory_store_answer_alike_and_so_does_a_file_that_is_opened_again() {
+    store_contract::differential::differential(40, 80, || File::new(false));
+    store_contract::differential::differential(8, 40, || File::new(true));
+}
