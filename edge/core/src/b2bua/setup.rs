@@ -1,10 +1,12 @@
 //! A call to a registered agent, from its INVITE to its final answer (sip.md, section 7): the guard, the bindings, the legs in the guard
 //! before any INVITE leaves, then one winner.
 
-use std::collections::{BTreeMap, VecDeque};
+mod ended;
+mod found;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use session_store::key::{DialogKey, GuardKey};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::Binding;
@@ -16,16 +18,16 @@ use sip_proto::session_timer::{SessionExpires, SessionTimer};
 use super::Step;
 use super::answer::Accepted;
 use super::bodies::{Parts, Passed};
-use super::legs::{BridgeLeg, LegState};
+use super::legs::BridgeLeg;
 use super::policy::Offer;
 use super::targets::Ways;
 use crate::answer::Answer;
 use crate::call::LEASE_MS;
 use crate::call::plan::negotiate_timer;
 use crate::config::AgentConfig;
-use crate::gate::{Caller, canonical, policies, policy_principal};
+use crate::gate::{Caller, canonical};
 use crate::gruu::Named;
-use crate::negotiate::{option_tags, shows};
+use crate::negotiate::option_tags;
 use crate::request::Request;
 use crate::router::Callee;
 use crate::state::EdgeState;
@@ -35,8 +37,6 @@ use crate::transactions::InviteProgress;
 
 /// Timer C (RFC 3261 §16.6 step 11), within the life of the guard: nobody rings longer.
 const RING_MS: u64 = 170_000;
-/// Capabilities that are looked up for one request.
-const MAX_CAPABILITIES: usize = 8;
 /// Agents that are found by one capability.
 const MAX_FOUND: usize = 64;
 
@@ -93,20 +93,6 @@ struct Prepared {
 }
 
 impl EdgeState {
-    /// The capabilities that a request to the domain itself is for: of Accept-Contact (RFC 3841), else of `MCP-Select` (REG-2).
-    pub(crate) fn capabilities_wanted(&self, message: &Message) -> Vec<String> {
-        let wanted = Preferences::of(message);
-        let mut names: Vec<String> = wanted.wanted("+mcp.cap").map(str::to_owned).collect();
-        if names.is_empty()
-            && let Some(value) = message.headers(HeaderId::McpSelect).next()
-            && let Ok(select) = mcp_sip::headers::Select::parse(value, mcp_sip::headers::Mode::Lenient)
-        {
-            names = select.tools.iter().flatten().map(ToString::to_string).collect();
-        }
-        names.truncate(MAX_CAPABILITIES);
-        names
-    }
-
     /// An INVITE to an address that is no declared agent of ours: to its bindings. No server transaction is open yet; `merged` is its
     /// merge key.
     pub(crate) fn bridge_call(
@@ -347,24 +333,6 @@ impl EdgeState {
         self.setup_ready(call);
     }
 
-    /// Agents that offer one of the capabilities.
-    pub(super) fn setup_capable(&mut self, call: u64, reply: Result<StoreReply, StoreError>) {
-        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
-        setup.asking -= 1;
-        match reply {
-            Ok(StoreReply::Bindings(bindings)) => {
-                for binding in bindings {
-                    if !setup.found.iter().any(|known| known.aor == binding.aor && known.key == binding.key) {
-                        setup.found.push(binding);
-                    }
-                }
-            }
-            Ok(_) => {}
-            Err(error) => setup.failed = Some(error),
-        }
-        self.setup_ready(call);
-    }
-
     /// The guard stands and the bindings are known: off it goes.
     fn setup_ready(&mut self, call: u64) {
         let Some(setup) = self.bridges.calls.get(&call) else { return };
@@ -391,56 +359,6 @@ impl EdgeState {
             setup.stage = Stage::Trying;
         }
         self.next_group(call);
-    }
-
-    /// By capability: one agent that this caller may see and use, among the best one at random.
-    fn choose_agent(&mut self, call: u64) -> Result<(), Answer> {
-        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
-        let domain = setup.caller.domain.clone();
-        let principal = setup.caller.principal.clone();
-        let mut by_rank: BTreeMap<(u16, u16), Vec<String>> = BTreeMap::new();
-        for binding in &setup.found {
-            let user = sip_proto::uri::Uri::parse(&binding.aor).ok().and_then(|uri| uri.sip());
-            let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
-            let Some(agent) = self.config.agents.get(&(domain.domain.clone(), user)) else { continue };
-            let held = policies(agent, &domain);
-            let who = policy_principal(&principal);
-            let may = held.visible(who) && held.mcp_denied_for_all().is_none() && held.nothing_left(who).is_none();
-            let offered = |name: &&String| {
-                let hash = self.capability_key(domain.tenant, name).hash;
-                let tool = name.split_once('@').map_or(name.as_str(), |(tool, _)| tool);
-                binding.capabilities.contains(&hash)
-                    && (name.contains(':') || shown_alike(agent, &domain, &principal, tool))
-            };
-            let Ok(contact) = sip_proto::header::NameAddr::parse(&binding.contact) else { continue };
-            let Some(score) = setup.wanted.score(&contact) else { continue };
-            if may && agent.backend.is_sip_contact() && setup.capabilities.iter().any(|name| offered(&name)) {
-                let rank = (1000 - contact.q().unwrap_or(1000).min(1000), 1000 - score.min(1000));
-                let aors = by_rank.entry(rank).or_default();
-                if !aors.contains(&binding.aor) {
-                    aors.push(binding.aor.clone());
-                }
-            }
-        }
-        // Nobody, and nobody whom this caller may see, look alike.
-        let Some(mut aors) = by_rank.into_values().next() else { return Err(Answer::new(404)) };
-        aors.sort_unstable();
-        let count = u64::try_from(aors.len()).unwrap_or(1);
-        let pick = usize::try_from(self.random.below(count)).unwrap_or(0);
-        let aor = aors.swap_remove(pick);
-        let user = sip_proto::uri::Uri::parse(&aor).ok().and_then(|uri| uri.sip());
-        let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
-        let agent = self.agent_at(&domain.domain, &user).ok_or_else(|| Answer::new(404))?;
-        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
-        let (request, caller, parts) = (setup.request.clone(), setup.caller.clone(), setup.parts.clone());
-        let offer = self.judge_offer(&request, &caller, &agent, &parts)?;
-        if let Some(setup) = self.bridges.calls.get_mut(&call) {
-            setup.found.retain(|binding| binding.aor == aor);
-            setup.callee = address(&agent);
-            setup.agent = agent;
-            setup.offer = offer;
-        }
-        Ok(())
     }
 
     /// The next group of targets, or the end.
@@ -492,108 +410,6 @@ impl EdgeState {
             }
         }
     }
-
-    /// The caller has its 487: what rings is cancelled, and nobody else is called.
-    pub(super) fn setup_cancelled(&mut self, call: u64) {
-        self.cancel_ringing(call, None);
-        self.setup_over(call);
-    }
-
-    /// Nobody answered in time (Timer C).
-    pub(super) fn setup_timeout(&mut self, call: u64) {
-        self.cancel_ringing(call, None);
-        self.setup_refused(call, &Answer::new(408));
-    }
-
-    /// A leg has failed for good; `6xx` ends the whole call (RFC 3261 §16.7 step 5).
-    pub(super) fn leg_out(&mut self, call: u64, status: u16, message: Option<&Message>) {
-        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
-        let better = setup.best.as_ref().is_none_or(|(best, _)| preference(status) < preference(*best));
-        if better {
-            setup.best = Some((status, message.cloned()));
-        }
-        if status >= 600 {
-            setup.groups.clear();
-            self.cancel_ringing(call, None);
-            return self.setup_exhausted(call);
-        }
-        let open = |leg: &BridgeLeg| !matches!(leg.state, LegState::Failed);
-        if setup.stage == Stage::Trying && !setup.legs.iter().any(open) {
-            self.next_group(call);
-        }
-    }
-
-    /// No target is left: the best answer there was.
-    fn setup_exhausted(&mut self, call: u64) {
-        let Some(setup) = self.bridges.calls.get_mut(&call) else { return };
-        let best = setup.best.take();
-        let Some(setup) = self.bridges.calls.get(&call) else { return };
-        let Some((status, message)) = best else {
-            return self.setup_refused(call, &Answer::new(480).phrase("Not Registered"));
-        };
-        // Redirections are not followed, nobody's credentials are asked for but ours, and a 503 is the agent's, not ours (§16.7).
-        let mapped = match status {
-            300..=399 | 401 | 407 | 430 => 480,
-            503 => 500,
-            other => other,
-        };
-        let Some(message) = message.filter(|_| mapped == status) else {
-            return self.setup_refused(call, &Answer::new(mapped));
-        };
-        let (request, guard) = (setup.request.clone(), setup.guard);
-        let tag = self.leg_tag(setup.dialog, &setup.caller);
-        let session_id = self.passed_session_id(
-            crate::session_id::remote(&message).as_deref(),
-            message.call_id(),
-            crate::session_id::remote(&request.message).as_deref(),
-        );
-        let domain = setup.caller.domain.domain.clone();
-        let with_mcp = setup.offer.with_mcp;
-        let lines = vec![(HeaderId::SessionId, session_id)];
-        let bytes = self.passed_response(&request, &tag, status, &message, &domain, with_mcp, lines, None);
-        self.setup_over(call);
-        self.finish_refused(&request, guard, status, bytes);
-    }
-
-    /// The final answer is no 2xx, and it is ours.
-    pub(super) fn setup_refused(&mut self, call: u64, answer: &Answer) {
-        let Some(setup) = self.setup_over(call) else { return };
-        let tag = self.leg_tag(setup.dialog, &setup.caller);
-        let bytes = answer.build(&setup.request.message, &setup.request.flow, &tag);
-        self.finish_refused(&setup.request, setup.guard, answer.status, bytes);
-    }
-
-    fn finish_refused(&mut self, request: &Request, guard: GuardKey, status: u16, bytes: Bytes) {
-        let operation = StoreOp::RejectCall { guard, owner: self.owner, response: bytes.clone() };
-        self.store(operation, crate::waiting::Waiting::Nobody);
-        if self.is_waiting(request) {
-            self.answer_bytes(request, status, bytes);
-        }
-    }
-}
-
-/// Lower is better: 6xx, then the classes in order, and in 4xx what the caller can do something about (§16.7 step 6).
-fn preference(status: u16) -> u16 {
-    match status {
-        600.. => 0,
-        415 | 420 | 484 | 488 => 400,
-        408 | 430 | 480 => 499,
-        401 | 407 => 490,
-        300..=399 => 498,
-        400..=499 => 450,
-        _ => 500,
-    }
-}
-
-fn shown_alike(
-    agent: &AgentConfig,
-    domain: &crate::config::DomainConfig,
-    principal: &crate::engine::Principal,
-    tool: &str,
-) -> bool {
-    // Names in capabilities are compared without regard to case, those in policies are not: the declared spelling decides.
-    let declared = agent.capabilities.tools.iter().find(|t| t.name.eq_ignore_ascii_case(tool));
-    shows(agent, domain, principal, declared.map_or(tool, |t| t.name.as_str()))
 }
 
 /// The canonical address of record of an agent.
