@@ -109,6 +109,12 @@ impl Engine {
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
+        let mut stats = self.stats.read();
+        for session in self.sessions.values().filter(|session| session.legacy.is_some() || session.is_busy()) {
+            let agent = stats.agents.entry(session.leg.agent.key.clone()).or_default();
+            agent.sessions += 1;
+            agent.in_flight += session.open.len();
+        }
         EngineStats {
             exchanges: self.exchanges.len(),
             sessions: self.sessions.len(),
@@ -117,7 +123,7 @@ impl Engine {
             deliveries: self.deliveries.len().max(self.leg_deliveries.len()),
             waiting: self.tickets.len() + self.ops.len() + self.farewells.len() + self.orphans.len() + self.plans.len(),
             timers: self.timers.len(),
-            ..self.stats.read()
+            ..stats
         }
     }
 

@@ -323,7 +323,8 @@ impl Decoder<'_> {
             }
             "x" => {
                 let key = names::parse_exchange(slot, &name)?;
-                let (entry, _) = self.entry(&key, row.row()?)?;
+                let (mut entry, answer) = self.entry(&key, row.row()?)?;
+                entry.answer = answer;
                 Ok(Adopted::Exchange { key, entry: Box::new(entry) })
             }
             other => Err(unreadable(&format!("{other:?} is no kind"))),
@@ -332,7 +333,7 @@ impl Decoder<'_> {
 
     /// A journal entry with all that was noted, and its answer where one is kept.
     pub fn entry(&self, key: &ExchangeKey, mut row: Row) -> Result<(JournalEntry, Option<Bytes>), StoreError> {
-        let state = row.text()?;
+        row.text()?;
         let owner = names::parse_owner(&row.text()?)?;
         let field = |kind| Field::journal(key, kind);
         let mut entry = self.vault.open_entry(key, &row.bytes()?)?;
@@ -351,10 +352,6 @@ impl Decoder<'_> {
             }
         }
         let answer = self.vault.open_some(&field(journal::ANSWER), &row.bytes()?)?;
-        if state == "f" {
-            entry.answer = answer;
-            return Ok((entry, None));
-        }
         Ok((entry, answer))
     }
 

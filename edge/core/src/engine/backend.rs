@@ -182,6 +182,14 @@ impl Engine {
         if exchange.is_initialize() && envelope.kind() == Kind::Response {
             return self.initialize_answered(ctx, no, envelope);
         }
+        if let Some(tool) = exchange.about.subject.as_deref().filter(|_| exchange.about.is_tool_call())
+            && outcome_of(&envelope, true) != Outcome::Ok
+            && self.schemas.lacks(ctx.now.mono, exchange.about.agent_key(), tool)
+        {
+            // In the words that a hidden one gets, so that nothing tells them apart.
+            let error = RpcError::unknown_tool(tool);
+            return self.fail(ctx, no, error);
+        }
         let list = ListOf::of_method(&exchange.about.method);
         match (list, envelope.kind()) {
             (Some(list), Kind::Response) => self.list_answered(ctx, no, list, &envelope),

@@ -2,7 +2,7 @@
 //! which arguments a tool's schema marks with `x-mcp-header`: a bounded cache of `tools/list`, by agent.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mcp_sip::era::Annotations;
 use mcp_sip::jsonrpc::Envelope;
@@ -29,6 +29,8 @@ type Tools = HashMap<String, Annotations>;
 struct Agent {
     /// Only tools that mirror something.
     tools: Tools,
+    /// Every tool of the list, where it was read to its end.
+    names: Option<BTreeSet<String>>,
     fresh_until: Mono,
     asking: Option<Asking>,
 }
@@ -39,6 +41,7 @@ struct Asking {
     call: BackendId,
     page: u32,
     tools: Tools,
+    names: BTreeSet<String>,
     ttl_ms: u64,
     /// Exchanges that wait for it; their number is bounded by what may be in flight.
     waiting: Vec<u64>,
@@ -104,10 +107,17 @@ impl Schemas {
         }
     }
 
+    /// Whether the agent surely has no such tool: its list is fresh, and the name is not in it.
+    pub(super) fn lacks(&self, now: Mono, agent: &str, tool: &str) -> bool {
+        let fresh = self.agents.get(agent).filter(|entry| entry.fresh_until > now);
+        fresh.and_then(|entry| entry.names.as_ref()).is_some_and(|names| !names.contains(tool))
+    }
+
     /// `call` asks for the first page, for `exchange`.
     pub(super) fn asking(&mut self, agent: &str, call: BackendId, exchange: u64) {
         let entry = self.agents.entry(agent.to_owned()).or_default();
-        entry.asking = Some(Asking { call, page: 1, tools: Tools::new(), ttl_ms: MAX_TTL_MS, waiting: vec![exchange] });
+        let (tools, names) = (Tools::new(), BTreeSet::new());
+        entry.asking = Some(Asking { call, page: 1, tools, names, ttl_ms: MAX_TTL_MS, waiting: vec![exchange] });
     }
 
     /// A page came.
@@ -119,6 +129,10 @@ impl Schemas {
             return self.failed(now, agent);
         };
         for tool in list.tools {
+            // One more than may be: the list is not known to its end then.
+            if asking.names.len() <= MAX_TOOLS {
+                asking.names.insert(tool.name.clone().into_owned());
+            }
             let schema = tool.input_schema.map(RawValue::get).filter(|raw| raw.contains("x-mcp-header"));
             // A tool whose annotations break the rules mirrors nothing; its server says what it thinks of that.
             let Some(Ok(annotations)) = schema.map(|raw| Annotations::from_schema(raw.as_bytes())) else { continue };
@@ -127,6 +141,7 @@ impl Schemas {
             }
         }
         asking.ttl_ms = asking.ttl_ms.min(list.ttl_ms.unwrap_or(DEFAULT_TTL_MS));
+        let is_whole = list.next_cursor.is_none();
         match list.next_cursor {
             Some(cursor) if asking.page < MAX_PAGES => {
                 asking.page += 1;
@@ -135,6 +150,7 @@ impl Schemas {
             _ => {
                 let Some(asking) = entry.asking.take() else { return Next::Ready(Vec::new()) };
                 entry.tools = asking.tools;
+                entry.names = Some(asking.names).filter(|names| is_whole && names.len() <= MAX_TOOLS);
                 entry.fresh_until = now.plus_millis(asking.ttl_ms.max(MIN_TTL_MS));
                 Next::Ready(asking.waiting)
             }
@@ -152,6 +168,7 @@ impl Schemas {
     pub(super) fn failed(&mut self, now: Mono, agent: &str) -> Next {
         let Some(entry) = self.agents.get_mut(agent) else { return Next::Ready(Vec::new()) };
         entry.fresh_until = now.plus_millis(RETRY_MS);
+        entry.names = None;
         Next::Ready(entry.asking.take().map(|asking| asking.waiting).unwrap_or_default())
     }
 

@@ -43,6 +43,9 @@ pub struct AgentStats {
     pub requests: u64,
     /// Backend calls that failed.
     pub backend_failures: u64,
+    /// Gauges: legs with something open or a legacy session, and requests that were accepted and not answered.
+    pub sessions: usize,
+    pub in_flight: usize,
 }
 
 /// Per tool.

@@ -110,6 +110,48 @@ fn disclosure_all_shows_what_may_not_be_called() {
 }
 
 #[test]
+fn a_tool_that_its_agent_does_not_have_is_refused_in_the_words_for_a_hidden_one() {
+    let mut rules = default_rules();
+    rules[0] = allow("tools", vec![method("tools/call", &["echo", "absent", "odd"])], &[]);
+    let mut rig = Rig::new(config(vec![agent("modern", &[MODERN])], rules));
+    let leg = rig.dialog("modern");
+    // The list is read for the mirrors of a call with arguments.
+    rig.send(&leg, Some(X), &modern(1, "tools/call", json!({"name": "echo", "arguments": {"text": "x"}})));
+    let (list, call_of_list) = rig.one_call();
+    let tools = json!([{"name": "echo", "inputSchema": {"type": "object"}}, {"name": "odd", "inputSchema": {"type": "object"}}]);
+    rig.answer(list, &json!({"jsonrpc": "2.0", "id": body_of(&call_of_list)["id"], "result": {"tools": tools}}));
+    let (id, _) = rig.one_call();
+    rig.answer(id, &result(1, "x"));
+    rig.new_deliveries();
+    let mut refused = Vec::new();
+    for (n, tool) in [(2, "absent"), (3, "hidden")] {
+        rig.send(&leg, Some(Y), &call(n, tool));
+        if let Some((id, _)) = rig.new_calls().pop() {
+            let words =
+                json!({"jsonrpc": "2.0", "id": n, "error": {"code": -32602, "message": "no tool of that name here"}});
+            rig.answer(id, &words);
+        }
+        let mut error = rig.one_delivery().1["error"].clone();
+        error["message"] = error["message"].as_str().unwrap().replace(tool, "TOOL").into();
+        refused.push(error);
+    }
+    assert_eq!(refused[0], refused[1]);
+    // What is there fails in its own words.
+    rig.send(&leg, Some(Y), &call(4, "odd"));
+    let (id, _) = rig.one_call();
+    let own = json!({"jsonrpc": "2.0", "id": 4, "error": {"code": -32602, "message": "odd wants an argument"}});
+    rig.answer(id, &own);
+    assert_eq!(rig.one_delivery().1, own);
+    // So does everything once the list is old: a tool may be new.
+    rig.pass(6 * 60_000);
+    rig.send(&leg, Some(Y), &call(5, "absent"));
+    let (id, _) = rig.one_call();
+    let own = json!({"jsonrpc": "2.0", "id": 5, "error": {"code": -32602, "message": "mine"}});
+    rig.answer(id, &own);
+    assert_eq!(rig.one_delivery().1, own);
+}
+
+#[test]
 fn only_what_the_agent_declares_is_there() {
     for source in [CapabilitySource::Declared, CapabilitySource::Intersect] {
         let mut both = agent("both", &[MODERN]);

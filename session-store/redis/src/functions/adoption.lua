@@ -36,7 +36,7 @@ register('adopt', function(keys, args)
         elseif kind == 'd' and call('HGET', target, 'ph') ~= 'd' then
           call('HSET', target, 'o', by)
           item = { 'd', name, dialog_state(target) }
-        elseif kind == 'x' and call('HGET', target, 'st') == 'f' then
+        elseif kind == 'x' and is_owned_exchange(target) then
           call('HSET', target, 'o', by)
           local e = exchange_state(target)
           item = { 'x', name, e }

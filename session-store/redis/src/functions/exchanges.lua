@@ -1,5 +1,5 @@
--- The journal. One hash per exchange, x:{label}:tenant:session:hash: v layout, st (f in flight, a answered and kept, n answered and not
--- kept), d digest of the body, rp '1' where a second execution is safe, o owner, e entry, rq request, fl flow of its leg, a answer, ev ta
+-- The journal. One hash per exchange, x:{label}:tenant:session:hash: v layout, st (f in flight, h held: answered, and still with its owner,
+-- a answered and kept, n answered and not kept), d digest of the body, rp '1' where a second execution is safe, o owner, e entry, rq request, fl flow of its leg, a answer, ev ta
 -- up bs notes (these sealed). Two indexes per session, each with the end of an entry as its score: xf: in flight, xa: answered.
 
 local function exchange_key(p, s, session, hash)
@@ -37,17 +37,16 @@ local function open_exchange(p, s, args, i, at)
       if not same then
         return { 'taken' }
       end
-      -- Its answer is on its way.
-      local held = call('HGET', key, 'a')
-      if held then
-        return { 'answered', 'a', held }
-      end
       call('HSET', key, 'fl', args[i + 6])
       return { 'inflight', f[5] }
     end
     -- Safe to run again and no answer was kept: it is a new request. So is another one by the same name.
-    if same and not (f[2] == 'n' and f[4] == '1') then
-      return { 'answered', f[2], text(call('HGET', key, 'a')) }
+    local kept = call('HGET', key, 'a')
+    if same and (kept or f[4] ~= '1') then
+      return { 'answered', kept and 'a' or 'n', text(kept) }
+    end
+    if f[2] == 'h' then
+      disown(p, s, f[5], 'x', session .. ':' .. hash)
     end
   end
   local flights = in_flight_key(p, s, session)
@@ -77,6 +76,12 @@ local function open_exchange(p, s, args, i, at)
   return { 'opened', record[2], record[3] }
 end
 
+-- Whether its owner still has something to do for it.
+local function is_owned_exchange(key)
+  local st = call('HGET', key, 'st')
+  return st == 'f' or st == 'h'
+end
+
 -- What the caller needs to see of it: state, owner, then the sealed fields.
 local function exchange_state(key)
   local f = call('HMGET', key, 'st', 'o', 'e', 'rq', 'fl', 'ev', 'ta', 'up', 'bs', 'a')
@@ -96,14 +101,14 @@ local function load_own_exchange(key, owner)
   if f[3] ~= owner then
     return nil, { 'fenced' }
   end
-  if f[2] ~= 'f' then
+  if f[2] ~= 'f' and f[2] ~= 'h' then
     return nil, { 'unknown' }
   end
   return f, nil
 end
 
--- Arguments from `i` on: session, hash, owner, '1' with an answer, answer, its lifetime, '1' if it is only held: it stays in flight until its
--- caller has the answer.
+-- Arguments from `i` on: session, hash, owner, '1' with an answer, answer, its lifetime, '1' if it is only held: to everybody else it is
+-- answered, and it stays with its owner until its caller has the answer. Where none is kept the request stays, too: who adopts it runs it.
 local function close_exchange(p, s, args, i, at)
   local session, hash, owner = args[i], args[i + 1], args[i + 2]
   local key, name = exchange_key(p, s, session, hash), session .. ':' .. hash
@@ -111,26 +116,23 @@ local function close_exchange(p, s, args, i, at)
   if not f then
     return no
   end
-  local ttl = tonumber(args[i + 5])
-  -- Only a repetition asks for the request now, and that brings its own.
-  call('HDEL', key, 'rq')
+  local left = tonumber(args[i + 5])
   if args[i + 3] == '1' then
     call('HSET', key, 'a', args[i + 4])
-  elseif args[i + 6] == '1' then
-    call('HDEL', key, 'a')
   end
   if args[i + 6] == '1' then
-    local left = math.max(call('PTTL', key), ttl)
-    call('PEXPIRE', key, left)
-    index(in_flight_key(p, s, session), hash, left, at)
+    left = math.max(call('PTTL', key), left)
+    call('HSET', key, 'st', 'h')
     own(p, s, owner, 'x', name, left, at)
   else
     call('HSET', key, 'st', call('HEXISTS', key, 'a') == 1 and 'a' or 'n')
-    call('PEXPIRE', key, ttl)
-    call('ZREM', in_flight_key(p, s, session), hash)
-    index(answered_key(p, s, session), hash, ttl, at)
+    -- Only a repetition asks for it now, and that brings its own.
+    call('HDEL', key, 'rq')
     disown(p, s, owner, 'x', name)
   end
+  call('PEXPIRE', key, left)
+  call('ZREM', in_flight_key(p, s, session), hash)
+  index(answered_key(p, s, session), hash, left, at)
   return { 'closed', text(call('HGET', key, 'fl')) }
 end
 

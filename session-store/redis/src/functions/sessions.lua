@@ -38,16 +38,15 @@ end)
 local function drop_session(p, s, session)
   local flights, answered = in_flight_key(p, s, session), answered_key(p, s, session)
   local gone = 0
-  for _, hash in ipairs(call('ZRANGE', flights, 0, -1)) do
-    local key = exchange_key(p, s, session, hash)
-    local owner = call('HGET', key, 'o')
-    if owner then
-      disown(p, s, owner, 'x', session .. ':' .. hash)
+  for _, index in ipairs({ flights, answered }) do
+    for _, hash in ipairs(call('ZRANGE', index, 0, -1)) do
+      local key = exchange_key(p, s, session, hash)
+      local owner = call('HGET', key, 'o')
+      if owner then
+        disown(p, s, owner, 'x', session .. ':' .. hash)
+      end
+      gone = gone + call('DEL', key)
     end
-    gone = gone + call('DEL', key)
-  end
-  for _, hash in ipairs(call('ZRANGE', answered, 0, -1)) do
-    gone = gone + call('DEL', exchange_key(p, s, session, hash))
   end
   call('DEL', flights, answered)
   return call('DEL', session_key(p, s, session)), gone
