@@ -156,7 +156,8 @@ pub enum StoreOp {
     DropSession { session: SessionKey, if_ends_within_ms: Option<u64> },
 
     /// A new life of an edge: epoch = max(the store's counter for that pod, `last_epoch`) + 1, with a lease. `generation` names the
-    /// store's content: written if there is none.
+    /// store's content: written if there is none. `Fenced` where that pod lives under another boot in a higher epoch than `last_epoch`,
+    /// and this is not the asking process's first one: two processes run under one id, and the older one takes nothing back.
     TakeEpoch { pod: u64, boot: u64, last_epoch: u64, address: String, lease_ms: u64, generation: [u8; 16] },
     /// Renews the one lease of an edge. `Fenced` where the key is gone (the lease ended) or another life has it; it is not made again.
     Heartbeat { owner: Owner, address: String, lease_ms: u64, draining: bool },

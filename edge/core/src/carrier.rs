@@ -300,6 +300,8 @@ impl EdgeState {
             Outcome::TransportError | Outcome::Timeout if carried.by_tcp => {
                 DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }
             }
+            // Its Contact is not reached either: the peer may come back by itself (sip.md, section 12.2).
+            Outcome::TransportError if carried.delivery.leg.key.in_dialog() => DeliveryOutcome::FlowLost,
             Outcome::TransportError | Outcome::Timeout => DeliveryOutcome::Unreachable,
         };
         self.delivered(&carried.delivery, told);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use session_store::key::DialogKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
-use session_store::record::DialogRecord;
+use session_store::record::{DialogRecord, PeerFlow};
 use sip_proto::message::{HeaderId, Message, Transportation};
 use sip_proto::method::Method;
 
@@ -16,7 +16,7 @@ use crate::config::DomainConfig;
 use crate::dialogs::LocalDialog;
 use crate::engine::{Carrier, Closing, Engine, Inbound, Leg, LegKey, Principal, Ticket, Verdict, Way, Written};
 use crate::gate::{Caller, source};
-use crate::input::Transport;
+use crate::input::{Flow, Transport};
 use crate::mesh::MeshMessage;
 use crate::negotiate::option_tags;
 use crate::random::keyed_hash;
@@ -281,10 +281,7 @@ impl EdgeState {
             self.abandon_ticket(pending.ticket.take());
             return Err(answer);
         }
-        // The peer is where it spoke last; the record learns it where that is news.
-        let flow = &pending.request.flow;
-        let known = self.dialogs.get(&pending.dialog()).map(|local| local.record.source.as_str());
-        let flow = (known != Some(source(flow).as_str())).then(|| self.peer_flow(flow));
+        let flow = self.moved_flow(pending.dialog(), &pending.request.flow);
         let operation = StoreOp::Begin {
             dialog: pending.dialog(),
             by: pending.caller.actor(&pending.request.flow),
@@ -296,6 +293,13 @@ impl EdgeState {
         };
         self.store(operation, Waiting::Begin(Box::new(pending)));
         Ok(())
+    }
+
+    /// The peer is where it spoke last; the record learns it where that is news. Where other edges serve it, too, our copy does not tell.
+    pub(crate) fn moved_flow(&self, dialog: DialogKey, flow: &Flow) -> Option<PeerFlow> {
+        let known = self.dialogs.get(&dialog).filter(|_| self.membership.is_none());
+        let same = known.is_some_and(|local| local.record.source == source(flow));
+        (!same).then(|| self.peer_flow(flow))
     }
 
     pub(crate) fn abandon_ticket(&mut self, ticket: Option<Ticket>) {

@@ -129,6 +129,8 @@ pub struct Node {
     /// When the next epoch or heartbeat is asked for; `None` while one is under way.
     next: Option<Mono>,
     sweeps: Sweeps,
+    /// The reply to a claim was lost: whether it was executed is not known, and a second one does not tell.
+    in_doubt: bool,
     last_op: u64,
     asked: BTreeMap<OpId, Asked>,
     out: VecDeque<NodeEffect>,
@@ -147,6 +149,7 @@ impl Node {
             membership: None,
             next: None,
             sweeps: Sweeps::default(),
+            in_doubt: false,
             last_op: 0,
             asked: BTreeMap::new(),
             out: VecDeque::new(),
@@ -320,13 +323,17 @@ impl Node {
         self.log(LogLevel::Info, format!("edge {} lives in epoch {}", owner.pod, owner.epoch));
         self.next = Some(sent.plus_millis(self.config.lease.heartbeat_ms()));
         self.sweeps = Sweeps::default();
+        self.in_doubt = false;
         let valid_until = sent.plus_millis(self.config.lease.fence_ms());
         // The higher epoch proves the lower ones dead: nobody has to wait for the end of their lease.
         if owner.epoch > 1 {
-            let earlier = Owner { pod: owner.pod, epoch: owner.epoch - 1, boot: 0 };
-            self.sweeps.begin(earlier, &mut self.random);
+            let earlier = Owner { pod: owner.pod, epoch: owner.epoch, boot: 0 };
+            self.sweeps.begin(earlier, None, &mut self.random);
         }
-        self.look_for_dead(&pods, owner);
+        // Whatever ended our lease (the store was away, say) may have ended theirs: they get the time to come back by themselves.
+        let again = self.membership.is_some();
+        let at = again.then(|| sent.plus_millis(2 * self.config.lease.heartbeat_ms()));
+        self.look_for_dead(&pods, owner, at);
         self.tell(Membership { owner, valid_until, renewed_at: sent, pods, generation });
     }
 
@@ -338,7 +345,7 @@ impl Node {
         }
         self.next = Some(sent.plus_millis(self.config.lease.heartbeat_ms()).max(now));
         let owner = membership.owner;
-        self.look_for_dead(&pods, owner);
+        self.look_for_dead(&pods, owner, None);
         let valid_until = sent.plus_millis(self.config.lease.fence_ms()).max(membership.valid_until);
         self.tell(Membership { owner, valid_until, renewed_at: sent, pods, generation });
     }

@@ -4,12 +4,18 @@
 #[path = "api/driver.rs"]
 mod driver;
 
+#[path = "api/adoption.rs"]
+mod adoption;
+#[path = "api/any_edge.rs"]
+mod any_edge;
 #[path = "api/calls.rs"]
 mod calls;
 #[path = "api/carriers.rs"]
 mod carriers;
 #[path = "api/exchanges.rs"]
 mod exchanges;
+#[path = "api/fleet.rs"]
+mod fleet;
 #[path = "api/gate.rs"]
 mod gate;
 #[path = "api/in_dialog.rs"]
@@ -18,11 +24,17 @@ mod in_dialog;
 mod matrix;
 #[path = "api/negotiation.rs"]
 mod negotiation;
+#[path = "api/node.rs"]
+mod node;
 #[path = "api/options.rs"]
 mod options;
+#[path = "api/outage.rs"]
+mod outage;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/registrations.rs"]
 mod registrations;
 #[path = "api/rfc4475.rs"]
 mod rfc4475;
+#[path = "api/rotation.rs"]
+mod rotation;

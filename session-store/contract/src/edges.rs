@@ -49,7 +49,18 @@ pub fn an_epoch_rises_by_one(s: &mut dyn Subject) {
 
 pub fn an_epoch_is_higher_than_the_edges_own_last(s: &mut dyn Subject) {
     assert_eq!(taken(s, take(1, 11, 40)).0.epoch, 41, "the store lost its counter");
+    s.pass(LEASE + SLACK_MS);
     assert_eq!(taken(s, take(1, 12, 7)).0.epoch, 42, "the edge lost its own");
+}
+
+pub fn of_two_processes_under_one_id_the_older_takes_nothing_back(s: &mut dyn Subject) {
+    let (older, _) = taken(s, take(1, 11, 0));
+    let (newer, _) = taken(s, take(1, 12, 0));
+    assert_eq!(newer.epoch, older.epoch + 1, "a process that starts does not wait for the end of a lease");
+    assert_eq!(run(s, take(1, 11, older.epoch)), StoreReply::Fenced);
+    beaten(s, newer);
+    s.pass(LEASE + SLACK_MS);
+    assert_eq!(taken(s, take(1, 11, older.epoch)).0.epoch, newer.epoch + 1, "the newer one is gone");
 }
 
 pub fn an_epoch_is_remembered_when_the_lease_ended(s: &mut dyn Subject) {

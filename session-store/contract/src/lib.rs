@@ -165,6 +165,7 @@ macro_rules! suite {
             edges {
                 an_epoch_rises_by_one
                 an_epoch_is_higher_than_the_edges_own_last
+                of_two_processes_under_one_id_the_older_takes_nothing_back
                 an_epoch_is_remembered_when_the_lease_ended
                 one_generation_written_once
                 a_lease_is_renewed_and_ends

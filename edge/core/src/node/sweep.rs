@@ -13,7 +13,7 @@ use crate::effect::LogLevel;
 use crate::random::Random;
 
 /// Claims at once.
-const CLAIMS: usize = 16;
+const CLAIMS: usize = 64;
 /// Resources per claim.
 const SLICE: usize = 500;
 /// Lease of an adopted INVITE; milliseconds.
@@ -56,8 +56,8 @@ fn shuffled(random: &mut Random) -> Vec<Slot> {
 }
 
 impl Sweeps {
-    /// Begins, unless that life (or a later one of that pod) was begun already.
-    pub(super) fn begin(&mut self, from: Owner, random: &mut Random) -> bool {
+    /// Begins (at once, or then), unless that life (or a later one of that pod) was begun already.
+    pub(super) fn begin(&mut self, from: Owner, at: Option<Mono>, random: &mut Random) -> bool {
         if self
             .by_pod
             .get(&from.pod)
@@ -66,7 +66,7 @@ impl Sweeps {
             return false;
         }
         let left = shuffled(random);
-        let sweep = Sweep { from, left, open: BTreeSet::new(), at: None, round: 0, taken: 0 };
+        let sweep = Sweep { from, left, open: BTreeSet::new(), at, round: 0, taken: 0 };
         self.by_pod.insert(from.pod, sweep);
         true
     }
@@ -86,7 +86,8 @@ impl Sweeps {
 
 impl Node {
     /// Begins to take over what the dead left, and forgets those who are back.
-    pub(super) fn look_for_dead(&mut self, pods: &[PodState], own: Owner) {
+    /// Not before `at`.
+    pub(super) fn look_for_dead(&mut self, pods: &[PodState], own: Owner, at: Option<Mono>) {
         let listed: BTreeMap<u64, &PodState> = pods.iter().map(|pod| (pod.owner.pod, pod)).collect();
         self.sweeps.by_pod.retain(|pod, sweep| {
             // Whoever lives again, in a higher epoch, takes over what is its own.
@@ -94,7 +95,7 @@ impl Node {
                 || listed.get(pod).is_some_and(|p| p.lease_left_ms == 0 && p.owner.epoch <= sweep.from.epoch)
         });
         for pod in pods.iter().filter(|pod| pod.owner.pod != own.pod && pod.lease_left_ms == 0) {
-            if self.sweeps.begin(pod.owner, &mut self.random) {
+            if self.sweeps.begin(pod.owner, at, &mut self.random) {
                 self.log(LogLevel::Warn, format!("edge {} is gone (epoch {})", pod.owner.pod, pod.owner.epoch));
             }
         }
@@ -130,6 +131,12 @@ impl Node {
                 claims.push((slot, sweep.from));
                 room -= 1;
             }
+        }
+        if claims.is_empty() && self.in_doubt && self.sweeps.running() == 0 && self.next.is_some() {
+            // What a lost reply brought is ours without our knowledge. Under a new epoch it is found among our own remains.
+            self.in_doubt = false;
+            self.log(LogLevel::Warn, "claims without an answer: a new epoch finds what they took".to_owned());
+            return self.take_epoch(now);
         }
         for (slot, from) in claims {
             let by = membership.owner;
@@ -176,6 +183,7 @@ impl Node {
                     sweep.left.push(slot);
                     sweep.at = Some(now.plus_millis(RETRY_MS));
                 }
+                self.in_doubt = true;
             }
         }
         if let Some((taken, round)) = ended

@@ -14,6 +14,7 @@ use edge_core::config::{
 };
 use edge_core::effect::{BackendAction, BackendCall, DnsAnswer, DnsQuestion, Effect};
 use edge_core::input::{BackendEvent, BackendId, ConnId, Flow, FlowKey, Input, OpId, PeerCertificate, Transport};
+use edge_core::mesh::MeshMessage;
 use edge_core::{EdgeState, Shard};
 use mcp_sip::policy::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleSpec};
 use session_store::memory::{Capacity, MemoryStore};
@@ -73,13 +74,16 @@ pub struct World {
     pub audit: Vec<AuditRecord>,
     pub operations: Vec<StoreOp>,
     pub drained: bool,
+    /// What it says to other edges.
+    pub mesh: VecDeque<(u64, MeshMessage)>,
     /// What DNS has; everything else does not exist.
     pub dns: Vec<(DnsQuestion, DnsAnswer)>,
     pub asked: Vec<DnsQuestion>,
     /// Answers to faults that cannot be read themselves are kept in `broken` instead of ending the test.
     pub echoes: bool,
     pub broken: Vec<String>,
-    next: u64,
+    /// The last number that was given.
+    pub next: u64,
 }
 
 pub const OWNER: Owner = Owner { pod: 7, epoch: 1, boot: 99 };
@@ -109,6 +113,7 @@ impl World {
             audit: Vec::new(),
             operations: Vec::new(),
             drained: false,
+            mesh: VecDeque::new(),
             dns: Vec::new(),
             asked: Vec::new(),
             echoes: false,
@@ -160,7 +165,7 @@ impl World {
                 Effect::Audit(record) => self.audit.push(record),
                 Effect::Span(_) | Effect::Log { .. } => {}
                 Effect::Drained => self.drained = true,
-                Effect::Mesh { .. } => {}
+                Effect::Mesh { to, message } => self.mesh.push_back((to, message)),
             }
         }
     }
@@ -199,7 +204,7 @@ impl World {
         self.set(end);
     }
 
-    fn set(&mut self, mono: Mono) {
+    pub fn set(&mut self, mono: Mono) {
         self.now.wall = self.now.wall.plus_millis(mono.0 / 1000 - self.now.mono.0 / 1000);
         self.now.mono = mono;
     }

@@ -43,9 +43,13 @@ register('take_epoch', function(keys, args)
       call('HDEL', key, pod)
     end
   end
-  call('SET', keys[2], args[9], 'NX')
   local last = args[7]
   local known = edge_entry(key, args[5])
+  -- Two processes run under one id: the older one takes nothing back from the newer one while that lives.
+  if known and last ~= '0' and less(last, known.epoch) and known.boot ~= args[6] and known.stop > at then
+    return { 'fenced' }
+  end
+  call('SET', keys[2], args[9], 'NX')
   if known and less(last, known.epoch) then
     last = known.epoch
   end
