@@ -248,8 +248,10 @@ impl EdgeState {
     pub(crate) fn bridge_timeout(&mut self, id: u64) {
         if self.bridges.calls.contains_key(&id) {
             self.setup_timeout(id);
-        } else {
+        } else if self.bridges.parked.contains_key(&id) {
             self.parked_timeout(id);
+        } else {
+            self.cancel_client(id);
         }
     }
 }

@@ -463,7 +463,7 @@ impl EdgeState {
             Ok(_) => return self.end_dialog(dialog, closing),
         };
         if !self.bridge_hangs_up(dialog, &record) {
-            return;
+            return self.end_dialog(dialog, closing);
         }
         let then = Located::HangUp { hang_up, cseq, record: record.clone() };
         self.reach_dialog(dialog, &record, then);

@@ -11,7 +11,7 @@ use sip_proto::transaction::Reliability;
 
 use crate::input::{Flow, FlowKey, Transport};
 
-pub(crate) use client::{Clients, Target};
+pub(crate) use client::{Clients, RING_MS, Target};
 pub(crate) use server::{InviteProgress, Servers, server_key};
 
 /// Where responses to a request go (RFC 3261 §18.2.2, RFC 3581).

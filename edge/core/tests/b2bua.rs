@@ -10,6 +10,8 @@ mod fleet;
 mod calls;
 #[path = "b2bua/capability.rs"]
 mod capability;
+#[path = "b2bua/chaos.rs"]
+mod chaos;
 #[path = "b2bua/edges.rs"]
 mod edges;
 #[path = "b2bua/forks.rs"]

@@ -33,10 +33,8 @@ use crate::router::Callee;
 use crate::state::EdgeState;
 use crate::text::shown;
 use crate::timers::TimerKey;
-use crate::transactions::InviteProgress;
+use crate::transactions::{InviteProgress, RING_MS};
 
-/// Timer C (RFC 3261 §16.6 step 11), within the life of the guard: nobody rings longer.
-const RING_MS: u64 = 170_000;
 /// Agents that are found by one capability.
 const MAX_FOUND: usize = 64;
 

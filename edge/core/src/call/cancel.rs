@@ -39,6 +39,8 @@ impl EdgeState {
             None => self.guard_of_cancel(&request),
         };
         let Some(guard) = guard else { return self.answer(&request, &Answer::new(481)) };
+        // By another connection its Via is another one, too; the INVITE may be here all the same.
+        let invite = invite.or_else(|| self.servers.of_guard(&guard));
         if !self.has_room() {
             let answer = self.unavailable("Too Much Work");
             return self.answer(&request, &answer);

@@ -22,6 +22,9 @@ use crate::token::BranchToken;
 /// Most client transactions of one core; above it a delivery fails as unreachable.
 const MAX_CLIENT: usize = 65_536;
 
+/// So long an INVITE of ours may ring.
+pub(crate) const RING_MS: u64 = 170_000;
+
 /// Where a request of ours goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -278,8 +281,12 @@ impl EdgeState {
         }
     }
 
-    /// A provisional answer, for who passes it on.
+    /// A provisional answer, for who passes it on. From now on only the user's patience ends an INVITE (Timer C, RFC 3261 §16.8).
     fn client_progress(&mut self, id: u64, message: &Message) {
+        let is_invite = self.clients.entries.get(&id).is_some_and(|entry| entry.invite.is_some());
+        if is_invite {
+            self.timers.arm(TimerKey::Bridge(id), Some(self.now.mono.plus_millis(RING_MS)));
+        }
         match self.clients.entries.get(&id).and_then(|entry| entry.purpose.as_ref()) {
             Some(Purpose::Leg { call, index }) => {
                 let (call, index) = (*call, *index);
@@ -373,6 +380,7 @@ impl EdgeState {
         match ended {
             Some(cause) => {
                 self.timers.arm(TimerKey::Client(id), None);
+                self.timers.arm(TimerKey::Bridge(id), None);
                 self.owed_no_more(id);
                 if let Some(purpose) = self.clients.remove(id) {
                     let outcome = match cause {

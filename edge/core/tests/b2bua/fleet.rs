@@ -432,7 +432,7 @@ impl Phone {
         if !matches!(method, "ACK" | "CANCEL") {
             self.cseq += 1;
         }
-        if method != "CANCEL" {
+        if method != "CANCEL" || self.branch.is_empty() {
             self.branch = format!("z9hG4bK{}", fleet.number());
         }
         let to = if self.peer_tag.is_empty() { self.to.clone() } else { format!("{};tag={}", self.to, self.peer_tag) };
