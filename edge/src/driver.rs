@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::net::outbox::Tag;
 use crate::net::udp::{self, Receiver, UdpPort};
-use crate::store::{Reply, Store};
+use crate::store::{AtOnce, Reply, Store};
 use crate::telemetry::Spans;
 use ingress::{Arrived, Control, STALE, ShardQueues, Shards, is_new_work, unavailable};
 
@@ -148,7 +148,8 @@ impl Driver {
         let mut stored = Vec::with_capacity(PER_TURN);
         let (mut membership, mut health) = (self.parts.membership.clone(), self.parts.health.clone());
         // What was there before this clone counts as seen; it may be newer than what the core was started with.
-        (membership.mark_changed(), health.mark_changed());
+        membership.mark_changed();
+        health.mark_changed();
         loop {
             let deadline = self.core.poll_timeout().map(|(at, _)| self.parts.clock.instant(at));
             let blocked: Option<u16> = self.udp.iter().find(|(_, port)| !port.out.is_empty()).map(|(index, _)| *index);
@@ -340,8 +341,8 @@ impl Driver {
     /// answers to a task of this thread.
     fn store(&mut self, op: OpId, operation: session_store::op::StoreOp) {
         match self.parts.store.at_once(operation) {
-            Ok(reply) => self.now.push_back(Input::Store { op, reply }),
-            Err(operation) => {
+            AtOnce::Answered(reply) => self.now.push_back(Input::Store { op, reply }),
+            AtOnce::Later(operation) => {
                 let (store, stored) = (self.parts.store.clone(), self.stored.clone());
                 tokio::spawn(async move {
                     let reply = store.execute(operation).await;

@@ -98,6 +98,12 @@ impl Mesh {
         }
     }
 
+    /// Whether another edge lives that has a mesh.
+    #[must_use]
+    pub fn has_peers(&self) -> bool {
+        self.shared.addresses.load().keys().any(|pod| *pod != self.shared.me.pod())
+    }
+
     /// Queues a message for an edge. Never waits. What was queued and is not receipted in time comes back to `shard` as
     /// `Input::MeshFailed`, where the message has a tag.
     ///

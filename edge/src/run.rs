@@ -41,6 +41,9 @@ use crate::status::Status;
 use crate::store::{LAST_RETRY, Opened, Opening, RETRY, Store};
 use crate::telemetry::{self, Exporter};
 
+/// For a heartbeat of the others to be answered.
+const HEARD: Duration = Duration::from_millis(250);
+
 /// Why the process cannot start: lines for standard error, and the exit code.
 #[derive(Debug)]
 pub struct Refused {
@@ -254,13 +257,19 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     builder.secure(&store, &objects).await.map_err(Refused::failure)?;
     let node_parts =
         NodeParts { clock, store: store.clone(), shards: shards.clone(), mesh: mesh.clone(), metrics: metrics.clone() };
-    let node = node::start(id.pod(), mesh_address.unwrap_or_default(), Lease::default(), node_parts)
+    let lease = Lease::default();
+    let node = node::start(id.pod(), mesh_address.unwrap_or_default(), lease, node_parts)
         .map_err(|error| Refused::failure(format!("the system gives no random octets: {error}")))?;
     status.wait_for("an epoch from the store".to_owned());
     let first = first_membership(&node).await?;
     if let Some(listener) = mesh_listener {
-        let mesh = mesh.clone();
-        tokio::spawn(async move { mesh.serve(listener).await });
+        let serving = mesh.clone();
+        tokio::spawn(async move { serving.serve(listener).await });
+        if mesh.has_peers() {
+            // They learn of this life with their next heartbeat, and only then bring its responses and connections here.
+            status.wait_for("the other edges to know this one".to_owned());
+            tokio::time::sleep(Duration::from_millis(lease.heartbeat_ms()) + HEARD).await;
+        }
     }
 
     let Some(built) = builder.build(&objects) else {

@@ -39,6 +39,14 @@ enum Backend {
 /// What the store says.
 pub type Reply = Result<StoreReply, StoreError>;
 
+/// What became of an operation at once.
+#[derive(Debug)]
+pub enum AtOnce {
+    Answered(Reply),
+    /// Not run: it is for [`Store::execute`].
+    Later(StoreOp),
+}
+
 /// After the first failure to reach the store; doubled up to the last one.
 pub const RETRY: Duration = Duration::from_millis(250);
 pub const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -129,13 +137,11 @@ impl Store {
     }
 
     /// Runs an operation where the store answers at once.
-    ///
-    /// # Errors
-    /// The operation back, for [`Store::execute`], where it does not.
-    pub fn at_once(&self, operation: StoreOp) -> Result<Reply, StoreOp> {
+    #[must_use]
+    pub fn at_once(&self, operation: StoreOp) -> AtOnce {
         match &self.backend {
-            Backend::Memory(memory) => Ok(self.in_memory(memory, operation)),
-            Backend::File(_) | Backend::Redis(_) => Err(operation),
+            Backend::Memory(memory) => AtOnce::Answered(self.in_memory(memory, operation)),
+            Backend::File(_) | Backend::Redis(_) => AtOnce::Later(operation),
         }
     }
 

@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::calls::{Echo, tool_call};
-use crate::stores::Alice;
-use crate::support::{Edge, Manifests, PATIENCE, free_port};
+use crate::certificates::{Authority, tls_client};
+use crate::mesh::{certificate, files};
+use crate::stores::{Alice, credentials_for};
+use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, read_message, request};
 
 /// Where the server is, or a name on the path.
 const SERVER: &str = "redis-server";
@@ -391,4 +393,102 @@ fn keys_rotate_while_calls_go_on_and_the_key_of_names_stays() {
     let mut alice = Alice::new();
     alice.register(a.port, "register", "Contact: <sip:alice@192.0.2.7>\r\n");
     assert!(alice.register(b.port, "query", "").contains("192.0.2.7"));
+}
+
+#[test]
+fn of_two_edges_with_one_id_one_ends_and_says_why() {
+    let redis = Redis::start(&[]);
+    let first = Member::start(&redis, "edge-0", None);
+    let second = Member::start(&redis, "edge-0", None);
+    assert_eq!(second.edge.status()["store"]["epoch"], 2);
+    let (status, said) = first.edge.wait();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("another process runs as edge") && said.contains("needs an id of its own"), "{said}");
+    second.sees(1);
+    assert_eq!(second.edge.get("/readyz").0, 200);
+}
+
+#[test]
+fn a_call_reaches_an_agent_whose_connection_is_at_another_edge() {
+    let redis = Redis::start(&[]);
+    let authority = Authority::new();
+    let mesh = |manifests: &Manifests, id: &str| {
+        let [certificate, key, ca] = files(manifests.path(), id, &certificate(&authority, id), &authority);
+        let args = ["--edge-id", id, "--mesh-listen", "127.0.0.1:0", "--mesh-cert", &certificate, "--mesh-key", &key];
+        args.into_iter().chain(["--mesh-ca", &ca]).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let start = |listeners: &str, id: &str| {
+        let manifests = member(redis.port, listeners);
+        manifests.write("tls.yaml", &authority.server("demo.example").secret("edge-tls"));
+        let args = mesh(&manifests, id);
+        let edge = Edge::start_with(&manifests, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        (edge, manifests)
+    };
+    let (tls, plain) = (free_port(), free_port());
+    let sips = format!(
+        "{{name: sips, protocol: TLS, port: {tls}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}"
+    );
+    let (a, _a) = start(&sips, "edge-0");
+    let (b, _b) = start(&udp(plain), "edge-1");
+    // Alice is an agent: her capabilities come with her registration.
+    let mut alice = tls_client(&authority, tls, None, &[&tokio_rustls::rustls::version::TLS13]);
+    let local = alice.sock.local_addr().unwrap();
+    let contact = format!(
+        "Contact: <sip:alice@{local};transport=tls;ob>;+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-000000000001>\";reg-id=1\r\n\
+         Supported: outbound, path, gruu\r\n"
+    );
+    let mut credentials = String::new();
+    for cseq in 1..=2 {
+        let text = request(
+            "REGISTER",
+            "sip:demo.example",
+            "TLS",
+            local,
+            &format!("reg{cseq}"),
+            &(contact.clone() + &credentials),
+        )
+        .replace(&format!("Call-ID: reg{cseq}"), "Call-ID: reg")
+        .replace("CSeq: 1 ", &format!("CSeq: {cseq} "));
+        alice.write_all(text.as_bytes()).unwrap();
+        let answer = read_message(&mut alice);
+        match answered(&answer, &format!("reg{cseq}")) {
+            401 if cseq == 1 => credentials = credentials_for(&answer, "REGISTER", "sip:demo.example"),
+            200 => {}
+            _ => panic!("{answer}"),
+        }
+    }
+    // Bob calls her at the other edge.
+    let mut bob = Caller::new("bridge");
+    let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+    let invite = |bob: &mut Caller, more: &str| {
+        let text = bob.text("INVITE", &format!("{more}Content-Type: application/sdp\r\n"), sdp);
+        text.replace("sip:echo@", "sip:alice@").replace("sip:bob@demo", "sip:alice@demo")
+    };
+    let first = invite(&mut bob, "");
+    bob.send(plain, &first);
+    let challenge = bob.final_response("INVITE");
+    assert!(challenge.starts_with("SIP/2.0 401"), "{challenge}");
+    let authorization = credentials_for(&challenge, "INVITE", "sip:alice@demo.example");
+    let second = invite(&mut bob, &authorization);
+    bob.send(plain, &second);
+    let asked = loop {
+        let message = read_message(&mut alice);
+        if message.starts_with("INVITE ") {
+            break message;
+        }
+    };
+    assert!(asked.contains("m=audio"), "{asked}");
+    let answer = format!("Contact: <sip:alice@{local};transport=tls>\r\nContent-Type: application/sdp\r\n");
+    let accepted = accept(&asked, &answer)
+        .replace("Content-Length: 0\r\n\r\n", &format!("Content-Length: {}\r\n\r\n{sdp}", sdp.len()));
+    alice.write_all(accepted.as_bytes()).unwrap();
+    let response = bob.final_response("INVITE");
+    assert!(response.starts_with("SIP/2.0 200"), "{response}");
+    let (_, metrics) = b.get("/metrics");
+    let sent = "sipmcp_edge_mesh_messages_total{direction=\"out\",kind=\"send\",result=\"taken\"} ";
+    assert!(metrics.contains(sent), "{metrics}");
+    assert!(
+        a.get("/metrics").1.contains("direction=\"out\",kind=\"relay\""),
+        "the 200 went back to the edge of its transaction"
+    );
 }

@@ -60,7 +60,7 @@ impl Alice {
             let answer = self.ask(port, &text);
             match answered(&answer, &id) {
                 200 => return answer,
-                401 => credentials = credentials_for(&answer),
+                401 => credentials = credentials_for(&answer, "REGISTER", "sip:demo.example"),
                 _ => panic!("{answer}"),
             }
         }
@@ -68,16 +68,16 @@ impl Alice {
     }
 }
 
-/// Of alice, for a REGISTER.
-pub fn credentials_for(challenge: &str) -> String {
+/// Of alice.
+pub fn credentials_for(challenge: &str, method: &str, uri: &str) -> String {
     let value = challenge.lines().find_map(|line| line.strip_prefix("WWW-Authenticate: ")).expect("a challenge");
     let mut prompt = digest_auth::parse(value).unwrap();
     let context = digest_auth::AuthContext::new_with_method(
         "alice",
         "wonderland",
-        "sip:demo.example",
+        uri,
         None::<&[u8]>,
-        digest_auth::HttpMethod::from("REGISTER"),
+        digest_auth::HttpMethod::from(method),
     );
     format!("Authorization: {}\r\n", prompt.respond(&context).unwrap())
 }
