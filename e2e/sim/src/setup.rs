@@ -52,6 +52,7 @@ pub fn config(core: usize) -> Arc<Config> {
         max_payload_bytes: None,
         policies: vec![Arc::new(policy)],
         lenient_headers: true,
+        refresh_in_outage: false,
     };
     let tool = |name: &str, effect| DeclaredTool { name: name.into(), version: 1, effect };
     let agent = AgentConfig {

@@ -210,7 +210,7 @@ impl EdgeState {
                 let owner = record.owner.pod;
                 if owner != self.owner.pod && self.lives(owner) {
                     let call_id = record.call_id.clone();
-                    self.to_edge(owner, crate::mesh::MeshMessage::Ended { dialog, call_id }, None);
+                    self.tell_edge(owner, crate::mesh::MeshMessage::Ended { dialog, call_id }, None);
                 }
                 let then = crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() };
                 self.reach_dialog(dialog, &record, then);

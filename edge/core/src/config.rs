@@ -144,6 +144,8 @@ pub struct DomainConfig {
     pub policies: Vec<Arc<Policy>>,
     /// Lenient reading of `MCP-Select` and `MCP-Capabilities` (D7).
     pub lenient_headers: bool,
+    /// While the store is away a REGISTER that refreshes what this edge served recently gets 200 for a short time, unstored.
+    pub refresh_in_outage: bool,
 }
 
 /// `SipDomain.spec.authentication.digest`.

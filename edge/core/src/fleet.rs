@@ -78,7 +78,7 @@ impl EdgeState {
     }
 
     /// Says something to another edge. `failed`: what is done where it cannot be delivered.
-    pub(crate) fn to_edge(&mut self, to: u64, mut message: MeshMessage, failed: Option<Meshed>) {
+    pub(crate) fn tell_edge(&mut self, to: u64, mut message: MeshMessage, failed: Option<Meshed>) {
         if let Some(failed) = failed {
             if self.meshed.len() >= MAX_WAITING {
                 self.stats.limit("meshMessages");
@@ -101,7 +101,7 @@ impl EdgeState {
     pub(crate) fn relay(&mut self, to: u64, flow: &Flow, message: &Message, failed: Option<Meshed>) {
         let (bytes, call_id) = (message.bytes().clone(), message.call_id().to_owned());
         let relay = MeshMessage::Relay { arrival: Arrival::of(flow), bytes, tag: None, call_id };
-        self.to_edge(to, relay, failed);
+        self.tell_edge(to, relay, failed);
     }
 
     pub(crate) fn on_mesh(&mut self, from: u64, message: MeshMessage) {
@@ -116,7 +116,7 @@ impl EdgeState {
                     });
                     self.emit(Effect::Send { flow: FlowKey::Stream(conn), bytes, tag: told });
                 } else if let Some(tag) = tag {
-                    self.to_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
+                    self.tell_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
                 }
             }
             MeshMessage::SendFailed { tag, .. } => self.send_failed(tag),
@@ -171,7 +171,7 @@ impl EdgeState {
             Meshed::Ack(dialog) => self.confirm(dialog),
             Meshed::Cancel(cancel, invite) => self.cancelled_here(&cancel, &invite),
             Meshed::Sent { from, tag, call_id, .. } => {
-                self.to_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
+                self.tell_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
             }
         }
     }

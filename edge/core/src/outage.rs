@@ -4,6 +4,8 @@
 //! The store is trusted again in this order: a renewal of the lease that was sent after it came back (it says whether the content is still
 //! the same), what this edge holds where the content is gone, the journal, then new work in steps.
 
+mod registrations;
+
 use std::collections::VecDeque;
 
 use session_store::key::{DialogKey, GuardKey};
@@ -16,11 +18,9 @@ use crate::config::OnOutage;
 use crate::dialogs::record_ttl_ms;
 use crate::effect::LogLevel;
 use crate::engine::Closing;
-use crate::gate::Caller;
 use crate::in_dialog::{InDialog, Kind};
 use crate::input::StoreHealth;
 use crate::names;
-use crate::request::Request;
 use crate::router::Service;
 use crate::state::EdgeState;
 use crate::timers::TimerKey;
@@ -60,6 +60,7 @@ pub(crate) struct Outage {
     /// Those that others own, and when.
     copies: Option<Mono>,
     emptied_until: Option<Mono>,
+    recent: registrations::Recent,
     /// From the end of an outage until everything above is done.
     recovering: bool,
 }
@@ -103,13 +104,6 @@ impl EdgeState {
         }
         self.stats.limit("outage");
         Some(self.unavailable("Store Unavailable"))
-    }
-
-    /// A REGISTER while the store is away.
-    pub(crate) fn register_in_outage(&mut self, request: &Request, caller: Caller) -> Result<(), Answer> {
-        let _ = (request, caller);
-        self.stats.limit("outage");
-        Err(self.unavailable("Store Unavailable"))
     }
 
     /// The breaker of the store moved.

@@ -98,6 +98,9 @@ impl EdgeState {
             Err(refusal) => return Err(self.refused_registration(refusal)),
         };
         let key = self.aor_key(caller.domain.tenant, &aor);
+        if self.is_degraded() {
+            return self.refreshed_in_outage(request, &caller, &aor, key, change);
+        }
         let nonce: Option<NonceUse> = caller.nonce.clone();
         let registration = Registration { request: request.clone(), caller, aor };
         self.store(StoreOp::Register { aor: key, change, nonce }, Waiting::Register(Box::new(registration)));
@@ -199,6 +202,8 @@ impl EdgeState {
                 self.stats.registrations += 1;
                 let record = self.registration_audit(&request, &caller, &aor);
                 self.emit(Effect::Audit(record));
+                let key = self.aor_key(caller.domain.tenant, &aor);
+                self.remember_bindings(caller.domain.refresh_in_outage, key, &bindings);
                 self.registered_answer(&request, &caller, &aor, &bindings)
             }
             Ok(StoreReply::NonceReplayed) => {
@@ -213,7 +218,13 @@ impl EdgeState {
     }
 
     /// 200 with every live binding; the bytes of a Contact are those that it came with (REG-1).
-    fn registered_answer(&self, request: &Request, caller: &Caller, aor: &str, bindings: &[Binding]) -> Answer {
+    pub(crate) fn registered_answer(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        aor: &str,
+        bindings: &[Binding],
+    ) -> Answer {
         let message = &request.message;
         let mut answer = Answer::new(200);
         let asks = message.list_has(HeaderId::Supported, "gruu") || message.list_has(HeaderId::Require, "gruu");

@@ -236,9 +236,6 @@ impl EdgeState {
         if !address.is_sip {
             return Err(Answer::new(416));
         }
-        if service == Service::Register && self.is_degraded() {
-            return self.register_in_outage(request, caller);
-        }
         if service == Service::Register {
             return self.on_register(request, caller);
         }

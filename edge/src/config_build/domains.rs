@@ -44,6 +44,7 @@ impl Builder {
                     max_payload_bytes: Some(spec.quota.max_payload_bytes as usize),
                     policies: policies(objects, TargetKind::SipDomain, &ObjectKey::new("", name), problems),
                     lenient_headers: false,
+                    refresh_in_outage: spec.outage.refresh_registrations,
                     domain,
                 }),
             );

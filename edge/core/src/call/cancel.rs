@@ -93,7 +93,7 @@ impl EdgeState {
                 if owner.pod != self.owner.pod && self.lives(owner.pod) && request.is_some() {
                     let call_id = request.as_ref().map(|r| r.message.call_id().to_owned()).unwrap_or_default();
                     let message = MeshMessage::Cancelled { guard: *guard, tag: None, call_id };
-                    return self.to_edge(owner.pod, message, Some(Meshed::Cancel(Box::new(cancel), invite)));
+                    return self.tell_edge(owner.pod, message, Some(Meshed::Cancel(Box::new(cancel), invite)));
                 }
                 self.cancelled_here(&cancel, &invite);
                 self.bridge_cancel(*guard, &legs, &invite);

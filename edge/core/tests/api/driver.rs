@@ -366,6 +366,7 @@ pub fn domain(name: &str, tenant: u16) -> DomainConfig {
         max_payload_bytes: None,
         policies: vec![policy("domain", vec![allow("all", None)])],
         lenient_headers: false,
+        refresh_in_outage: false,
     }
 }
 

@@ -1,6 +1,5 @@
 //! Several edges on one memory store, each with its node, and a mesh between them. Time passes for all at once.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use edge_core::config::Config;
@@ -8,7 +7,7 @@ use edge_core::input::Input;
 use edge_core::lease::{Lease, Membership};
 use edge_core::node::{Node, NodeConfig, NodeEffect, NodeInput};
 use session_store::memory::{Capacity, MemoryStore};
-use session_store::op::{StoreError, StoreOp};
+use session_store::op::StoreError;
 
 use crate::driver::*;
 
@@ -227,11 +226,5 @@ impl Fleet {
 
     pub fn assert_silent(&self) {
         self.edges.iter().filter(|e| e.alive).for_each(|e| e.world.assert_silent());
-    }
-
-    /// Every operation of an edge, by its name, since the last call.
-    pub fn operations(&mut self, index: usize) -> BTreeSet<String> {
-        let name = |op: StoreOp| format!("{op:?}").split([' ', '{', '(']).next().unwrap_or_default().to_owned();
-        self.edges[index].world.operations.drain(..).map(name).collect()
     }
 }

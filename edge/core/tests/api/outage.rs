@@ -144,6 +144,42 @@ fn another_principal_gets_nothing_from_the_cache() {
 }
 
 #[test]
+fn a_refresh_of_what_was_served_here_is_200_for_a_short_time_where_the_domain_allows_it() {
+    let registered = |fleet: &mut Fleet| {
+        let flow = stream(Transport::Tls, 3, &["sip:bob@acme.example"]);
+        fleet.on(0, |world| {
+            let mut bob = Ua::new(world, "bob", &flow, "sip:bob@acme.example");
+            let answer = bob.ask(world, "REGISTER", "", "");
+            assert_eq!(answer.status(), Some(200), "{}", text(&answer));
+            bob
+        })
+    };
+    let mut refused = Fleet::new(1);
+    let mut bob = registered(&mut refused);
+    away(&mut refused, 0);
+    assert_eq!(refused.on(0, |world| bob.ask(world, "REGISTER", "", "")).status(), Some(503));
+
+    let mut config = config();
+    change_domain(&mut config, |domain| domain.refresh_in_outage = true);
+    let mut fleet = Fleet::with(1, config);
+    let mut bob = registered(&mut fleet);
+    away(&mut fleet, 0);
+    let answer = fleet.on(0, |world| bob.ask(world, "REGISTER", "", ""));
+    assert_eq!(answer.status(), Some(200), "{}", text(&answer));
+    let contact = header(&answer, HeaderId::Contact);
+    let seconds: u64 = contact.rsplit_once("expires=").unwrap().1.parse().unwrap();
+    assert!((30..=60).contains(&seconds), "{contact}");
+    assert_eq!(fleet.edges[0].world.core.stats().from_cache.get("REGISTER"), Some(&1));
+    // A new contact, a removal, or somebody who was not here needs the store.
+    let removal = fleet.on(0, |world| bob.ask(world, "REGISTER", "Expires: 0\r\n", ""));
+    assert_eq!(removal.status(), Some(503));
+    let flow = stream(Transport::Tls, 4, &["sip:alice@acme.example"]);
+    let stranger =
+        fleet.on(0, |world| Ua::new(world, "alice", &flow, "sip:alice@acme.example").ask(world, "REGISTER", "", ""));
+    assert_eq!(stranger.status(), Some(503));
+}
+
+#[test]
 fn reject_all_takes_bye_and_nothing_else() {
     let mut config = config();
     config.on_outage = OnOutage::RejectAll;
