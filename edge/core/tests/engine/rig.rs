@@ -147,6 +147,7 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         max_payload_bytes: None,
         policies: vec![policy(rules)],
         lenient_headers: false,
+        refresh_in_outage: false,
     };
     let agents = agents.into_iter().map(|a| ((a.domain.clone(), a.user.clone()), Arc::new(a))).collect();
     Config {
