@@ -1,7 +1,7 @@
 //! The circuit breaker of one primary: a machine without a clock of its own.
 //!
-//! It opens after [`FAILURES`] operations in a row that were not answered in time or whose connection closed, and at once where the
-//! server says that it cannot (NOREPLICAS, READONLY, LOADING, CLUSTERDOWN). While it is open only probes are sent, one each
+//! It opens after [`FAILURES`] operations in a row, over at least [`SPAN`], that were not answered in time or whose connection closed (one
+//! short stall fails all that is in flight, but not what comes after it), and at once where the server says that it cannot (NOREPLICAS, READONLY, LOADING, CLUSTERDOWN). While it is open only probes are sent, one each
 //! [`PROBE_EVERY`]; [`PROBES`] good ones in a row close it in steps of [`STEP`]: 10 %, 50 %, all.
 
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use crate::health::BreakerState;
 
 /// So many in a row open it.
 pub(crate) const FAILURES: u32 = 5;
+/// For so long, so that one stall is not taken for an outage.
+pub(crate) const SPAN: Duration = Duration::from_millis(200);
 /// Good probes in a row that end it.
 pub(crate) const PROBES: u32 = 2;
 /// Between two probes while it is open.
@@ -24,6 +26,8 @@ pub(crate) struct Breaker {
     state: BreakerState,
     reason: Option<String>,
     failures: u32,
+    /// Of the first of them.
+    failing_since: Instant,
     good_probes: u32,
     since: Instant,
     next_probe: Instant,
@@ -33,7 +37,15 @@ impl Breaker {
     /// Open until the first probes.
     pub fn new(now: Instant) -> Breaker {
         let reason = Some("not connected yet".to_owned());
-        Breaker { state: BreakerState::Open, reason, failures: 0, good_probes: 0, since: now, next_probe: now }
+        Breaker {
+            state: BreakerState::Open,
+            reason,
+            failures: 0,
+            failing_since: now,
+            good_probes: 0,
+            since: now,
+            next_probe: now,
+        }
     }
 
     /// In use at once: the server was looked at already.
@@ -62,8 +74,12 @@ impl Breaker {
 
     /// An operation was not answered. True if that opened it.
     pub fn failure(&mut self, now: Instant, reason: &str) -> bool {
+        if self.failures == 0 {
+            self.failing_since = now;
+        }
         self.failures = self.failures.saturating_add(1);
-        self.state != BreakerState::Open && self.failures >= FAILURES && self.open(now, reason)
+        let is_out = self.failures >= FAILURES && now.duration_since(self.failing_since) >= SPAN;
+        self.state != BreakerState::Open && is_out && self.open(now, reason)
     }
 
     /// The server cannot. True if that opened it.
@@ -133,11 +149,11 @@ mod tests {
             assert!(!breaker.failure(now, "late"));
         }
         breaker.success();
-        for _ in 0..4 {
-            assert!(!breaker.failure(now, "late"));
+        for _ in 0..100 {
+            assert!(!breaker.failure(now, "late"), "one stall");
         }
         assert!(breaker.admits());
-        assert!(breaker.failure(now, "late"));
+        assert!(breaker.failure(now + SPAN, "late"));
         assert!(!breaker.admits());
         assert_eq!(breaker.reason(), Some("late"));
     }
@@ -172,7 +188,7 @@ mod tests {
         breaker.open(now, "x");
         breaker.probed(now);
         breaker.probed(now);
-        assert!((0..FAILURES).any(|_| breaker.failure(now, "late")));
+        assert!((0..FAILURES).any(|n| breaker.failure(now + SPAN * n, "late")));
         assert_eq!(breaker.state(), BreakerState::Open);
     }
 }

@@ -2,7 +2,7 @@
 //! came within [`GATHER`], in one pipeline with one WAIT or WAITAOF behind it, because these block their connection and wait for what
 //! was written on it. Nobody of the batch is answered before.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -22,11 +22,14 @@ use crate::server;
 const BATCH: usize = 128;
 /// How long the first one waits for others.
 const GATHER: Duration = Duration::from_micros(500);
-/// How much of the deadline WAIT may take.
+/// WAIT may take all of the deadline but one part in so many.
 const WAIT_PART: u32 = 3;
+/// A server looks at its blocked connections ten times per second, so a WAIT that reached nothing answers so much later.
+const SERVER_TICK: Duration = Duration::from_millis(150);
 
 struct Job {
-    command: Arc<Cmd>,
+    /// `None`: a probe, which only waits as the calls of its class do.
+    command: Option<Arc<Cmd>>,
     class: Durability,
     deadline: Instant,
     done: oneshot::Sender<Result<Value, Failure>>,
@@ -34,18 +37,37 @@ struct Job {
 
 pub(crate) struct Commit {
     jobs: mpsc::Sender<Job>,
+    /// Of the last call: what a probe has to wait for.
+    class: Mutex<Durability>,
     task: AbortHandle,
 }
 
 impl Commit {
     pub fn new(config: &RedisConfig, address: &str) -> Commit {
         let (jobs, queue) = mpsc::channel(config.in_flight.max(1));
-        let link = Link::new(Opener::new(config, address, config.response_timeout), None);
+        let link = Link::new(Opener::new(config, address, config.response_timeout + SERVER_TICK), None);
         let task = tokio::spawn(work(link, queue, config.clone())).abort_handle();
-        Commit { jobs, task }
+        Commit { jobs, class: Mutex::new(Durability::Memory), task }
     }
 
     pub async fn call(&self, command: Arc<Cmd>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
+        if let Ok(mut last) = self.class.lock() {
+            *last = class;
+        }
+        self.submit(Some(command), class, deadline).await
+    }
+
+    /// Whether what the last call waited for is reached in time.
+    pub async fn probe(&self, limit: Duration) -> Result<(), String> {
+        let class = self.class.lock().map_or(Durability::Memory, |class| *class);
+        match self.submit(None, class, Instant::now() + limit).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Closed(reason) | Failure::NotDurable(reason) | Failure::Cannot(reason)) => Err(reason),
+            Err(_) => Err("a replica, or the disk, was not in time".into()),
+        }
+    }
+
+    async fn submit(&self, command: Option<Arc<Cmd>>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
         let (done, reply) = oneshot::channel();
         self.jobs.try_send(Job { command, class, deadline, done }).map_err(|_| Failure::NotSent)?;
         match tokio::time::timeout_at(deadline.into(), reply).await {
@@ -126,7 +148,8 @@ async fn commit(
     let has = |class| batch.iter().any(|job| job.class == class);
     let mut pipeline = redis::pipe();
     for job in batch {
-        pipeline.add_command(job.command.as_ref().clone());
+        pipeline
+            .add_command(job.command.as_ref().map_or_else(|| redis::cmd("PING"), |command| command.as_ref().clone()));
     }
     let limit = (config.response_timeout * (WAIT_PART - 1) / WAIT_PART).as_millis().max(1);
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
@@ -141,7 +164,7 @@ async fn commit(
     pipeline.ignore_errors();
     let count = pipeline.len();
     let sending = connection.send_packed_commands(&pipeline, 0, count);
-    let mut values = match tokio::time::timeout(config.response_timeout, sending).await {
+    let mut values = match tokio::time::timeout(config.response_timeout + SERVER_TICK, sending).await {
         Err(_) => return Err(Failure::Late),
         Ok(Err(error)) => return Err(Failure::of_error(&error)),
         Ok(Ok(values)) => values,

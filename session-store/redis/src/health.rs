@@ -32,12 +32,7 @@ pub struct Health {
 
 impl Health {
     pub(crate) fn of(shards: Vec<ShardHealth>) -> Health {
-        let rank = |state: BreakerState| match state {
-            BreakerState::Closed => 101,
-            BreakerState::Recovering { percent } => percent,
-            BreakerState::Open => 0,
-        };
-        let best = shards.iter().max_by_key(|shard| rank(shard.state));
+        let best = shards.iter().max_by_key(|shard| crate::node::rank(shard.state));
         let state = best.map_or(BreakerState::Open, |shard| shard.state);
         let reason = shards.iter().find_map(|shard| shard.reason.as_ref().map(|r| format!("{}: {r}", shard.address)));
         Health { state, reason, shards }

@@ -5,10 +5,11 @@ use std::sync::{Arc, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::Topology;
 use crate::health::Health;
-use crate::node::{Common, Node};
+use crate::node::Common;
 use crate::topology::{self, Map};
 
 /// How often breakers are looked at.
@@ -21,41 +22,31 @@ const ASK_ANYWAY: Duration = Duration::from_secs(2);
 /// Runs until the store is dropped.
 pub(crate) async fn keep(common: Arc<Common>, map: Weak<RwLock<Arc<Map>>>, health: watch::Sender<Health>) {
     let mut asked = Instant::now();
-    let single = matches!(common.config.topology, Topology::Single { .. });
+    let mut looking: Option<JoinHandle<()>> = None;
+    let is_single = matches!(common.config.topology, Topology::Single { .. });
     loop {
         // Woken by what an operation saw, or by the next probe.
         let _ = tokio::time::timeout(TICK, common.news.notified()).await;
         let Some(shared) = map.upgrade() else { return };
         let now = Instant::now();
-        let is_due = common.stale.load(Ordering::Relaxed) && now.duration_since(asked) >= ASK_EVERY;
-        if !single && (is_due || now.duration_since(asked) >= ASK_ANYWAY) {
+        let since = now.duration_since(asked);
+        let is_due = since >= ASK_ANYWAY || (common.stale.load(Ordering::Relaxed) && since >= ASK_EVERY);
+        if !is_single && is_due && looking.as_ref().is_none_or(JoinHandle::is_finished) {
             asked = now;
-            look(&common, &shared).await;
+            let (common, shared) = (common.clone(), shared.clone());
+            looking = Some(tokio::spawn(async move { look(&common, &shared).await }));
         }
         let Some(current) = shared.read().ok().map(|map| map.clone()) else { return };
         drop(shared);
-        attend(&current.nodes).await;
+        for node in &current.nodes {
+            node.attend();
+        }
         let seen = Health::of(current.nodes.iter().map(|node| node.health()).collect());
         health.send_if_modified(|known| {
             let changed = *known != seen;
             *known = seen;
             changed
         });
-    }
-}
-
-/// All at once: one that does not answer does not hold up the others.
-async fn attend(nodes: &[Arc<Node>]) {
-    let tasks: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            let node = node.clone();
-            tokio::spawn(async move { node.attend().await })
-        })
-        .collect();
-    for task in tasks {
-        // A probe that panicked was none.
-        let _ = task.await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! One primary: its connections by kind, its breaker, what is in flight there.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(crate) struct Common {
     /// A breaker moved, or the servers have to be looked for again.
     pub news: Notify,
     /// Ask who the primaries are.
-    pub stale: std::sync::atomic::AtomicBool,
+    pub stale: AtomicBool,
 }
 
 impl Common {
@@ -45,9 +45,12 @@ pub(crate) struct Node {
     heartbeat: OnceLock<Link>,
     commit: OnceLock<Commit>,
     breaker: Mutex<Breaker>,
+    /// Of the commit connection: a replica that is gone is no reason to refuse class `Memory`.
+    commit_breaker: Mutex<Breaker>,
+    attended: AtomicBool,
     in_flight: AtomicUsize,
     /// The connection whose server was looked at (version, policy, role).
-    checked: std::sync::atomic::AtomicU64,
+    checked: AtomicU64,
 }
 
 /// Counts one operation in flight while it lives.
@@ -68,6 +71,8 @@ impl Node {
         if first.is_some() {
             breaker.close(now);
         }
+        let mut commit_breaker = Breaker::new(now);
+        commit_breaker.close(now);
         let opener = Opener::new(&common.config, address, common.config.response_timeout);
         Node {
             address: address.to_owned(),
@@ -76,6 +81,8 @@ impl Node {
             heartbeat: OnceLock::new(),
             commit: OnceLock::new(),
             breaker: Mutex::new(breaker),
+            commit_breaker: Mutex::new(commit_breaker),
+            attended: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             checked: checked.into(),
         }
@@ -118,17 +125,20 @@ impl Node {
         tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
     }
 
+    /// The worse of the two breakers.
     pub fn health(&self) -> ShardHealth {
-        let (state, reason) = self
-            .breaker
-            .lock()
-            .map_or((BreakerState::Open, None), |breaker| (breaker.state(), breaker.reason().map(str::to_owned)));
+        let of = |breaker: &Mutex<Breaker>| {
+            breaker.lock().map_or((BreakerState::Open, None), |b| (b.state(), b.reason().map(str::to_owned)))
+        };
+        let (data, commit) = (of(&self.breaker), of(&self.commit_breaker));
+        let (state, reason) = if rank(commit.0) < rank(data.0) { commit } else { data };
         ShardHealth { address: self.address.clone(), state, reason }
     }
 
     /// Executes one function call.
     pub async fn call(&self, command: &Arc<Cmd>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
-        if !self.breaker.lock().is_ok_and(|breaker| breaker.admits()) {
+        let admits = |breaker: &Mutex<Breaker>| breaker.lock().is_ok_and(|breaker| breaker.admits());
+        if !admits(&self.breaker) || (class != Durability::Memory && !admits(&self.commit_breaker)) {
             return Err(Failure::NotSent);
         }
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.common.config.in_flight {
@@ -140,7 +150,7 @@ impl Node {
             Durability::Memory => self.send(&self.data, command, deadline).await,
             class => self.commit().call(command.clone(), class, deadline).await,
         };
-        self.judge(&result);
+        self.judge(&result, class);
         result
     }
 
@@ -167,7 +177,13 @@ impl Node {
             let reason = link.error().map_or_else(|| "no connection in time".into(), |error| error.to_string());
             return Err(Failure::Closed(reason));
         }
-        self.send(link, command, deadline).await
+        let number = link.get().map_or(0, |(number, _)| number);
+        let result = self.send(link, command, deadline).await;
+        if result == Err(Failure::Late) {
+            // It may be a connection that nothing will ever come through again.
+            link.broke(number);
+        }
+        result
     }
 
     async fn send(&self, link: &Link, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
@@ -193,21 +209,24 @@ impl Node {
     }
 
     /// The breaker learns of what became of an operation.
-    fn judge(&self, result: &Result<Value, Failure>) {
+    fn judge(&self, result: &Result<Value, Failure>, class: Durability) {
         let now = Instant::now();
-        let Ok(mut breaker) = self.breaker.lock() else { return };
+        // What the server says of itself holds for both connections.
+        let of_server = matches!(result, Err(Failure::Cannot(_) | Failure::ReadOnly));
+        let is_commit = class != Durability::Memory && !of_server;
+        let Ok(mut breaker) = (if is_commit { &self.commit_breaker } else { &self.breaker }).lock() else { return };
         let opened = match result {
+            Err(Failure::NotSent) => return,
+            Err(Failure::Late) if is_commit => breaker.failure(now, "a replica, or the disk, was not in time"),
+            Err(Failure::Late) => breaker.failure(now, "no answer in time"),
+            Err(Failure::Closed(reason) | Failure::NotDurable(reason)) => breaker.failure(now, reason),
+            Err(Failure::Cannot(reason)) => breaker.open(now, reason),
+            Err(Failure::ReadOnly) => breaker.open(now, NO_PRIMARY),
             Ok(_)
             | Err(Failure::Full | Failure::Unreadable(_) | Failure::NoFunction | Failure::Moved | Failure::Ask(_)) => {
                 breaker.success();
                 return;
             }
-            Err(Failure::NotSent) => return,
-            Err(Failure::Late) => breaker.failure(now, "no answer in time"),
-            Err(Failure::Closed(reason)) => breaker.failure(now, reason),
-            Err(Failure::NotDurable(reason)) => breaker.failure(now, reason),
-            Err(Failure::Cannot(reason)) => breaker.open(now, reason),
-            Err(Failure::ReadOnly) => breaker.open(now, "READONLY: it is no primary any more"),
         };
         let reason = breaker.reason().unwrap_or_default().to_owned();
         drop(breaker);
@@ -217,7 +236,7 @@ impl Node {
         if opened {
             tracing::warn!(address = self.address, reason, "the store: circuit open");
             // What is still unanswered on this connection would lie there until it is; a new one begins with nothing.
-            if let (Err(Failure::Late), Some((number, _))) = (result, self.data.get()) {
+            if let (false, Err(Failure::Late), Some((number, _))) = (is_commit, result, self.data.get()) {
                 self.data.broke(number);
             }
             self.common.look_again();
@@ -230,7 +249,7 @@ impl Node {
     /// It does not answer.
     pub async fn learn_clock(&self) -> Result<(), StartError> {
         let unreachable = |reason| StartError::Unreachable { address: self.address.clone(), reason };
-        self.probe().await.map_err(unreachable)
+        self.probe().await.map_err(|(_, reason)| unreachable(reason))
     }
 
     fn commit(&self) -> &Commit {
@@ -249,54 +268,70 @@ impl Node {
         }
     }
 
-    /// Looks after the breaker: probes where one is due. True if its state changed.
-    pub async fn attend(&self) -> bool {
+    /// Looks after the breakers, in a task of its own, if none is at it yet.
+    pub fn attend(self: &Arc<Node>) {
+        if self.attended.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let now = Instant::now();
-        let (before, due) = match self.breaker.lock() {
-            Ok(mut breaker) => {
-                let before = breaker.state();
+        let is_due = |breaker: &Mutex<Breaker>| {
+            breaker.lock().is_ok_and(|mut breaker| {
                 breaker.tick(now);
-                (before, breaker.probe_due(now))
-            }
-            Err(_) => return false,
+                breaker.probe_due(now)
+            })
         };
-        if due {
-            let outcome = self.probe().await;
-            let now = Instant::now();
-            if let Ok(mut breaker) = self.breaker.lock() {
-                match outcome {
-                    Ok(()) => breaker.probed(now),
-                    Err(reason) if breaker.state() == BreakerState::Open => {
-                        breaker.open(now, &reason);
-                    }
-                    Err(reason) if reason.starts_with(FATAL) => {
-                        breaker.open(now, &reason[FATAL.len()..]);
-                    }
-                    Err(reason) => {
-                        breaker.failure(now, &reason);
-                    }
-                }
+        let (data, commit) = (is_due(&self.breaker), is_due(&self.commit_breaker));
+        if !data && !commit {
+            self.attended.store(false, Ordering::Release);
+            return;
+        }
+        let node = self.clone();
+        tokio::spawn(async move {
+            if data {
+                node.learn(&node.breaker, node.probe().await);
+            }
+            if commit && let Some(used) = node.commit.get() {
+                let limit = node.common.config.response_timeout;
+                let probed = used.probe(limit).await.map_err(|reason| (false, reason));
+                node.learn(&node.commit_breaker, probed);
+            }
+            node.attended.store(false, Ordering::Release);
+            node.common.news.notify_one();
+        });
+    }
+
+    /// A breaker learns of a probe; with `true` beside the reason it opens at once.
+    fn learn(&self, breaker: &Mutex<Breaker>, outcome: Result<(), (bool, String)>) {
+        let now = Instant::now();
+        let Ok(mut breaker) = breaker.lock() else { return };
+        let before = breaker.state();
+        match outcome {
+            Ok(()) => breaker.probed(now),
+            Err((at_once, reason)) if at_once || before == BreakerState::Open => {
+                breaker.open(now, &reason);
+            }
+            Err((_, reason)) => {
+                breaker.failure(now, &reason);
             }
         }
-        let after = self.breaker.lock().map_or(BreakerState::Open, |breaker| breaker.state());
-        if before != after {
-            tracing::info!(address = self.address, state = ?after, "the store: circuit");
+        if before != breaker.state() {
+            tracing::info!(address = self.address, state = ?breaker.state(), reason = breaker.reason(), "the store: circuit");
         }
-        before != after
     }
 
     /// Whether the server takes writes, what its clock says, and, on a new connection, whether it is fit.
-    async fn probe(&self) -> Result<(), String> {
+    async fn probe(&self) -> Result<(), (bool, String)> {
         let config = &self.common.config;
+        let later = |reason: String| (false, reason);
         let Some((number, mut connection)) = self.data.get() else {
-            return Err(self.data.error().map_or_else(|| "no connection".into(), |error| error.to_string()));
+            return Err(later(self.data.error().map_or_else(|| "no connection".into(), |error| error.to_string())));
         };
         if self.checked.load(Ordering::Relaxed) != number {
             Self::fit(config, &mut connection, &self.address).await.map_err(|error| {
                 if matches!(error, StartError::Replica { .. }) {
                     self.common.look_again();
                 }
-                error.to_string()
+                (true, error.to_string())
             })?;
             self.checked.store(number, Ordering::Relaxed);
         }
@@ -312,20 +347,19 @@ impl Node {
             }
             Err(Failure::NoFunction) => {
                 let loaded = self.load_library(Instant::now() + config.connect_timeout).await;
-                loaded.map_err(|failure| format!("{failure:?}"))
+                loaded.map_err(|failure| later(format!("{failure:?}")))
             }
             Err(Failure::ReadOnly) => {
                 self.common.look_again();
-                Err(format!("{FATAL}READONLY: it is no primary any more"))
+                Err((true, NO_PRIMARY.into()))
             }
-            Err(Failure::Cannot(reason)) => Err(format!("{FATAL}{reason}")),
-            Err(Failure::Closed(reason)) => Err(reason),
-            Err(Failure::Unreadable(reason)) => Err(reason),
+            Err(Failure::Cannot(reason)) => Err((true, reason)),
+            Err(Failure::Closed(reason) | Failure::Unreadable(reason)) => Err(later(reason)),
             Err(_) => {
                 if self.breaker.lock().is_ok_and(|breaker| !breaker.admits()) {
                     self.data.broke(number);
                 }
-                Err("no answer in time".into())
+                Err(later("no answer in time".into()))
             }
         }
     }
@@ -341,8 +375,16 @@ impl Node {
     }
 }
 
-/// Before a reason that opens the breaker at once.
-const FATAL: &str = "!";
+const NO_PRIMARY: &str = "READONLY: it is no primary any more";
+
+/// The worse, the lower.
+pub(crate) fn rank(state: BreakerState) -> u8 {
+    match state {
+        BreakerState::Closed => 101,
+        BreakerState::Recovering { percent } => percent,
+        BreakerState::Open => 0,
+    }
+}
 
 /// A reply of a function, or what kept it from running.
 pub(crate) fn of_value(value: Value) -> Result<Value, Failure> {

@@ -1,7 +1,17 @@
 //! The store on real servers: Debian's Redis 7.0 and Valkey 8.1, started here and ended with the test.
 
 mod api {
+    mod breaker;
+    mod cluster;
     mod contract;
+    mod durability;
+    mod full;
+    mod records;
+    mod sentinel;
     pub mod server;
+    mod skew;
+    mod start;
     pub mod subject;
+    mod tls;
+    mod trips;
 }

@@ -79,16 +79,34 @@ impl Server {
         if !time.exists() {
             std::fs::write(&time, "+0s").expect("the file of the clock");
         }
+        Server::spawn(port, directory, |command, directory| {
+            let time = directory.join("time");
+            command
+                .arg(format!("LD_PRELOAD={FAKETIME}:{LIBC}"))
+                .arg(format!("FAKETIME_TIMESTAMP_FILE={}", time.display()))
+                .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"])
+                .arg(program.path())
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+                .args(["--maxmemory-policy", "noeviction"])
+                .args(more);
+        })
+    }
+
+    /// A sentinel with the `sentinel.conf` of its directory. Its clock is the real one.
+    pub fn start_sentinel(directory: tempfile::TempDir) -> Server {
+        let port = free_port();
+        Server::spawn(port, directory, |command, _| {
+            command.arg(Program::Redis.path()).args(["sentinel.conf", "--sentinel"]);
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        })
+    }
+
+    fn spawn(port: u16, directory: tempfile::TempDir, program: impl FnOnce(&mut Command, &std::path::Path)) -> Server {
         let script = "\"$@\" > log 2>&1 & server=$!; cat > /dev/null; kill -9 $server; wait";
-        let watcher = Command::new("sh")
-            .args(["-c", script, "sh", "env"])
-            .arg(format!("LD_PRELOAD={FAKETIME}:{LIBC}"))
-            .arg(format!("FAKETIME_TIMESTAMP_FILE={}", time.display()))
-            .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"])
-            .arg(program.path())
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
-            .args(["--maxmemory-policy", "noeviction", "--pidfile", "pid"])
-            .args(more)
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", "env"]);
+        program(&mut command, directory.path());
+        let watcher = command
             .current_dir(directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

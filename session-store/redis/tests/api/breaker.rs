@@ -1,0 +1,262 @@
+//! A store that is slow, stopped, or that may not write: refused at once, followed by health, and in use again by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store_redis::{BreakerState, HealthWatch, RedisConfig, RedisStore, Topology};
+use store_contract::Subject;
+use store_contract::samples::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::full::OnOne;
+use super::server::{Program, Server};
+use super::subject::{RUNTIME, sealer};
+
+fn connect(address: String) -> RedisStore {
+    let config = RedisConfig::new(Topology::Single { address }, "t:");
+    RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store")
+}
+
+/// Waits until health is so.
+fn until(health: &mut HealthWatch, wanted: impl Fn(BreakerState) -> bool) -> Vec<BreakerState> {
+    let waiting = async {
+        let mut seen = vec![health.current().state];
+        while !wanted(*seen.last().expect("one")) {
+            seen.push(health.changed().await.state);
+        }
+        seen
+    };
+    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(30), waiting).await }).expect("in time")
+}
+
+/// Operations until the circuit opens.
+fn push_until_open(s: &mut OnOne<'_>, health: &HealthWatch) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while health.current().state != BreakerState::Open {
+        let _ = s.run(read(1));
+        assert!(Instant::now() < end, "{:?}", health.current());
+    }
+}
+
+fn is_refused_at_once(s: &mut OnOne<'_>) {
+    let started = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(s.run(read(1)), Err(StoreError::Unavailable));
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "fifty deadlines would be 7.5 s");
+}
+
+/// Forwards bytes to a server, each chunk of an answer so much later.
+fn slow_proxy(to: u16) -> (String, Arc<AtomicU64>) {
+    let delay_ms = Arc::new(AtomicU64::new(0));
+    let listener = RUNTIME.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let delay = delay_ms.clone();
+    RUNTIME.spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let delay = delay.clone();
+            tokio::spawn(async move {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+                let (later, mut due) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+                tokio::spawn(async move {
+                    while let Some((at, bytes)) = due.recv().await {
+                        tokio::time::sleep_until(at).await;
+                        if to_client.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                let mut chunk = vec![0; 65_536];
+                while let Ok(n) = from_server.read(&mut chunk).await {
+                    let at = tokio::time::Instant::now() + Duration::from_millis(delay.load(Ordering::SeqCst));
+                    if n == 0 || later.send((at, chunk[..n].to_vec())).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, delay_ms)
+}
+
+#[test]
+fn p14_750_ms_open_the_circuit_and_the_heartbeat_goes_on() {
+    let server = Server::start(Program::Redis, &[]);
+    let (address, delay) = slow_proxy(server.port);
+    let store = connect(address);
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    let epoch = StoreOp::TakeEpoch {
+        pod: 1,
+        boot: 1,
+        last_epoch: 0,
+        address: String::new(),
+        lease_ms: 60_000,
+        generation: [1; 16],
+    };
+    let Ok(StoreReply::Epoch { owner, .. }) = RUNTIME.block_on(store.execute_heartbeat(epoch)) else { panic!("epoch") };
+    delay.store(750, Ordering::SeqCst);
+    let mut health = store.health();
+    push_until_open(&mut s, &health);
+    is_refused_at_once(&mut s);
+    // A slow store does not fence the edge.
+    let heartbeat = StoreOp::Heartbeat { owner, address: String::new(), lease_ms: 60_000, draining: false };
+    let renewed = RUNTIME.block_on(store.execute_heartbeat(heartbeat));
+    assert!(matches!(renewed, Ok(StoreReply::Pods { .. })), "{renewed:?}");
+    // A flood meanwhile costs nothing.
+    let flood: Vec<_> = (0..10_000)
+        .map(|_| {
+            let store = store.clone();
+            RUNTIME.spawn(async move { store.execute(read(1)).await })
+        })
+        .collect();
+    for one in flood {
+        assert_eq!(RUNTIME.block_on(one).expect("no panic"), Err(StoreError::Unavailable));
+    }
+    delay.store(0, Ordering::SeqCst);
+    let seen = until(&mut health, |state| state == BreakerState::Closed);
+    for step in [10, 50] {
+        assert!(seen.contains(&BreakerState::Recovering { percent: step }), "{seen:?}");
+    }
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+}
+
+#[test]
+fn no_more_is_in_flight_than_the_limit() {
+    let server = Server::start(Program::Redis, &[]);
+    let (address, delay) = slow_proxy(server.port);
+    let mut config = RedisConfig::new(Topology::Single { address }, "t:");
+    (config.in_flight, config.response_timeout) = (8, Duration::from_secs(2));
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    delay.store(300, Ordering::SeqCst);
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            RUNTIME.spawn(async move { store.execute(read(1)).await })
+        })
+        .collect();
+    let results: Vec<_> = tasks.into_iter().map(|task| RUNTIME.block_on(task).expect("no panic")).collect();
+    let refused = results.iter().filter(|result| **result == Err(StoreError::Unavailable)).count();
+    assert_eq!(refused, 92);
+    assert_eq!(results.iter().filter(|result| **result == Ok(StoreReply::Unknown)).count(), 8);
+}
+
+#[test]
+fn a_stopped_server_opens_the_circuit_and_a_resumed_one_closes_it() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    let pid = server.pid();
+    server.signal(&pid, "-STOP");
+    let mut health = store.health();
+    push_until_open(&mut s, &health);
+    is_refused_at_once(&mut s);
+    server.signal(&pid, "-CONT");
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+}
+
+#[test]
+fn a_killed_server_is_used_again_when_it_is_back() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    let port = server.port;
+    drop(server.kill());
+    let mut health = store.health();
+    push_until_open(&mut s, &health);
+    is_refused_at_once(&mut s);
+    // Empty, without the library.
+    let _server = Server::start_at(Program::Redis, port, &[]);
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert_eq!(s.run(read(1)), Ok(StoreReply::Unknown));
+    with_dialog(&mut s, 1);
+}
+
+#[test]
+fn something_else_on_the_port_is_named_in_health() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    let port = server.port;
+    drop(server.kill());
+    let listener = RUNTIME.block_on(TcpListener::bind(("127.0.0.1", port))).expect("the port is free now");
+    RUNTIME.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
+        }
+    });
+    let health = store.health();
+    push_until_open(&mut s, &health);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !health.current().reason.is_some_and(|reason| reason.contains("neither Redis nor Valkey")) {
+        assert!(Instant::now() < end, "{:?}", health.current());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn noreplicas_opens_the_circuit_at_once() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    let set = |value: u8| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("min-replicas-to-write").arg(value).exec(&mut server.admin()).expect("CONFIG SET");
+    };
+    set(1);
+    assert_eq!(s.run(open_call(2, 2, A)), Err(StoreError::Unavailable));
+    let mut health = store.health();
+    until(&mut health, |state| state == BreakerState::Open);
+    assert!(health.current().reason.is_some_and(|reason| reason.contains("NOREPLICAS")), "{:?}", health.current());
+    is_refused_at_once(&mut s);
+    set(0);
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert_eq!(s.run(open_call(2, 2, A)), Ok(StoreReply::CallOpened));
+}
+
+#[test]
+fn a_library_that_was_flushed_is_loaded_again() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })), "nobody notices");
+    redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
+    let epoch = StoreOp::TakeEpoch {
+        pod: 1,
+        boot: 1,
+        last_epoch: 0,
+        address: String::new(),
+        lease_ms: 60_000,
+        generation: [1; 16],
+    };
+    assert!(matches!(RUNTIME.block_on(store.execute_heartbeat(epoch)), Ok(StoreReply::Epoch { .. })));
+}
+
+#[test]
+fn eviction_that_is_switched_on_later_is_seen_at_the_next_connection() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut admin = server.admin();
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").exec(&mut admin).expect("CONFIG SET");
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut admin).expect("KILL");
+    let mut s = OnOne(&store);
+    let health = store.health();
+    push_until_open(&mut s, &health);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !health.current().reason.is_some_and(|reason| reason.contains("allkeys-lru")) {
+        assert!(Instant::now() < end, "{:?}", health.current());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

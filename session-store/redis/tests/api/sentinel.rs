@@ -1,0 +1,80 @@
+//! Sentinel: the primary dies, its replica takes over, and the store follows.
+
+use std::time::{Duration, Instant};
+
+use session_store::op::StoreReply;
+use session_store_redis::{BreakerState, RedisConfig, RedisStore, StartError, Topology};
+use store_contract::Subject;
+use store_contract::samples::*;
+
+use super::full::OnOne;
+use super::server::{Program, Server};
+use super::subject::{RUNTIME, sealer};
+
+fn sentinels(primary: &Server) -> Vec<Server> {
+    let sentinel = |_| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor calls 127.0.0.1 {} 2\nsentinel down-after-milliseconds calls 500\n\
+             sentinel failover-timeout calls 3000\n",
+            primary.port
+        );
+        std::fs::write(&file, text).expect("a configuration");
+        Server::start_sentinel(directory)
+    };
+    (0..3).map(sentinel).collect()
+}
+
+#[test]
+fn a_failover_is_followed() {
+    let primary = Server::start(Program::Redis, &[]);
+    let port = primary.port.to_string();
+    let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
+    let sentinels = sentinels(&primary);
+    let end = Instant::now() + Duration::from_secs(30);
+    for sentinel in &sentinels {
+        // Until it knows the others and the replica.
+        loop {
+            let info: String = redis::cmd("INFO").arg("sentinel").query(&mut sentinel.admin()).expect("INFO");
+            if info.contains("slaves=1,sentinels=3") {
+                break;
+            }
+            assert!(Instant::now() < end, "{info}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
+    let config = RedisConfig::new(Topology::Sentinel { addresses: addresses.clone(), master: "calls".into() }, "t:");
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    assert_eq!(store.health().current().shards[0].address, primary.address());
+    let end = Instant::now() + Duration::from_secs(10);
+    while redis::cmd("DBSIZE").query::<usize>(&mut replica.admin()).expect("DBSIZE") == 0 {
+        assert!(Instant::now() < end);
+    }
+
+    drop(primary.kill());
+    let mut health = store.health();
+    let moved = async {
+        loop {
+            let now = health.changed().await;
+            if now.state == BreakerState::Closed && now.shards[0].address == replica.address() {
+                return;
+            }
+        }
+    };
+    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(60), moved).await }).expect("it follows");
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })), "what the replica had is there");
+    assert!(matches!(s.run(bye(1, 5)), Ok(StoreReply::Dialog { .. })), "and it takes writes");
+}
+
+#[test]
+fn a_name_that_no_sentinel_knows_is_said() {
+    let primary = Server::start(Program::Redis, &[]);
+    let addresses: Vec<String> = sentinels(&primary).iter().map(Server::address).collect();
+    let config = RedisConfig::new(Topology::Sentinel { addresses, master: "others".into() }, "t:");
+    let error = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect_err("no such primary");
+    assert!(matches!(&error, StartError::NoMaster { master, .. } if master == "others"), "{error}");
+}
