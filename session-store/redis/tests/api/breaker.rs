@@ -63,7 +63,7 @@ fn slow_proxy(to: u16) -> (String, Arc<AtomicU64>) {
                 let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                     (client.into_split(), server.into_split());
                 tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-                let (later, mut due) = tokio::sync::mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+                let (later, mut due) = tokio::sync::mpsc::channel::<(tokio::time::Instant, Vec<u8>)>(65_536);
                 tokio::spawn(async move {
                     while let Some((at, bytes)) = due.recv().await {
                         tokio::time::sleep_until(at).await;
@@ -75,7 +75,7 @@ fn slow_proxy(to: u16) -> (String, Arc<AtomicU64>) {
                 let mut chunk = vec![0; 65_536];
                 while let Ok(n) = from_server.read(&mut chunk).await {
                     let at = tokio::time::Instant::now() + Duration::from_millis(delay.load(Ordering::SeqCst));
-                    if n == 0 || later.send((at, chunk[..n].to_vec())).is_err() {
+                    if n == 0 || later.send((at, chunk[..n].to_vec())).await.is_err() {
                         return;
                     }
                 }
