@@ -13,17 +13,21 @@ pub const EXIT_FAILURE: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 
 const AFTER_HELP: &str = "\
-Manifests are the YAML of the Kubernetes kinds SipEdge, SipDomain, McpAgent and McpCapabilityPolicy, with v1 Secrets and ConfigMaps
-beside them. They are read again when a file changes; a broken file is reported and the last good state stays.
+Manifests are the YAML of the Kubernetes kinds SipEdge, SessionStore, SipDomain, McpAgent and McpCapabilityPolicy, with v1 Secrets and
+ConfigMaps beside them. They are read again when a file changes; a broken file is reported and the last good state stays.
 
 Signals: SIGTERM or SIGINT drains (new work is refused, what is in flight ends), a second one ends at once.
 SIGHUP reads the manifests at once and opens the audit file again (after a rotation).
 
-Exit codes: 0 after a drain; 1 a port, certificate or file cannot be used; 2 wrong arguments, or nothing usable in the manifests;
-143 ended by a second signal.
+An edge starts when its store answers; before that /readyz says what it waits for. A store that cannot be used (no Redis, a wrong
+password, an eviction policy, a durability class that it cannot give) ends the start.
+
+Exit codes: 0 after a drain; 1 a port, certificate, file or store cannot be used, or another process has this edge id;
+2 wrong arguments, or nothing usable in the manifests; 143 ended by a second signal.
 
 Example:
-  sipmcp-edge --manifests crds/examples --admin 127.0.0.1:9090";
+  sipmcp-edge --manifests crds/examples --admin 127.0.0.1:9090
+  sipmcp-edge --manifests fleet --edge-id edge-0 --mesh-listen 10.0.0.7:7443 --mesh-cert edge-0.crt --mesh-key edge-0.key --mesh-ca ca.crt";
 
 /// The SIP edge that gives MCP agents an address.
 #[derive(Clone, Debug, Parser)]

@@ -19,6 +19,7 @@ use crate::backend::BackendConfig;
 use crate::net::listener::Wanted;
 use crate::net::verify::{DomainTrust, Trust};
 use keys::{Keys, Made};
+use store::StoreSpec;
 
 /// Everything that one set of manifests says.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Builder {
     shared_store: bool,
     /// The last good ones.
     keys: Option<Keys>,
+    /// The store that the process began with.
+    store: Option<StoreSpec>,
     /// By listener.
     certificates: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
     /// By domain.
@@ -69,6 +72,7 @@ impl Builder {
             made,
             shared_store,
             keys: None,
+            store: None,
             certificates: BTreeMap::new(),
             anchors: BTreeMap::new(),
             spec: None,
@@ -118,6 +122,7 @@ impl Builder {
         let listeners = self.listeners(objects, &edge, &trust, &mut listener_problems);
         problems.extend(self.read_keys(objects).err());
         let keys = self.keys();
+        problems.extend(self.other_store(objects));
         let on_outage = match objects.store_of(&self.edge, &edge).map(|store| store.spec.on_outage) {
             Some(crds::v1alpha1::OnOutage::RejectAll) => OnOutage::RejectAll,
             Some(crds::v1alpha1::OnOutage::KeepExisting) | None => OnOutage::KeepExisting,

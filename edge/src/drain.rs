@@ -51,11 +51,11 @@ pub async fn drain(
         }
     }
     tokio::time::sleep_until(settled.into()).await;
-    // Nothing continuous is left here, or its time is over: whoever lives takes the rest over at once.
-    node.leave().await;
     status.drained();
     parts.net.close_listeners().await;
     close_connections(&parts.net, deadline).await;
+    // Last: what still came on the connections is ours until here. Whoever lives takes over at once, without waiting for a lease to end.
+    node.leave().await;
     working
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use edge_core::audit::{AuditKind, AuditRecord, Outcome};
@@ -43,12 +43,50 @@ pub struct Metrics {
     tool_calls: Family<Labels, Counter>,
     tool_seconds: Family<Labels, Histogram>,
     decisions: Family<Labels, Counter>,
-    store_seconds: Family<Labels, Histogram>,
-    store_round_trips: Family<Labels, Counter>,
+    store: StoreMetrics,
     store_errors: Family<Labels, Counter>,
     adopted: Family<Labels, Counter>,
     mesh_messages: Family<Labels, Counter>,
     names: Mutex<Names>,
+}
+
+/// Time and number of the store's operations. One is looked up by its name's address: a message makes several, and building labels for
+/// each would cost more than some of them.
+#[derive(Debug)]
+struct StoreMetrics {
+    seconds: Family<Labels, Histogram>,
+    round_trips: Family<Labels, Counter>,
+    known: RwLock<Vec<(&'static str, Histogram, Counter)>>,
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        StoreMetrics {
+            seconds: Family::new_with_constructor(|| Histogram::new(STORE_BUCKETS)),
+            round_trips: Family::default(),
+            known: RwLock::default(),
+        }
+    }
+}
+
+impl StoreMetrics {
+    fn observe(&self, operation: &'static str, took: Duration) {
+        let count = |(_, seconds, round_trips): &(&'static str, Histogram, Counter)| {
+            seconds.observe(took.as_secs_f64());
+            round_trips.inc();
+        };
+        let is_it = |(name, ..): &&(&'static str, Histogram, Counter)| std::ptr::eq(*name, operation);
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).iter().find(is_it) {
+            return count(known);
+        }
+        let labels = vec![("operation", operation.to_owned())];
+        let seconds = self.seconds.get_or_create(&labels).clone();
+        let round_trips = self.round_trips.get_or_create(&labels).clone();
+        let new = (operation, seconds, round_trips);
+        count(&new);
+        // Two threads may both add it: both have the same histogram, and names are few.
+        self.known.write().unwrap_or_else(PoisonError::into_inner).push(new);
+    }
 }
 
 /// Labels that may be used: peers choose names, so they must not choose labels.
@@ -65,8 +103,7 @@ impl Default for Metrics {
             tool_calls: Family::default(),
             tool_seconds: Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS)),
             decisions: Family::default(),
-            store_seconds: Family::new_with_constructor(|| Histogram::new(STORE_BUCKETS)),
-            store_round_trips: Family::default(),
+            store: StoreMetrics::default(),
             store_errors: Family::default(),
             adopted: Family::default(),
             mesh_messages: Family::default(),
@@ -127,9 +164,7 @@ impl Metrics {
 
     /// Counts one operation of the store: each is one round trip.
     pub fn store_operation(&self, operation: &'static str, took: Duration, error: Option<&StoreError>) {
-        let labels = vec![("operation", operation.to_owned())];
-        self.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
-        self.store_round_trips.get_or_create(&labels).inc();
+        self.store.observe(operation, took);
         if let Some(error) = error {
             let error = match error {
                 StoreError::Unavailable => "unavailable",
@@ -158,7 +193,7 @@ impl Metrics {
         let mut store = Registry::with_prefix("sipmcp_store");
         const TRIPS: &str = "Round trips to the store by operation";
         match scrape.round_trips.take() {
-            None => store.register("round_trips", TRIPS, self.store_round_trips.clone()),
+            None => store.register("round_trips", TRIPS, self.store.round_trips.clone()),
             Some(rows) => {
                 let trips = Family::<Labels, Counter>::default();
                 for (operation, count) in rows.into_iter().filter(|(_, count)| *count > 0) {
@@ -172,7 +207,7 @@ impl Metrics {
         registry.register("tool_calls", "Tool calls by result", self.tool_calls.clone());
         registry.register("tool_call_seconds", "From a tool call's arrival to its answer", self.tool_seconds.clone());
         registry.register("policy_decisions", "Decisions by rule and action", self.decisions.clone());
-        registry.register("store_seconds", "Time of one store operation", self.store_seconds.clone());
+        registry.register("store_seconds", "Time of one store operation", self.store.seconds.clone());
         registry.register("adopted", "What was taken over from another life, by kind", self.adopted.clone());
         registry.register("mesh_messages", "Messages between edges", self.mesh_messages.clone());
         registry.register_collector(Box::new(scrape));

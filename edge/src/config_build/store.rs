@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crds::core_v1::keys::state_keys;
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{NamespacedRef, RedisStore, RedisTopology, SessionStore, StoreKind};
+use crds::v1alpha1::{EmbeddedStore, NamespacedRef, RedisStore, RedisTopology, SessionStore, StoreKind};
 use crds::validate::references::{CA_KEY, PASSWORD_KEY, USERNAME_KEY};
 use edge_core::names;
 use edge_core::random::keyed_hash;
@@ -113,7 +113,29 @@ fn config(
     Ok(config)
 }
 
+/// Where a store is, as the manifests say it.
+pub(super) type StoreSpec = (Option<RedisStore>, Option<EmbeddedStore>);
+
 impl Builder {
+    /// The store of a process stays while it lives: what it holds belongs to that one.
+    pub(super) fn other_store(&mut self, objects: &Snapshot) -> Option<Problem> {
+        let edge = objects.edges.get(&self.edge)?;
+        let named = objects.store_of(&self.edge, edge);
+        let now = named.map(|store| (store.spec.redis.clone(), store.spec.embedded.clone())).unwrap_or_default();
+        match &self.store {
+            None => {
+                self.store = Some(now);
+                None
+            }
+            Some(began) if *began == now => None,
+            Some(_) => {
+                let message = "leads to another store, or to it by another way; this process goes on with the one that it began with: \
+                               restart it";
+                Some(edge.origin.problem("spec.sessionStoreRef", message))
+            }
+        }
+    }
+
     /// What seals and opens records: a domain's own keys where it has some, else keys made of the edges' token keys, so that both rotate
     /// together.
     ///

@@ -492,3 +492,50 @@ fn a_call_reaches_an_agent_whose_connection_is_at_another_edge() {
         "the 200 went back to the edge of its transaction"
     );
 }
+
+#[test]
+fn a_domain_that_comes_while_the_store_is_away_waits_for_its_number() {
+    let redis = Redis::start(&[]);
+    let a = Member::start(&redis, "edge-0", None);
+    redis.signal("-STOP");
+    let other = crate::support::DOMAIN.replace("demo.example", "other.example").replace("name: demo", "name: other");
+    let other = other.replace("name: everybody", "name: others").replace("[UDP, TCP, WS]", "[UDP]");
+    a.manifests.write("other.yaml", &other);
+    let status = a.edge.status_until(|status| !status["problems"].as_array().unwrap().is_empty());
+    assert!(status["problems"].to_string().contains("waits for its number in the store"), "{status:#}");
+    assert_eq!(status["domains"].as_array().unwrap().len(), 1);
+    redis.signal("-CONT");
+    let status = a.edge.status_until(|status| status["domains"].as_array().unwrap().len() == 2);
+    assert_eq!(status["problems"], serde_json::json!([]));
+    // Another store under a running process is told and not taken.
+    let elsewhere = Redis::start(&[]);
+    a.manifests.write("store.yaml", &store(elsewhere.port, ""));
+    let status = a.edge.status_until(|status| !status["problems"].as_array().unwrap().is_empty());
+    assert!(status["problems"].to_string().contains("restart it"), "{status:#}");
+}
+
+#[test]
+fn one_of_three_drains_and_the_others_have_its_calls_at_once() {
+    let redis = Redis::start(&[]);
+    let echo = Echo::start();
+    let all = ["edge-0", "edge-1", "edge-2"].map(|id| Member::start(&redis, id, Some(&echo)));
+    all[0].sees(3);
+    let mut callers = ["one", "two", "three"].map(Caller::new);
+    for caller in &mut callers {
+        caller.invite(all[0].port);
+        caller.ack(all[1].port);
+    }
+    let [mut first, second, third] = all;
+    first.edge.signal("-TERM");
+    second
+        .edge
+        .status_until(|status| status["store"]["pods"].as_array().unwrap().iter().any(|pod| pod["draining"] == true));
+    first.edge.wait_for("drained");
+    let (status, said) = first.edge.wait();
+    assert_eq!(status.code(), Some(0), "{said}");
+    third.sees(2);
+    for (caller, port) in callers.iter_mut().zip([second.port, third.port, second.port]) {
+        let ended = caller.ask(port, "BYE", "", "");
+        assert!(ended.starts_with("SIP/2.0 200"), "handed over, not hung up: {ended}");
+    }
+}
