@@ -142,11 +142,13 @@ pub fn the_old_owner_is_fenced_everywhere(s: &mut dyn Subject) {
 pub fn what_was_adopted_can_be_adopted_again(s: &mut dyn Subject) {
     leave_behind(s, A);
     assert_eq!(adopted(s, A, B).len(), 3);
+    s.pass(20 * SECOND);
     assert_eq!(adopted(s, B, C).len(), 3);
     assert_eq!(dialog_of(s, 2).1.owner, C);
     // The call has a new lease: nobody takes it over while that runs.
+    s.pass(20 * SECOND);
     assert!(matches!(run(s, open_call(1, 1, A)), StoreReply::CallKnown { .. }));
-    s.pass(30 * SECOND + SLACK_MS);
+    s.pass(10 * SECOND + SLACK_MS);
     assert!(matches!(run(s, open_call(1, 1, A)), StoreReply::CallAdopted { .. }));
     let again = adopted(s, A, B);
     assert_eq!(again.len(), 1, "{again:?}");

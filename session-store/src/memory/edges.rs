@@ -32,7 +32,8 @@ impl MemoryStore {
     ) -> Result<StoreReply, StoreError> {
         let Life { pod, boot, last_epoch, address, lease_ms } = life;
         let known = self.edges.get(&pod);
-        let other = |edge: &&Edge| edge.owner.boot != boot && edge.owner.epoch > last_epoch && edge.lease_until > now_ms;
+        let other =
+            |edge: &&Edge| edge.owner.boot != boot && edge.owner.epoch > last_epoch && edge.lease_until > now_ms;
         if last_epoch > 0 && known.filter(other).is_some() {
             return Ok(StoreReply::Fenced);
         }

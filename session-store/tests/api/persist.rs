@@ -54,6 +54,24 @@ fn a_reading_operation_changes_nothing() {
 }
 
 #[test]
+fn obs_4_what_was_erased_is_in_no_byte() {
+    let mut s = Memory::new();
+    s.store.track_changes();
+    with_two_legs(&mut s, 1, 2);
+    run(&mut s, begin(1, 2, "MESSAGE"));
+    run(&mut s, commit(1, 2, b"200 to alice"));
+    run(&mut s, opening(open(exchange(1, 1), A, 1, false)));
+    run(&mut s, StoreOp::Erase { conversation: conversation(1) });
+    let mut kept = Kept::new();
+    keep(&mut s.store, &mut kept);
+    assert_eq!(kept.len(), 3, "the guard of the call, and two tombstones");
+    for (name, bytes) in kept {
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("alice") && !text.contains("192.0.2"), "{name:?}: {text}");
+    }
+}
+
+#[test]
 fn one_tenant_number_for_two_domains_is_refused() {
     let mut s = Memory::new();
     s.store.track_changes();
