@@ -126,6 +126,8 @@ pub enum BackendEvent {
     Head { status: u16, session: Option<String> },
     /// One JSON-RPC message: the JSON body, or one SSE event's data. `event_id` is the SSE id.
     Message { body: Bytes, event_id: Option<String> },
+    /// An SSE id without a message (2025-11-25 begins a stream so): the stream may be resumed there.
+    Position { event_id: String },
     /// The answer is complete: nothing more will come on this call.
     Done,
     /// The call failed; nothing more will come.

@@ -235,8 +235,11 @@ pub(super) async fn relay(
             }
         }
         if let Some(id) = parser.last_id() {
-            progress |= position.last_id.as_deref() != Some(id);
-            position.last_id = Some(id.to_owned());
+            if position.last_id.as_deref() != Some(id) {
+                progress = true;
+                position.last_id = Some(id.to_owned());
+                sink.send(BackendEvent::Position { event_id: id.to_owned() }).await?;
+            }
         }
         position.retry = parser.retry().or(position.retry);
     }

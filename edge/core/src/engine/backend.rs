@@ -84,8 +84,9 @@ impl Engine {
             }
             BackendEvent::Message { body, event_id } => {
                 self.exchange_message(ctx, no, &body);
-                self.learn(ctx, no, &body, event_id);
+                self.learn(ctx, no, Some(&body), event_id);
             }
+            BackendEvent::Position { event_id } => self.learn(ctx, no, None, Some(event_id)),
             BackendEvent::Done => self.failed(ctx, no, BackendFailure::Interrupted),
             BackendEvent::Failed(failure) => self.failed(ctx, no, failure),
         }
@@ -247,7 +248,7 @@ impl Engine {
             }
             // A server answers a notification with nothing; what it sends all the same belongs to the session.
             BackendEvent::Message { body, .. } => self.session_message(ctx, key, body),
-            BackendEvent::Head { .. } | BackendEvent::Done => {}
+            BackendEvent::Head { .. } | BackendEvent::Position { .. } | BackendEvent::Done => {}
         }
     }
 

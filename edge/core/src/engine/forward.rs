@@ -166,7 +166,7 @@ impl Engine {
         event: &BackendEvent,
     ) {
         let next = match event {
-            BackendEvent::Head { .. } => return,
+            BackendEvent::Head { .. } | BackendEvent::Position { .. } => return,
             BackendEvent::Message { body, .. } => match reread(body) {
                 // Whatever else a server sends on that stream is not for the edge.
                 Some(envelope) if envelope.method().is_some() => return,

@@ -280,7 +280,7 @@ impl Engine {
         event: &BackendEvent,
     ) {
         let how = match event {
-            BackendEvent::Head { .. } => return,
+            BackendEvent::Head { .. } | BackendEvent::Position { .. } => return,
             BackendEvent::Message { body, .. } => {
                 let envelope = reread(body);
                 let version = envelope
@@ -408,6 +408,7 @@ impl Engine {
         match event {
             BackendEvent::Failed(BackendFailure::SessionGone) => self.lose(ctx, key),
             BackendEvent::Message { body, .. } => self.session_message(ctx, key, body),
+            BackendEvent::Position { .. } => {}
             BackendEvent::Head { .. } | BackendEvent::Done | BackendEvent::Failed(_) => self.ready(ctx, key),
         }
     }

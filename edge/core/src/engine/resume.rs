@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// The position in the answer's stream, and the task, where a message of the backend tells them.
-    pub(super) fn learn(&mut self, ctx: &mut Ctx<'_>, no: u64, body: &Bytes, event_id: Option<String>) {
+    pub(super) fn learn(&mut self, ctx: &mut Ctx<'_>, no: u64, body: Option<&Bytes>, event_id: Option<String>) {
         let Some(exchange) = self.exchanges.get(&no).filter(|exchange| exchange.is_noteworthy()) else { return };
         let mut note = ExchangeNote::default();
         if exchange.era == Era::Legacy {
@@ -300,7 +300,7 @@ impl Engine {
                 .and_then(|legacy| legacy.record.backend_session.clone())
                 .filter(|_| note.event_id.is_some() && exchange.noted.next.backend_session.is_none());
         }
-        note.task = task_of(body);
+        note.task = body.and_then(task_of);
         self.note_down(ctx, no, note);
     }
 }

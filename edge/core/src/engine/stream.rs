@@ -60,6 +60,7 @@ impl Engine {
                 legacy.last_event_id = event_id.or(legacy.last_event_id.take());
                 self.session_message(ctx, key, &body);
             }
+            BackendEvent::Position { event_id } => legacy.last_event_id = Some(event_id),
             BackendEvent::Failed(BackendFailure::SessionGone) => self.lose(ctx, key),
             BackendEvent::Done | BackendEvent::Failed(_) => {
                 // 409: another edge has the one stream that the server gives to a session; it may end.

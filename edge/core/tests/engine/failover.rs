@@ -461,6 +461,22 @@ fn a_legacy_call_goes_on_from_the_last_event_that_was_seen() {
     assert_eq!(heir.one_delivery().1, result(7, "done"));
 }
 
+/// A quiet tool: all that its stream brought is where it may be resumed.
+#[test]
+fn a_legacy_call_goes_on_from_the_id_that_its_stream_began_with() {
+    let mut rig = edge();
+    let leg = rig.dialog("legacy");
+    let id = legacy_deploy(&mut rig, &leg);
+    rig.event(id, BackendEvent::Position { event_id: "0/0".into() });
+    let (mut heir, adopted) = rig.die();
+    assert_eq!(adopted, 1);
+    let (resumed, call) = of_heir(&mut heir).expect("it asks for the rest");
+    assert_eq!(call.action, BackendAction::Listen { last_event_id: Some("0/0".into()) });
+    heir.head(resumed, 200, None);
+    heir.message(resumed, &result(7, "done"));
+    assert_eq!(heir.one_delivery().1, result(7, "done"));
+}
+
 #[test]
 fn a_server_that_cannot_resume_ends_in_the_typed_error() {
     type End = fn(&mut Rig, BackendId);

@@ -144,12 +144,12 @@ impl World {
             self.rig.engine.abandon(judged.ticket);
             return self.collect();
         }
+        let key = match &judged.write {
+            Some(StoreOp::OpenExchange { open, .. }) => Some(open.key),
+            _ => None,
+        };
         let reply = match judged.write {
             Some(write) => {
-                let key = match &write {
-                    StoreOp::OpenExchange { open, .. } => Some(open.key),
-                    _ => None,
-                };
                 let reply = self.rig.run(write);
                 if let (Ok(StoreReply::Exchange(OpenOutcome::Opened { .. })), Some(key)) = (&reply, key) {
                     *self.ledger.opened.entry(judged.body.clone()).or_default() += 1;
@@ -171,9 +171,13 @@ impl World {
                 | Err(_)
         );
         let before = self.audited();
+        let open = self.rig.engine.stats().exchanges;
         let answer = self.rig.ctx(|engine, ctx| engine.written(ctx, judged.ticket, reply));
         assert!(matches!(answer.status, 200 | 481 | 503), "{answer:?}");
-        if judged.is_tool_call && !repeats && (answer.status == 200 || self.audited_after() > before) {
+        // The store forgot the request that this one repeats (its session was dropped); the engine did not.
+        let opened_before = key.is_some_and(|key| self.ledger.opened_keys.get(&key).is_some_and(|times| *times > 1));
+        let is_served = opened_before && self.rig.engine.stats().exchanges == open && self.audited_after() == before;
+        if judged.is_tool_call && !repeats && !is_served && (answer.status == 200 || self.audited_after() > before) {
             self.ledger.tool_calls += 1;
         }
         let _ = judged.leg;
