@@ -34,6 +34,9 @@ pub(super) struct Parser {
     data: Vec<u8>,
     has_data: bool,
     other_type: bool,
+    /// Of the event that is being read; it stays for the next one.
+    id: Option<String>,
+    /// Of the last event that was read to its end.
     last_id: Option<String>,
     retry: Option<Duration>,
     /// A CR ended the last line; an LF right after it belongs to that line end.
@@ -50,6 +53,7 @@ impl Parser {
             data: Vec::new(),
             has_data: false,
             other_type: false,
+            id: None,
             last_id: None,
             retry: None,
             after_cr: false,
@@ -57,7 +61,8 @@ impl Parser {
         }
     }
 
-    /// The last `id` seen; what `Last-Event-ID` says when the stream is resumed.
+    /// The `id` of the last whole event; what `Last-Event-ID` says when the stream is resumed. That of an unfinished one does not count:
+    /// its data would not come again.
     pub(super) fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
@@ -147,7 +152,7 @@ impl Parser {
             b"event" => self.other_type = !value.is_empty() && value != b"message",
             b"id" => {
                 if let Some(id) = usable_id(value) {
-                    self.last_id = Some(id).filter(|id| !id.is_empty());
+                    self.id = Some(id).filter(|id| !id.is_empty());
                 }
             }
             b"retry" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
@@ -163,6 +168,7 @@ impl Parser {
         let data = mem::take(&mut self.data);
         self.has_data = false;
         let other_type = mem::take(&mut self.other_type);
+        self.last_id.clone_from(&self.id);
         if data.is_empty() || other_type {
             return None;
         }
@@ -212,6 +218,8 @@ mod tests {
         assert_eq!(parser.retry(), Some(Duration::from_millis(200)));
         assert_eq!(all(&mut parser, b"id: 1\n\nretry: x\nretry:\n\n"), []);
         assert_eq!((parser.last_id(), parser.retry()), (Some("1"), Some(Duration::from_millis(200))));
+        assert_eq!(all(&mut parser, b"id: 2\ndata: unfinished\n"), []);
+        assert_eq!(parser.last_id(), Some("1"), "the stream may break before the rest comes");
     }
 
     #[test]

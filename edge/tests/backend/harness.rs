@@ -131,7 +131,10 @@ pub fn messages(events: &[BackendEvent]) -> Vec<String> {
         .iter()
         .filter_map(|event| match event {
             BackendEvent::Message { body, .. } => Some(text(body)),
-            BackendEvent::Head { .. } | BackendEvent::Done | BackendEvent::Failed(_) => None,
+            BackendEvent::Head { .. }
+            | BackendEvent::Position { .. }
+            | BackendEvent::Done
+            | BackendEvent::Failed(_) => None,
         })
         .collect()
 }

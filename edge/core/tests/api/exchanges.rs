@@ -1,10 +1,13 @@
 //! Exchanges over SIP: many in flight while each side has one request open, and what is sent again.
 
-use edge_core::input::BackendId;
+use std::sync::Arc;
+
+use edge_core::input::{BackendId, ConnId, Flow, Input, Transport};
 use sip_proto::message::HeaderId;
 
-use crate::calls::tls_call;
+use crate::calls::{ECHO, tls_call};
 use crate::driver::*;
+use crate::fleet::Fleet;
 
 fn exchange(n: usize) -> String {
     format!("MCP-Exchange: xxxxxxxxxxxxxxxxxxx{n:04};rel=caller\r\n")
@@ -99,4 +102,60 @@ fn a_peer_that_says_503_and_when_is_asked_then() {
     assert_eq!(again.message.body(), first.message.body());
     world.reply(&flow, &again.message, 200, "");
     world.assert_silent();
+}
+
+fn tls(conn: u64) -> Arc<Flow> {
+    stream(Transport::Tls, conn, &["sip:alice@acme.example"])
+}
+
+/// A MESSAGE out of a dialog at the first edge; the caller's connection breaks, and the same exchange comes to the second one.
+fn moved(fleet: &mut Fleet) -> (Ua, BackendId, String) {
+    let headers = format!("{}{MCP}", exchange(1));
+    let (mut alice, id, body) = fleet.on(0, |world| {
+        let mut alice = Ua::new(world, "alice", &tls(1), ECHO);
+        assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, "echo")).status(), Some(200));
+        let (id, _, body) = world.posted();
+        world.input(Input::FlowClosed { conn: ConnId(1) });
+        (alice, id, body)
+    });
+    alice.flow = tls(2);
+    fleet.on(1, |world| {
+        assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, "echo")).status(), Some(200));
+        assert!(world.calls.is_empty(), "it runs at the first one");
+    });
+    (alice, id, body)
+}
+
+#[test]
+fn a_repetition_out_of_a_dialog_moves_the_way_back_to_another_edge() {
+    let mut fleet = Fleet::new(2);
+    let (alice, id, body) = moved(&mut fleet);
+    fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+    assert_eq!(fleet.said(0), Vec::<String>::new());
+    let answer = fleet.edges[1].world.request();
+    assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
+    assert_eq!(header(&answer.message, HeaderId::InReplyTo), alice.call_id);
+    assert!(text(&answer.message).contains(r#""result""#));
+    fleet.on(1, |world| world.reply(&alice.flow, &answer.message, 200, ""));
+    fleet.advance(40_000);
+    fleet.assert_silent();
+}
+
+#[test]
+fn out_of_a_dialog_the_adopter_runs_what_is_safe_again_and_answers_where_the_caller_is() {
+    let mut fleet = Fleet::new(2);
+    let (alice, ..) = moved(&mut fleet);
+    fleet.kill(0);
+    fleet.advance(8_000);
+    let (id, body) = fleet.on(1, |world| {
+        let (id, _, body) = world.posted();
+        (id, body)
+    });
+    assert_ne!(id_of(&body), "1", "an id of ours");
+    fleet.on(1, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+    let answer = fleet.sent(1).into_iter().find(|sent| sent.message.is_request()).expect("never silence");
+    assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
+    assert_eq!(id_of(&String::from_utf8(answer.message.body().to_vec()).unwrap()), "1");
+    assert_eq!(header(&answer.message, HeaderId::McpExchange), exchange(1)[14..].trim_end());
+    assert_eq!(header(&answer.message, HeaderId::InReplyTo), alice.call_id);
 }
