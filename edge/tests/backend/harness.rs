@@ -34,6 +34,7 @@ pub struct Client {
 pub struct Running {
     pub id: BackendId,
     events: mpsc::Receiver<(BackendId, BackendEvent)>,
+    positions: Vec<String>,
 }
 
 impl Client {
@@ -51,7 +52,7 @@ impl Client {
         let id = BackendId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = mpsc::channel(4);
         self.backends.start(id, call, sender);
-        Running { id, events }
+        Running { id, events, positions: Vec::new() }
     }
 
     /// All events of a call.
@@ -79,11 +80,23 @@ impl Client {
 }
 
 impl Running {
+    /// The next event that says something: where a stream may be resumed is noted by the way.
     pub async fn next(&mut self) -> BackendEvent {
-        let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
-        let (id, event) = event.expect("a last event before the end");
-        assert_eq!(id, self.id);
-        event
+        loop {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time");
+            let (id, event) = event.expect("a last event before the end");
+            assert_eq!(id, self.id);
+            match event {
+                BackendEvent::Position { event_id } => self.positions.push(event_id),
+                event => return event,
+            }
+        }
+    }
+
+    /// The ids without a message of a whole call.
+    pub async fn positions(mut self) -> Vec<String> {
+        while !self.next().await.is_final() {}
+        self.positions
     }
 
     /// The next message's text.

@@ -61,7 +61,6 @@ async fn a_server_stream_goes_on_from_its_last_id_after_its_retry_time() {
         events,
         [
             BackendEvent::Head { status: 200, session: None },
-            BackendEvent::Position { event_id: "5".into() },
             message("6"),
             message("7"),
             // A stream of its own begins without an id.
@@ -121,6 +120,17 @@ async fn a_stream_that_does_not_open_says_why() {
         assert_eq!(server.client().failure(listen("s", None)).await, wanted, "{answer}");
         assert_eq!(ids(&seen).len(), 1, "asked once: {answer}");
     }
+}
+
+#[tokio::test]
+async fn an_id_without_a_message_is_told_and_that_of_an_unfinished_event_is_not() {
+    let (server, _) = script(vec![
+        format!("{EVENTS}id: a/0\nretry: 0\ndata:\n\nid: a/1\ndata: unfin"),
+        format!("{EVENTS}id: a/1\ndata: {NOTE}\n\nid: a/2\ndata: {PONG}\n\n"),
+    ])
+    .await;
+    let running = server.client().start(legacy(Some("s"), PING));
+    assert_eq!(running.positions().await, ["a/0"]);
 }
 
 #[tokio::test]
