@@ -131,10 +131,10 @@ impl Edge {
         Some(format!("{} ended by itself ({status})\n{}", self.name, program.told()))
     }
 
-    /// Lines of its log that are errors or panics.
-    pub fn errors(&self) -> Vec<String> {
+    /// Lines of its log that tell of a panic.
+    pub fn panics(&self) -> Vec<String> {
         let text = fs::read_to_string(self.folder.join(format!("{}.log", self.name))).unwrap_or_default();
-        let bad = |line: &&str| line.contains(" ERROR ") || line.contains("panicked at");
+        let bad = |line: &&str| line.contains("panicked at");
         text.lines().filter(bad).map(|line| format!("{}: {line}", self.name)).collect()
     }
 }

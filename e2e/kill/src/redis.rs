@@ -228,6 +228,18 @@ impl Store {
         false
     }
 
+    /// Writes what each server counted beside its log.
+    pub async fn remember(&self) {
+        for node in &self.nodes {
+            for section in ["commandstats", "latencystats", "stats", "keyspace"] {
+                if let Ok(answer) = resp::ask(node.address, &["INFO", section]).await {
+                    // Only for a person who looks at a failed run.
+                    let _ = fs::write(self.logs.join(format!("{}.{section}", node.name)), answer.text());
+                }
+            }
+        }
+    }
+
     async fn replicas(&self, primary: usize, wanted: usize) -> Fallible<()> {
         let address = self.nodes[primary].address;
         until("its replicas", || async {

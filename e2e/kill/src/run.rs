@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Fallible;
@@ -82,13 +83,16 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
         if let Some(why) = edge.fell() {
             tally.lose(why);
         }
-        for line in edge.errors().into_iter().take(5) {
-            tally.note(line);
+        for line in edge.panics() {
+            tally.lose(line);
         }
     }
     tally.unavailable = world.counts.unavailable.load(Ordering::Relaxed);
     tally.failovers = world.counts.failovers.load(Ordering::Relaxed);
     let keep = args.keep && (done.is_err() || !tally.is_clean());
+    if keep {
+        world.store.remember().await;
+    }
     if let Some(path) = world.end(keep) {
         tally.note(format!("kept: {}", path.display()));
         if done.is_err() {
@@ -102,7 +106,7 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     let (fault, args) = (journal.row.fault, journal.args);
     let dialogs = settle(world, args, tally).await?;
     let load = Arc::<Load>::default();
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stopping, stop) = watch::channel(false);
     let mut traffic = JoinSet::new();
     for (ua, dialog) in &dialogs {
         traffic.spawn(talk(ua.clone(), dialog.clone(), stop.clone()));
@@ -128,7 +132,7 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
         }
     }
     tokio::time::sleep(AFTER).await;
-    stop.store(true, Ordering::Relaxed);
+    stopping.send_replace(true);
     journal.say("waiting for every fate");
     while traffic.join_next().await.is_some() {}
     while pulses.join_next().await.is_some() {}
@@ -172,18 +176,17 @@ async fn settle(world: &World, args: &Args, tally: &mut Tally) -> Fallible<Vec<(
     Ok(dialogs)
 }
 
-async fn pause(from: f64, to: f64, stop: &AtomicBool) {
-    let end = Instant::now() + Duration::from_secs_f64(from + place::fraction() * (to - from));
-    while Instant::now() < end && !stop.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(20).min(end.saturating_duration_since(Instant::now()))).await;
-    }
+/// So many seconds, or until the load ends.
+async fn pause(from: f64, to: f64, stop: &mut watch::Receiver<bool>) {
+    let time = Duration::from_secs_f64(from + place::fraction() * (to - from));
+    let _ = tokio::time::timeout(time, stop.wait_for(|is_over| *is_over)).await;
 }
 
 /// Tool calls in one dialog, four in flight at most; some safe to repeat, most not; some short, some long enough to be killed in.
-async fn talk(ua: Ua, dialog: Arc<Dialog>, stop: Arc<AtomicBool>) {
+async fn talk(ua: Ua, dialog: Arc<Dialog>, mut stop: watch::Receiver<bool>) {
     let mut open: Vec<Arc<Call>> = Vec::new();
-    pause(0.0, 1.0, &stop).await;
-    while !stop.load(Ordering::Relaxed) && dialog.ended().is_none() {
+    pause(0.0, 1.0, &mut stop).await;
+    while !*stop.borrow() && dialog.ended().is_none() {
         open.retain(|call| call.is_open());
         if open.len() < 4 {
             let (tool, seconds) = match place::below(10) {
@@ -195,14 +198,14 @@ async fn talk(ua: Ua, dialog: Arc<Dialog>, stop: Arc<AtomicBool>) {
             };
             open.push(ua.call(&dialog, tool, Duration::from_secs_f64(seconds)));
         }
-        pause(0.4, 1.2, &stop).await;
+        pause(0.4, 1.2, &mut stop).await;
     }
 }
 
 /// Short calls: INVITE, a payment, BYE.
-async fn churn(ua: Ua, stop: Arc<AtomicBool>, load: Arc<Load>) {
-    while !stop.load(Ordering::Relaxed) {
-        pause(0.5, 2.0, &stop).await;
+async fn churn(ua: Ua, mut stop: watch::Receiver<bool>, load: Arc<Load>) {
+    while !*stop.borrow() {
+        pause(0.5, 2.0, &mut stop).await;
         match ua.invite().await {
             Ok(dialog) => {
                 *lock(&load.made) += 1;
@@ -219,15 +222,22 @@ async fn churn(ua: Ua, stop: Arc<AtomicBool>, load: Arc<Load>) {
                 }
             }
             // Nothing was acknowledged. An outage refuses new calls.
-            Err(_) => pause(0.5, 1.0, &stop).await,
+            Err(_) => pause(0.5, 1.0, &mut stop).await,
         }
     }
 }
 
 /// Requests in one dialog through the fault: the first one at once.
-async fn pulse(ua: Ua, dialog: Arc<Dialog>, began: Instant, is_measured: bool, stop: Arc<AtomicBool>, load: Arc<Load>) {
+async fn pulse(
+    ua: Ua,
+    dialog: Arc<Dialog>,
+    began: Instant,
+    is_measured: bool,
+    mut stop: watch::Receiver<bool>,
+    load: Arc<Load>,
+) {
     let mut is_first = true;
-    while !stop.load(Ordering::Relaxed) {
+    while !*stop.borrow() {
         let answer = ua.is_alive(&dialog, None, Instant::now() + Duration::from_secs(32)).await;
         {
             let mut sums = lock(&load.in_dialog);
@@ -243,7 +253,7 @@ async fn pulse(ua: Ua, dialog: Arc<Dialog>, began: Instant, is_measured: bool, s
             }
         }
         is_first = false;
-        pause(1.5, 2.5, &stop).await;
+        pause(1.5, 2.5, &mut stop).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Everything of one run: the store, the agent, the edges, the clients, and the folder that goes with them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,18 @@ use crate::place::{self, Net};
 use crate::process::Program;
 use crate::redis::Store;
 use crate::ua::{Counts, Transport, Ua};
+
+/// In memory, so that other users of the disk do not stop the store or the edges; on the disk where that is what is asked for.
+fn folder(class: Class) -> Fallible<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("kill-");
+    let made = match class != Class::Fsync && memory.is_dir() {
+        true => builder.tempdir_in(memory).or_else(|_| builder.tempdir()),
+        false => builder.tempdir(),
+    };
+    made.map_err(|error| format!("a folder for the run: {error}"))
+}
 
 /// A line of the ledger.
 #[derive(Deserialize)]
@@ -44,7 +56,7 @@ impl World {
         class: Class,
         journal: bool,
     ) -> Fallible<World> {
-        let folder = tempfile::Builder::new().prefix("kill-").tempdir().map_err(|error| error.to_string())?;
+        let folder = folder(class)?;
         let path = folder.path();
         let net = Net::take();
         let store = Store::start(topology, class, args.server.as_deref(), net, path).await?;
