@@ -24,6 +24,8 @@ use crate::world::World;
 
 /// What a busy machine may add to the time in which an exchange gets its fate: the lease and a second.
 const SLACK: Duration = Duration::from_secs(3);
+/// The same after an outage of the store: it is let in step by step, and answers that waited for it are tried every few seconds.
+const AFTER_OUTAGE: Duration = Duration::from_secs(20);
 /// Load before the fault, and after it.
 const BEFORE: Duration = Duration::from_millis(2500);
 const AFTER: Duration = Duration::from_secs(3);
@@ -137,8 +139,8 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     while traffic.join_next().await.is_some() {}
     while pulses.join_next().await.is_some() {}
     let calls: Vec<Arc<Call>> = world.clients.iter().flat_map(Ua::calls).collect();
-    fates(&calls, over).await;
-    judge(&calls, &world.executions(), over, tally);
+    fates(&calls, over, fault).await;
+    judge(&calls, &world.executions(), over, fault, tally);
     journal.say("looking at every edge");
     verify(world, &dialogs, tally).await;
     let ended: Vec<(Ua, Arc<Dialog>)> = std::mem::take(&mut lock(&load.ended));
@@ -273,28 +275,30 @@ async fn recover(ua: Ua, dialog: Arc<Dialog>, over: Instant, load: Arc<Load>) {
 }
 
 /// When a call must have its fate: a lease and a second after the fault, or after its own time.
-fn due(call: &Call, over: Instant) -> Instant {
-    over.max(call.sent + call.takes) + LEASE + Duration::from_secs(1) + SLACK
+fn due(call: &Call, over: Instant, fault: Fault) -> Instant {
+    let more = if fault.ends_before_recovery() { AFTER_OUTAGE } else { SLACK };
+    over.max(call.sent + call.takes) + LEASE + Duration::from_secs(1) + more
 }
 
-async fn fates(calls: &[Arc<Call>], over: Instant) {
-    while calls.iter().any(|call| call.is_open() && Instant::now() < due(call, over)) {
+async fn fates(calls: &[Arc<Call>], over: Instant, fault: Fault) {
+    while calls.iter().any(|call| call.is_open() && Instant::now() < due(call, over, fault)) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant, tally: &mut Tally) {
+fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant, fault: Fault, tally: &mut Tally) {
     for call in calls {
         let ran = executions.get(&call.id).copied().unwrap_or(0);
         let name = || {
             format!(
-                "{} {} by {} in dialog {} (exchange {}), sent {:.1} s before the end of the fault, ran {ran} times",
+                "{} {} by {} in dialog {} (exchange {}), sent {:+.1} s from the end of the fault, ran {ran} times",
                 call.tool.name(),
                 call.id,
                 call.method,
                 call.dialog.call_id,
                 call.exchange,
-                over.saturating_duration_since(call.sent).as_secs_f64()
+                call.sent.saturating_duration_since(over).as_secs_f64()
+                    - over.saturating_duration_since(call.sent).as_secs_f64()
             )
         };
         tally.acknowledged += u64::from(call.is_accepted());
@@ -302,7 +306,7 @@ fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant,
             tally.doubles += u64::from(ran - 1);
             tally.note(format!("twice: {}", name()));
         }
-        let is_late = call.took().is_some_and(|took| call.sent + took > due(call, over));
+        let is_late = call.took().is_some_and(|took| call.sent + took > due(call, over, fault));
         match call.fate() {
             _ if is_late => {
                 tally.silent += 1;
