@@ -63,6 +63,10 @@ impl EdgeState {
     }
 
     pub(crate) fn adopt(&mut self, items: Vec<Adopted>) {
+        if !self.may_act() {
+            // The lease ended on the way; the next life finds them among its own remains.
+            return self.stats.drop_one("adopted without a lease");
+        }
         for item in items {
             match item {
                 Adopted::Call { guard, dialog, invite, legs } => self.call_adopted(guard, dialog, &invite, legs),

@@ -105,6 +105,8 @@ impl EdgeState {
         self.stats.adopted("dialog");
         let known = self.dialogs.contains_key(&dialog);
         let phase = record.phase;
+        // Our own remains, of a life that had heard the ACK and had not written it.
+        let heard = self.dialogs.get(&dialog).is_some_and(|local| local.record.phase == DialogPhase::Confirmed);
         if known {
             self.keep(dialog, version, record.clone());
         } else {
@@ -124,6 +126,10 @@ impl EdgeState {
             return self.bury(dialog);
         }
         match phase {
+            DialogPhase::Accepted if heard => {
+                self.acknowledged(dialog);
+                self.confirm(dialog);
+            }
             DialogPhase::Accepted => self.repeat_accept(dialog, &record),
             DialogPhase::Terminating => {
                 let ending = self.dialogs.get(&dialog).is_some_and(|local| local.ending);

@@ -224,6 +224,25 @@ fn an_edge_that_cannot_renew_is_silent_after_3_5_seconds_and_goes_on_when_it_can
 }
 
 #[test]
+fn an_ack_that_was_heard_and_not_written_is_not_forgotten_by_the_next_life() {
+    let mut fleet = Fleet::new(1);
+    let mut alice = invited(&mut fleet);
+    fleet.edges[0].has_store = false;
+    fleet.on(0, |world| {
+        world.mode = StoreMode::Held;
+        alice.send(world, "ACK", "", "");
+        world.held.clear();
+        world.mode = StoreMode::Prompt;
+    });
+    fleet.advance(8_000);
+    fleet.edges[0].has_store = true;
+    fleet.advance(70_000);
+    assert_eq!(fleet.said(0), Vec::<String>::new());
+    assert_eq!(fleet.edges[0].membership.owner.epoch, 2);
+    assert_eq!(fleet.edges[0].world.core.stats().dialogs, 1);
+}
+
+#[test]
 fn a_restarted_edge_goes_on_with_its_own_at_once() {
     let mut fleet = Fleet::new(2);
     let alice = invited(&mut fleet);
