@@ -47,7 +47,7 @@ fn xch_6_many_calls_in_flight_and_one_sip_request_open() {
             let (id, body) = &running[n];
             world.backend_answers(*id, &tool_result(&id_of(body)));
             let answer = world.request();
-            assert_eq!(id_of(&String::from_utf8(answer.message.body().to_vec()).unwrap()), n.to_string());
+            assert_eq!(id_of(std::str::from_utf8(&answer.message.body()).unwrap()), n.to_string());
             assert_eq!(header(&answer.message, HeaderId::McpExchange), exchange(n)[14..].trim_end());
             assert!(answer.message.cseq().seq > cseq, "CSeq rises");
             cseq = answer.message.cseq().seq;
@@ -155,7 +155,7 @@ fn out_of_a_dialog_the_adopter_runs_what_is_safe_again_and_answers_where_the_cal
     fleet.on(1, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
     let answer = fleet.sent(1).into_iter().find(|sent| sent.message.is_request()).expect("never silence");
     assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
-    assert_eq!(id_of(&String::from_utf8(answer.message.body().to_vec()).unwrap()), "1");
+    assert_eq!(id_of(std::str::from_utf8(&answer.message.body()).unwrap()), "1");
     assert_eq!(header(&answer.message, HeaderId::McpExchange), exchange(1)[14..].trim_end());
     assert_eq!(header(&answer.message, HeaderId::InReplyTo), alice.call_id);
 }
