@@ -1,6 +1,5 @@
 //! API group `sipmcp.dev`, version `v1alpha1`.
 
-mod duration;
 mod mcp_agent;
 mod mcp_capability_policy;
 mod reference;
@@ -8,7 +7,6 @@ mod session_store;
 mod sip_domain;
 mod sip_edge;
 
-pub use duration::*;
 pub use mcp_agent::*;
 pub use mcp_capability_policy::*;
 pub use reference::*;

@@ -37,7 +37,6 @@ pub fn domain(spec: &SipDomainSpec) -> Vec<Finding> {
         findings
             .push(finding("spec.domain", "has a label of more than 63 characters, so it is no DNS name; shorten it"));
     }
-    store::duration("spec.dataProtection.retention", &spec.data_protection.retention, &mut findings);
     findings
 }
 

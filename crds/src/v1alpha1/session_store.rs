@@ -1,6 +1,6 @@
 //! `SessionStore`: where the edges keep what a call must not lose.
 
-use super::{Duration, LocalRef};
+use super::LocalRef;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,10 +32,6 @@ pub struct SessionStoreSpec {
     /// Inside the edge: one edge only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedded: Option<EmbeddedStore>,
-
-    /// How long a conversation may be kept.
-    #[serde(default)]
-    pub ttl: StoreTtl,
 
     /// What an edge does with requests while it does not reach the store. A request that must be stored is never acknowledged without it.
     #[serde(default)]
@@ -134,33 +130,6 @@ pub struct FileEmbedded {
     /// The file, absolute. It is made where it is missing, its directory is not. One process at a time.
     #[schemars(length(min = 2, max = 1024), regex(pattern = r"^/[^\x00\r\n]*[^/\x00\r\n]$"))]
     pub path: String,
-}
-
-/// How long a conversation may be kept, whatever its owner does.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.idle) <= duration(self.absolute)").message("idle must not be longer than absolute"))]
-pub struct StoreTtl {
-    /// After the last request of a dialog without a session timer, or of a session: for example `30m`. At least a minute.
-    #[serde(default = "default_idle")]
-    pub idle: Duration,
-    /// After its beginning. At least a minute.
-    #[serde(default = "default_absolute")]
-    pub absolute: Duration,
-}
-
-impl Default for StoreTtl {
-    fn default() -> Self {
-        StoreTtl { idle: default_idle(), absolute: default_absolute() }
-    }
-}
-
-fn default_idle() -> Duration {
-    Duration::new("30m")
-}
-
-fn default_absolute() -> Duration {
-    Duration::new("24h")
 }
 
 /// What an edge does while it does not reach the store.

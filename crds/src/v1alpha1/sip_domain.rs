@@ -1,6 +1,6 @@
 //! `SipDomain`: a SIP domain is the tenant border.
 
-use super::{Durability, Duration, NamespacedRef};
+use super::{Durability, NamespacedRef};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ pub struct SipDomainSpec {
     #[serde(default)]
     pub durability: Durability,
 
-    /// Encryption and retention of what is stored (SEC-15).
+    /// Encryption of what is stored (SEC-15).
     #[serde(default)]
     pub data_protection: DataProtection,
 
@@ -182,8 +182,8 @@ fn default_max_payload_bytes() -> u32 {
     1_048_576
 }
 
-/// Encryption and retention of what is stored of a domain.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// Encryption of what is stored of a domain.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct DataProtection {
     /// The Secret with the keys that seal this domain's records. Each key of its data is a key id, 0 to 255; the value has 32 or 64
@@ -191,20 +191,6 @@ pub struct DataProtection {
     /// of the edges' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret_ref: Option<NamespacedRef>,
-
-    /// How long a record may outlive its last use: nothing of this domain is stored with a longer time to live. At least a minute.
-    #[serde(default = "default_retention")]
-    pub retention: Duration,
-}
-
-impl Default for DataProtection {
-    fn default() -> Self {
-        DataProtection { key_secret_ref: None, retention: default_retention() }
-    }
-}
-
-fn default_retention() -> Duration {
-    Duration::new("24h")
 }
 
 /// What is allowed for a domain while the store is not reached.

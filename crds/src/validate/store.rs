@@ -1,12 +1,7 @@
 //! Rules of a `SessionStore`.
 
 use super::{Finding, finding};
-use crate::v1alpha1::{Duration, RedisStore, RedisTopology, SessionStoreSpec};
-
-/// Nothing is kept for less.
-const SHORTEST_SECONDS: u64 = 60;
-/// A year: what is kept longer belongs into another kind of store.
-const LONGEST_SECONDS: u64 = 366 * 86_400;
+use crate::v1alpha1::{RedisStore, RedisTopology, SessionStoreSpec};
 
 /// Rules of a `SessionStore`.
 pub fn store(spec: &SessionStoreSpec) -> Vec<Finding> {
@@ -21,12 +16,6 @@ pub fn store(spec: &SessionStoreSpec) -> Vec<Finding> {
     }
     if let Some(redis) = &spec.redis {
         redis_rules(redis, &mut findings);
-    }
-    duration("spec.ttl.idle", &spec.ttl.idle, &mut findings);
-    duration("spec.ttl.absolute", &spec.ttl.absolute, &mut findings);
-    if spec.ttl.idle.seconds() > spec.ttl.absolute.seconds() {
-        let message = format!("is longer than absolute ({}); lower it", spec.ttl.absolute.as_str());
-        findings.push(finding("spec.ttl.idle", message));
     }
     findings
 }
@@ -63,13 +52,5 @@ fn redis_rules(redis: &RedisStore, findings: &mut Vec<Finding>) {
     if !redis.key_prefix.ends_with(':') {
         let message = format!("{:?} must end with a colon: {:?}", redis.key_prefix, format!("{}:", redis.key_prefix));
         findings.push(finding(format!("{field}.keyPrefix"), message));
-    }
-}
-
-/// A duration between a minute and a year. Its form is the schema's matter.
-pub(super) fn duration(field: &str, duration: &Duration, findings: &mut Vec<Finding>) {
-    if !duration.seconds().is_some_and(|seconds| (SHORTEST_SECONDS..=LONGEST_SECONDS).contains(&seconds)) {
-        let message = format!("{:?} is out of range; allowed is a minute (1m) to a year (8784h)", duration.as_str());
-        findings.push(finding(field, message));
     }
 }
