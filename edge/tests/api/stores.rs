@@ -109,6 +109,41 @@ fn a_registration_outlives_the_process_with_a_store_in_a_file() {
 }
 
 #[test]
+fn sec_15_records_are_read_with_the_keys_of_their_domain_only() {
+    let port = free_port();
+    let manifests = in_file(Manifests::new(), port);
+    let domain = crate::support::DOMAIN.replace(
+        "  domain: demo.example\n",
+        "  domain: demo.example\n  dataProtection: {keySecretRef: {name: state}}\n  durability: Fsync\n",
+    );
+    manifests.write("domain.yaml", &domain);
+    let key = |data: &str| {
+        manifests.write(
+            "state.yaml",
+            &format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: state}}\nstringData: {data}\n"),
+        );
+    };
+    let (old, new) = ("01".repeat(32), "02".repeat(32));
+    key(&format!("{{\"1\": \"{old}\"}}"));
+    let edge = Edge::start(&manifests);
+    let mut alice = Alice::new();
+    alice.register(port, "first", "Contact: <sip:alice@192.0.2.7>\r\n");
+    drop(edge);
+    let file = std::fs::read(manifests.path().join("state.redb.log")).unwrap();
+    assert!(!file.windows(9).any(|octets| octets == b"192.0.2.7"), "sealed on the disk");
+    // Both keys live: the new one seals from now on.
+    key(&format!("{{\"1\": \"{old}\", \"2\": \"{new}\"}}"));
+    let edge = Edge::start(&manifests);
+    assert!(alice.register(port, "second", "").contains("192.0.2.7"));
+    drop(edge);
+    // Without the keys nothing can be read, and it is said.
+    key(&format!("{{\"3\": \"{}\"}}", "03".repeat(32)));
+    let (status, said) = Edge::spawn(&manifests, &[]).wait();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be read") && said.contains("give the keys that it was sealed with"), "{said}");
+}
+
+#[test]
 fn obs_4_conversations_are_shown_on_this_machine_only() {
     let port = free_port();
     let manifests = Manifests::new()
