@@ -10,7 +10,7 @@ TIME ?= 60
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: ## a tool of a real MCP server answers over SIP, with the ladder
+demo: ## a tool of a real MCP server answers over SIP; then the edge is killed and another one answers, with the ladder
 	@scripts/demo.sh
 
 test: ## everything that a change must pass; ends with "N passed, N failed, N skipped"

