@@ -130,7 +130,10 @@ pub struct Node {
     next: Option<Mono>,
     sweeps: Sweeps,
     /// The reply to a claim was lost: whether it was executed is not known, and a second one does not tell.
-    in_doubt: bool,
+    /// Since when it is to be found out.
+    doubt: Option<Mono>,
+    /// How often that was done in a row: each time it waits longer, because a new epoch is not cheap.
+    doubts: u32,
     last_op: u64,
     asked: BTreeMap<OpId, Asked>,
     out: VecDeque<NodeEffect>,
@@ -149,7 +152,8 @@ impl Node {
             membership: None,
             next: None,
             sweeps: Sweeps::default(),
-            in_doubt: false,
+            doubt: None,
+            doubts: 0,
             last_op: 0,
             asked: BTreeMap::new(),
             out: VecDeque::new(),
@@ -196,7 +200,9 @@ impl Node {
         let renewal = self.next.map(|at| (at, "lease"));
         // Without a lease there is nothing to be done about what others left.
         let sweep = self.sweeps.next().filter(|_| self.stage == Stage::Member).map(|at| (at, "adoption"));
-        [renewal, sweep].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let doubt =
+            self.doubt.filter(|_| self.stage == Stage::Member && self.may_resolve()).map(|at| (at, "claims in doubt"));
+        [renewal, sweep, doubt].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The next thing to do; drain it to `None` after every `handle*`.
@@ -323,7 +329,7 @@ impl Node {
         self.log(LogLevel::Info, format!("edge {} lives in epoch {}", owner.pod, owner.epoch));
         self.next = Some(sent.plus_millis(self.config.lease.heartbeat_ms()));
         self.sweeps = Sweeps::default();
-        self.in_doubt = false;
+        self.doubt = None;
         let valid_until = sent.plus_millis(self.config.lease.fence_ms());
         // The higher epoch proves the lower ones dead: nobody has to wait for the end of their lease.
         if owner.epoch > 1 {

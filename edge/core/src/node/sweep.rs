@@ -18,6 +18,9 @@ const CLAIMS: usize = 64;
 const SLICE: usize = 500;
 /// Lease of an adopted INVITE; milliseconds.
 const LEASE_MS: u64 = 10_000;
+/// Between two new epochs that are taken for claims in doubt: doubling, and no longer than that; milliseconds.
+const DOUBT_MS: u64 = 2_000;
+const LONGEST_DOUBT_MS: u64 = 60_000;
 /// A life is looked through again so long after it was: a write of it may have been under way.
 const AGAIN_MS: [u64; 2] = [5_000, 30_000];
 
@@ -101,6 +104,11 @@ impl Node {
         }
     }
 
+    /// Whether everything else is done, so that what is in doubt may be found out.
+    pub(super) fn may_resolve(&self) -> bool {
+        self.sweeps.running() == 0 && self.next.is_some()
+    }
+
     /// Claims as much as may be claimed now. The lease is asked for each claim.
     pub(super) fn claim(&mut self, now: Mono) {
         let Some(membership) = self.membership.clone() else { return };
@@ -109,6 +117,7 @@ impl Node {
             self.sweeps.by_pod.values_mut().filter_map(|sweep| sweep.at.as_mut()).for_each(|at| {
                 *at = (*at).max(now.plus_millis(RETRY_MS));
             });
+            self.doubt = self.doubt.map(|at| at.max(now.plus_millis(RETRY_MS)));
             return;
         }
         let random = &mut self.random;
@@ -132,9 +141,10 @@ impl Node {
                 room -= 1;
             }
         }
-        if claims.is_empty() && self.in_doubt && self.sweeps.running() == 0 && self.next.is_some() {
+        if claims.is_empty() && self.may_resolve() && self.doubt.is_some_and(|at| at <= now) {
             // What a lost reply brought is ours without our knowledge. Under a new epoch it is found among our own remains.
-            self.in_doubt = false;
+            self.doubt = None;
+            self.doubts += 1;
             self.log(LogLevel::Warn, "claims without an answer: a new epoch finds what they took".to_owned());
             return self.take_epoch(now);
         }
@@ -172,6 +182,9 @@ impl Node {
                         sweep.taken = 0;
                     }
                 }
+                if ended.is_some() && self.doubt.is_none() && self.sweeps.running() == 0 {
+                    self.doubts = 0;
+                }
                 if !items.is_empty() {
                     self.out.push_back(NodeEffect::Adopted(items));
                 }
@@ -183,7 +196,9 @@ impl Node {
                     sweep.left.push(slot);
                     sweep.at = Some(now.plus_millis(RETRY_MS));
                 }
-                self.in_doubt = true;
+                let wait =
+                    if self.doubts == 0 { 0 } else { (DOUBT_MS << (self.doubts - 1).min(8)).min(LONGEST_DOUBT_MS) };
+                self.doubt.get_or_insert(now.plus_millis(wait));
             }
         }
         if let Some((taken, round)) = ended

@@ -451,7 +451,7 @@ proptest! {
         if fleet.processes.iter().all(|p| p.as_ref().is_none_or(|p| p.over.is_some())) {
             fleet.start(0, 0);
         }
-        fleet.run(60_000);
+        fleet.run(130_000);
         let acted: BTreeSet<DialogKey> =
             fleet.processes.iter().flatten().flat_map(|p| p.acts_on(fleet.now)).collect();
         prop_assert_eq!(acted, begun);
