@@ -34,7 +34,7 @@ DEV_ARROWS = {
 PURE = {
     "sip-proto": {"bytes", "hmac", "md-5", "memchr", "sdp-types", "sha2", "thiserror"},
     "mcp-sip": {"bytes", "serde", "serde_json", "sha2", "thiserror"},
-    "session-store": {"bytes", "serde", "serde_json", "thiserror", "zeroize", "aes-siv"},
+    "session-store": {"aes-siv", "bytes", "hmac", "rmp-serde", "serde", "serde_json", "sha2", "thiserror", "zeroize"},
     "edge-core": {"aes-siv", "bytes", "hmac", "memchr", "serde", "serde_json", "sha2", "thiserror", "zeroize"},
 }
 # Libraries with few users.
