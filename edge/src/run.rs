@@ -90,6 +90,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// Everything that a reload works with.
 struct Process {
+    id: EdgeId,
     manifests: Manifests,
     builder: Builder,
     parts: Parts,
@@ -136,7 +137,7 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
         tokio::select! {
             () = signals.next() => break,
             ended = node::ended(&mut end) => if let End::Duplicate(message) = ended {
-                return Err(Refused::failure(message));
+                return Err(Refused::failure(format!("--edge-id {}: {message}", process.id)));
             },
             _ = hangup.recv() => {
                 if let Err(error) = process.parts.audit.reopen() {
@@ -302,6 +303,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         runtime,
     };
     let mut process = Process {
+        id: id.clone(),
         manifests,
         builder,
         parts,

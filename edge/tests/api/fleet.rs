@@ -403,7 +403,11 @@ fn of_two_edges_with_one_id_one_ends_and_says_why() {
     assert_eq!(second.edge.status()["store"]["epoch"], 2);
     let (status, said) = first.edge.wait();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("another process runs as edge") && said.contains("needs an id of its own"), "{said}");
+    assert!(
+        said.contains("sipmcp-edge: --edge-id edge-0: another process runs as edge")
+            && said.contains("needs an id of its own"),
+        "{said}"
+    );
     second.sees(1);
     assert_eq!(second.edge.get("/readyz").0, 200);
 }
