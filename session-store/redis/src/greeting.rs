@@ -14,7 +14,7 @@ const LOOKED_AT: usize = 96;
 /// Sends a PING and looks at how the answer begins. Without TLS only: there the handshake asks first.
 ///
 /// # Errors
-/// `Unreachable`, or `NotRedis` with what came.
+/// `Unreachable`, also where nothing comes; `NotRedis` with what came.
 pub(crate) async fn check(host: &str, port: u16, limit: Duration) -> Result<(), StartError> {
     let address = format!("{host}:{port}");
     let unreachable = |reason: String| StartError::Unreachable { address: address.clone(), reason };
@@ -37,12 +37,13 @@ pub(crate) async fn check(host: &str, port: u16, limit: Duration) -> Result<(), 
         Ok(())
     };
     match tokio::time::timeout(limit, reading).await {
-        Err(_) if got.is_empty() => return Err(not_redis("it accepts connections and says nothing")),
+        // No Redis, or one that hangs: who may wait, waits.
+        Err(_) if got.is_empty() => return Err(unreachable("it accepts connections and says nothing".into())),
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
         _ => {}
     }
     if got.is_empty() {
-        return Err(not_redis("it closes the connection without a word"));
+        return Err(unreachable("it closes the connection without a word".into()));
     }
     // Either it answers, or it says why not yet: a password is asked for, it is loading, it is protected.
     if got.starts_with(b"+PONG") || got.starts_with(b"-") {

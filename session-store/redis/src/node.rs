@@ -92,21 +92,17 @@ impl Node {
     ///
     /// # Errors
     /// Whatever makes it unfit.
-    pub async fn look_at(
-        config: &RedisConfig,
-        address: &str,
-    ) -> Result<(MultiplexedConnection, server::Facts), StartError> {
-        // The operations' deadline does not hold for what is asked here.
+    pub async fn look_at(config: &RedisConfig, address: &str) -> Result<MultiplexedConnection, StartError> {
         let mut connection = Opener::new(config, address, config.response_timeout).open().await?;
-        let facts = Self::fit(config, &mut connection, address).await?;
-        Ok((connection, facts))
+        Self::fit(config, &mut connection, address).await?;
+        Ok(connection)
     }
 
     async fn fit(
         config: &RedisConfig,
         connection: &mut MultiplexedConnection,
         address: &str,
-    ) -> Result<server::Facts, StartError> {
+    ) -> Result<(), StartError> {
         let asking = async {
             let facts = server::facts(connection, address).await?;
             facts.check(address)?;
@@ -118,8 +114,7 @@ impl Node {
                 let wanted = if wants_cluster { "no Cluster node" } else { "a node of a Cluster" };
                 return Err(StartError::OtherMode { address: address.to_owned(), wanted });
             }
-            server::ensure_library(connection, address).await?;
-            Ok(facts)
+            server::ensure_library(connection, address).await
         };
         let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
         tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))

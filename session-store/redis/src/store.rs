@@ -42,6 +42,8 @@ struct Inner {
     durability: RwLock<BTreeMap<Tenant, Durability>>,
     trips: Trips,
     health: watch::Receiver<Health>,
+    /// Calls under way that nobody waits for.
+    unattended: watch::Sender<usize>,
     keeper: AbortHandle,
 }
 
@@ -68,10 +70,6 @@ impl RedisStore {
         let clock = StoreClock::new(config.clock.clone());
         let common = Arc::new(Common { config, clock, news: Notify::new(), stale: AtomicBool::new(false) });
         let map = topology::first(&common).await?;
-        for node in &map.nodes {
-            // Learns the clock before the first record is written.
-            node.learn_clock().await?;
-        }
         let shards = map.nodes.iter().map(|node| node.health()).collect();
         let (seen, health) = watch::channel(Health::of(shards));
         let map = Arc::new(RwLock::new(Arc::new(map)));
@@ -83,6 +81,7 @@ impl RedisStore {
             durability: RwLock::new(BTreeMap::new()),
             trips: Trips::new(),
             health,
+            unattended: watch::Sender::new(0),
             keeper,
         })))
     }
@@ -250,7 +249,20 @@ impl RedisStore {
         let Ok(DialogKey { tenant, id: hash, .. }) = names::parse_dialog(0, listed) else { return };
         let call = self.encoder().list_legs(&ConversationKey { tenant, hash }, *ttl_ms, &[*dialog]);
         let deadline = Instant::now() + self.0.common.config.response_timeout;
-        drop(self.send_beside(call, Durability::Memory, deadline));
+        self.0.unattended.send_modify(|under_way| *under_way += 1);
+        let store = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.send(call, Durability::Memory, deadline, &mut 0).await {
+                tracing::warn!(%error, "a conversation's directory was not told that its dialog lives on");
+            }
+            store.0.unattended.send_modify(|under_way| *under_way -= 1);
+        });
+    }
+
+    /// Waits for what was sent without anybody waiting for it. It takes no longer than the response timeout.
+    pub async fn settled(&self) {
+        // The sender is ours: it does not close.
+        let _ = self.0.unattended.subscribe().wait_for(|under_way| *under_way == 0).await;
     }
 
     fn send_beside(

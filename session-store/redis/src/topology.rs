@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
+use tokio::task::JoinSet;
 
 use crate::config::{RedisConfig, Topology};
 use crate::error::StartError;
+use crate::health::BreakerState;
 use crate::link::Opener;
 use crate::node::{Common, Node};
 use crate::server;
@@ -38,18 +41,34 @@ impl Map {
 /// Address of a primary → slots from … to.
 type Primaries = BTreeMap<String, Vec<(u16, u16)>>;
 
-/// Finds the primaries and looks at each.
+/// Finds the primaries and looks at each. One of several that cannot be reached is out for now, no more.
 ///
 /// # Errors
 /// The first that makes a start impossible.
 pub(crate) async fn first(common: &Arc<Common>) -> Result<Map, StartError> {
     let primaries = find(&common.config, &[]).await?;
     let mut nodes = Vec::new();
+    let mut out = None;
     for address in primaries.keys() {
-        let (connection, _) = Node::look_at(&common.config, address).await?;
-        nodes.push(Arc::new(Node::new(common, address, Some(connection))));
+        let looked = async {
+            let node = Node::new(common, address, Some(Node::look_at(&common.config, address).await?));
+            // Learns the clock before the first record is written.
+            node.learn_clock().await?;
+            Ok(node)
+        };
+        match looked.await {
+            Ok(node) => nodes.push(Arc::new(node)),
+            Err(error @ StartError::Unreachable { .. }) => {
+                nodes.push(Arc::new(Node::new(common, address, None)));
+                out = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(Map { slots: slots(&common.config, &primaries), nodes })
+    match out {
+        Some(error) if nodes.iter().all(|node| node.health().state == BreakerState::Open) => Err(error),
+        _ => Ok(Map { slots: slots(&common.config, &primaries), nodes }),
+    }
 }
 
 /// Asks again. Nodes that are still primaries stay as they are. `None`: nothing moved.
@@ -92,13 +111,17 @@ async fn find(config: &RedisConfig, known: &[String]) -> Result<Primaries, Start
             Ok(BTreeMap::from([(primary, Vec::new())]))
         }
         Topology::Cluster { addresses } => {
+            let mut asked: Vec<String> = known.iter().chain(addresses).cloned().collect();
+            asked.dedup();
+            let mut answers = ask(config, asked, |config, address| async move { ask_node(&config, &address).await });
             let mut why = None;
-            for address in known.iter().chain(addresses) {
-                match ask_node(config, address).await {
-                    Ok(primaries) => return Ok(primaries),
-                    // A start that cannot succeed is not hidden behind another node's silence.
-                    Err(error @ StartError::Unreachable { .. }) => why = why.or(Some(error)),
-                    Err(error) => return Err(error),
+            while let Some(answer) = answers.join_next().await {
+                match answer {
+                    Ok((_, Ok(primaries))) => return Ok(primaries),
+                    // What makes a start impossible is not hidden behind another node's silence.
+                    Ok((_, Err(error))) if !matches!(error, StartError::Unreachable { .. }) => return Err(error),
+                    Ok((_, Err(error))) => why = Some(error),
+                    Err(_) => {}
                 }
             }
             Err(why.unwrap_or_else(|| StartError::Config("no address of a server".into())))
@@ -106,26 +129,69 @@ async fn find(config: &RedisConfig, known: &[String]) -> Result<Primaries, Start
     }
 }
 
-async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str) -> Result<String, StartError> {
-    let mut reason = String::from("none answers");
+/// Asks all at once: one that says nothing holds up nobody.
+fn ask<T, F>(
+    config: &RedisConfig,
+    addresses: Vec<String>,
+    one: impl Fn(RedisConfig, String) -> F,
+) -> JoinSet<(String, Result<T, StartError>)>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StartError>> + Send + 'static,
+{
+    let mut set = JoinSet::new();
     for address in addresses {
-        let asking = async {
-            let mut connection = Opener::sentinel(config, address).open().await?;
-            let mut command = redis::cmd("SENTINEL");
-            command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-            let found: Option<(String, u16)> =
-                command.query_async(&mut connection).await.map_err(|e| server::start_error(address, &e))?;
-            Ok::<_, StartError>(found)
+        let asking = one(config.clone(), address.clone());
+        set.spawn(async move { (address, asking.await) });
+    }
+    set
+}
+
+/// After the first sentinel, the others have so long: one that was cut off may still name the old primary.
+const OTHERS: Duration = Duration::from_millis(100);
+
+async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str) -> Result<String, StartError> {
+    let mut answers = ask(config, addresses.to_vec(), |config, address| {
+        let master = master.to_owned();
+        async move { ask_sentinel(&config, &address, &master).await }
+    });
+    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    let mut reason = String::from("none answers");
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => answers.join_next().await,
+            Some(end) => tokio::time::timeout_at(end, answers.join_next()).await.unwrap_or(None),
         };
-        match tokio::time::timeout(config.connect_timeout * 2, asking).await {
-            Ok(Ok(Some((host, port)))) => return Ok(join(&host, port)),
-            Ok(Ok(None)) => reason = format!("{address} does not know it"),
-            Ok(Err(error @ (StartError::Refused { .. } | StartError::NotAllowed { .. }))) => return Err(error),
-            Ok(Err(error)) => reason = error.to_string(),
-            Err(_) => reason = format!("{address} does not answer in time"),
+        match next {
+            None => break,
+            Some(Ok((_, Ok(Some(primary))))) => {
+                *named.entry(primary).or_default() += 1;
+                until = until.or(Some(tokio::time::Instant::now() + OTHERS));
+            }
+            Some(Ok((address, Ok(None)))) => reason = format!("{address} does not know it"),
+            Some(Ok((_, Err(error @ (StartError::Refused { .. } | StartError::NotAllowed { .. }))))) => {
+                return Err(error);
+            }
+            Some(Ok((_, Err(error)))) => reason = error.to_string(),
+            Some(Err(_)) => {}
         }
     }
-    Err(StartError::NoMaster { master: master.to_owned(), reason })
+    let most = named.into_iter().max_by_key(|(_, votes)| *votes);
+    most.map(|(primary, _)| primary).ok_or_else(|| StartError::NoMaster { master: master.to_owned(), reason })
+}
+
+async fn ask_sentinel(config: &RedisConfig, address: &str, master: &str) -> Result<Option<String>, StartError> {
+    let asking = async {
+        let mut connection = Opener::sentinel(config, address).open().await?;
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        let found: Option<(String, u16)> =
+            command.query_async(&mut connection).await.map_err(|e| server::start_error(address, &e))?;
+        Ok(found.map(|(host, port)| join(&host, port)))
+    };
+    let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
+    tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
 }
 
 async fn ask_node(config: &RedisConfig, address: &str) -> Result<Primaries, StartError> {

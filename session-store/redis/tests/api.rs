@@ -9,6 +9,7 @@ mod api {
     mod records;
     mod sentinel;
     pub mod server;
+    mod size;
     mod skew;
     mod start;
     pub mod subject;

@@ -42,6 +42,15 @@ local function larger(a, b)
   return b
 end
 
+-- A field that is not there takes no memory.
+local function set_or_drop(key, field, value)
+  if value == '' then
+    call('HDEL', key, field)
+  else
+    call('HSET', key, field, value)
+  end
+end
+
 -- A writer's new record. CSeq only rises, a dialog that is being ended stays so, owner and flow are the store's, whatever the writer read
 -- before.
 local function replace_dialog(p, s, name, f, args, i, ttl, at)
@@ -52,7 +61,9 @@ local function replace_dialog(p, s, name, f, args, i, ttl, at)
   end
   f.ver = int(f.ver + 1)
   call('HSET', key, 'ver', f.ver, 'ph', phase, 'ci', larger(args[i + 1], f.ci), 'co', larger(args[i + 2], f.co), 'pr', args[i + 3],
-    'pe', args[i + 5], 'r', args[i + 6], 'ab', args[i + 7])
+    'r', args[i + 6])
+  set_or_drop(key, 'pe', args[i + 5])
+  set_or_drop(key, 'ab', args[i + 7])
   call('PEXPIRE', key, ttl)
   own(p, s, f.o, 'd', name, ttl, at)
 end
@@ -67,12 +78,18 @@ local function make_dialog(p, s, name, owner, conversation, args, i, ttl, at)
       f.o = owner
     end
     replace_dialog(p, s, name, f, args, i, ttl, at)
-    call('HSET', key, 'o', owner, 'cv', conversation)
+    call('HSET', key, 'o', owner)
+    set_or_drop(key, 'cv', conversation)
     return f.ver
   end
   call('DEL', requests_key(p, s, name))
   call('HSET', key, 'v', LAYOUT, 'ver', 1, 'ph', args[i], 'ci', args[i + 1], 'co', args[i + 2], 'pr', args[i + 3], 'sr', args[i + 4],
-    'pe', args[i + 5], 'cv', conversation, 'o', owner, 'r', args[i + 6], 'ab', args[i + 7], 'fl', args[i + 8])
+    'o', owner, 'r', args[i + 6], 'fl', args[i + 8])
+  for field, value in pairs({ pe = args[i + 5], cv = conversation, ab = args[i + 7] }) do
+    if value ~= '' then
+      call('HSET', key, field, value)
+    end
+  end
   call('PEXPIRE', key, ttl)
   own(p, s, owner, 'd', name, ttl, at)
   return '1'
@@ -179,7 +196,8 @@ register('confirm', function(keys, args)
   end
   if f.ph == 'a' then
     f.ver = int(f.ver + 1)
-    call('HSET', keys[1], 'ph', 'c', 'ver', f.ver, 'ab', '')
+    call('HSET', keys[1], 'ph', 'c', 'ver', f.ver)
+    call('HDEL', keys[1], 'ab')
   end
   return { 'version', f.ver }
 end, { 'allow-oom' })

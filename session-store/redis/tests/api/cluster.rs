@@ -84,6 +84,28 @@ fn a_slot_that_moves_is_followed() {
 }
 
 #[test]
+fn an_edge_starts_while_one_shard_is_out() {
+    let nodes = cluster();
+    let pid = nodes[2].pid();
+    nodes[2].signal(&pid, "-STOP");
+    let addresses = nodes.iter().map(Server::address).collect();
+    let config = RedisConfig::new(Topology::Cluster { addresses }, "t:");
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("two of three");
+    let open = |store: &RedisStore| {
+        store.health().current().shards.iter().filter(|shard| shard.state == BreakerState::Open).count()
+    };
+    assert_eq!(open(&store), 1);
+    let results: Vec<_> = (0..60).map(|label| OnOne(&store).run(call_at(label, 1))).collect();
+    assert!(results.contains(&Ok(StoreReply::CallOpened)) && results.contains(&Err(StoreError::Unavailable)));
+    nodes[2].signal(&pid, "-CONT");
+    let end = Instant::now() + Duration::from_secs(20);
+    while open(&store) > 0 {
+        assert!(Instant::now() < end, "{:?}", store.health().current());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn one_shard_that_may_not_write_is_out_alone() {
     let nodes = cluster();
     let config = RedisConfig::new(Topology::Cluster { addresses: vec![nodes[1].address()] }, "t:");

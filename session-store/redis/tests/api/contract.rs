@@ -8,6 +8,11 @@ mod redis_7_0 {
     }
 
     store_contract::suite!(subject);
+
+    #[test]
+    fn whatever_is_asked_it_answers_as_the_memory_store_does() {
+        store_contract::differential::differential(100, 80, subject);
+    }
 }
 
 mod redis_7_0_fsync {
@@ -18,6 +23,11 @@ mod redis_7_0_fsync {
     }
 
     store_contract::suite!(subject);
+
+    #[test]
+    fn whatever_is_asked_it_answers_as_the_memory_store_does() {
+        store_contract::differential::differential(10, 80, subject);
+    }
 }
 
 mod valkey_8_1_fsync {
@@ -28,6 +38,11 @@ mod valkey_8_1_fsync {
     }
 
     store_contract::suite!(subject);
+
+    #[test]
+    fn whatever_is_asked_it_answers_as_the_memory_store_does() {
+        store_contract::differential::differential(30, 80, subject);
+    }
 }
 
 mod cluster {
@@ -38,4 +53,9 @@ mod cluster {
     }
 
     store_contract::suite!(subject);
+
+    #[test]
+    fn whatever_is_asked_it_answers_as_the_memory_store_does() {
+        store_contract::differential::differential(30, 80, subject);
+    }
 }

@@ -58,11 +58,14 @@ fn random_bytes_are_no_redis() {
 }
 
 #[test]
-fn silence_and_a_closed_connection_are_no_redis() {
+fn silence_and_a_closed_connection_are_told_apart() {
     let error = refused(single(something(Some(b""))));
-    assert!(matches!(&error, StartError::NotRedis { got, .. } if got.contains("says nothing")), "{error}");
+    assert!(matches!(&error, StartError::Unreachable { reason, .. } if reason.contains("says nothing")), "{error}");
     let error = refused(single(something(None)));
-    assert!(matches!(&error, StartError::NotRedis { got, .. } if got.contains("without a word")), "{error}");
+    assert!(
+        matches!(&error, StartError::Unreachable { reason, .. } if reason.contains("without a word") || reason.contains("reset")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -105,6 +105,7 @@ impl Redis {
     pub fn take(kind: Kind) -> Redis {
         let running = free().get_mut(&kind).and_then(Vec::pop);
         let running = running.unwrap_or_else(|| Running::start(kind));
+        RUNTIME.block_on(running.store.settled());
         for server in &running.servers {
             redis::cmd("FLUSHALL").exec(&mut server.admin()).expect("FLUSHALL");
         }
@@ -150,6 +151,7 @@ impl Subject for Redis {
 
     fn pass(&mut self, ms: u64) {
         let running = self.running();
+        RUNTIME.block_on(running.store.settled());
         let ahead = running.ahead_ms.fetch_add(ms, Ordering::SeqCst) + ms;
         for server in &running.servers {
             server.set_ahead(ahead);
