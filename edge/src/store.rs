@@ -1,5 +1,8 @@
 //! The store of this process: in its memory, in a file, or shared with other edges.
 
+#[cfg(debug_assertions)]
+mod unjournalled;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +19,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::unix_millis;
 use crate::metrics::Metrics;
+#[cfg(debug_assertions)]
+use unjournalled::Unjournalled;
 
 /// One handle for every store. The memory store answers at once; the others later, and never block a shard: the core knows no difference,
 /// a reply is an input of its own.
@@ -151,11 +156,18 @@ impl Store {
     /// What the store says.
     pub async fn execute(&self, operation: StoreOp) -> Reply {
         let (name, start) = (operation_name(&operation), Instant::now());
+        #[cfg(debug_assertions)]
+        let (operation, opens) = match unjournalled::take(operation) {
+            Unjournalled::Answered(reply) => return reply,
+            Unjournalled::Run { operation, opens } => (operation, opens),
+        };
         let reply = match &self.backend {
             Backend::Memory(memory) => return self.in_memory(memory, operation),
             Backend::File(file) => in_file(file, operation).await,
             Backend::Redis(redis) => redis.execute(operation).await,
         };
+        #[cfg(debug_assertions)]
+        let reply = unjournalled::put_back(reply, opens);
         self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
         reply
     }
