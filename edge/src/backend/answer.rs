@@ -234,12 +234,12 @@ pub(super) async fn relay(
                 return Ok(Ended::Answered);
             }
         }
-        if let Some(id) = parser.last_id() {
-            if position.last_id.as_deref() != Some(id) {
-                progress = true;
-                position.last_id = Some(id.to_owned());
-                sink.send(BackendEvent::Position { event_id: id.to_owned() }).await?;
-            }
+        if let Some(id) = parser.last_id()
+            && position.last_id.as_deref() != Some(id)
+        {
+            progress = true;
+            position.last_id = Some(id.to_owned());
+            sink.send(BackendEvent::Position { event_id: id.to_owned() }).await?;
         }
         position.retry = parser.retry().or(position.retry);
     }
