@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ const BEFORE: Duration = Duration::from_millis(2500);
 const AFTER: Duration = Duration::from_secs(3);
 /// How long one look at a dialog or a registration may take when everything runs again.
 const LOOK: Duration = Duration::from_secs(12);
+/// How long a short call waits for its answer before it hangs up: longer than any edge may be silent.
+const PATIENCE: Duration = Duration::from_secs(12);
 /// Looks at one time.
 const LOOKS: usize = 16;
 
@@ -77,10 +79,14 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
     let keeps_journal = row.fault != Fault::NoJournal;
     let mut world = World::start(args, authority, row.topology, row.class, keeps_journal).await?;
     let mut tally = Tally { runs: 1, ..Tally::default() };
+    let longest = Arc::<AtomicU64>::default();
+    let watch = tokio::spawn(watch_ourselves(longest.clone()));
     let done = match row.fault {
         Fault::Roll => roll::run(&mut world, journal, &mut tally).await,
         _ => with_fault(&mut world, journal, run, &mut tally).await,
     };
+    watch.abort();
+    tally.stalled = Duration::from_millis(longest.load(Ordering::Relaxed));
     for edge in &mut world.edges {
         if let Some(why) = edge.fell() {
             tally.lose(why);
@@ -104,6 +110,17 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
     done.map(|()| tally)
 }
 
+/// Notes by how much a sleep of 5 ms is late: what waits here, waits in the proxies, too, and the edges take that for a slow store.
+async fn watch_ourselves(longest: Arc<AtomicU64>) {
+    const STEP: Duration = Duration::from_millis(5);
+    loop {
+        let before = Instant::now();
+        tokio::time::sleep(STEP).await;
+        let late = before.elapsed().saturating_sub(STEP).as_millis();
+        longest.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &mut Tally) -> Fallible<()> {
     let (fault, args) = (journal.row.fault, journal.args);
     let dialogs = settle(world, args, tally).await?;
@@ -114,7 +131,7 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
         traffic.spawn(talk(ua.clone(), dialog.clone(), stop.clone()));
     }
     for ua in &world.clients {
-        traffic.spawn(churn(ua.clone(), stop.clone(), load.clone()));
+        traffic.spawn(churn(ua.clone(), fault.ends_before_recovery(), stop.clone(), load.clone()));
     }
     tokio::time::sleep(BEFORE).await;
     journal.say("the fault");
@@ -205,16 +222,20 @@ async fn talk(ua: Ua, dialog: Arc<Dialog>, mut stop: watch::Receiver<bool>) {
 }
 
 /// Short calls: INVITE, a payment, BYE.
-async fn churn(ua: Ua, mut stop: watch::Receiver<bool>, load: Arc<Load>) {
+async fn churn(ua: Ua, is_outage: bool, mut stop: watch::Receiver<bool>, load: Arc<Load>) {
     while !*stop.borrow() {
         pause(0.5, 2.0, &mut stop).await;
         match ua.invite().await {
             Ok(dialog) => {
                 *lock(&load.made) += 1;
                 let call = ua.call(&dialog, Tool::Pay, Duration::ZERO);
-                let end = Instant::now() + Duration::from_secs(3);
+                let end = Instant::now() + PATIENCE;
                 while call.is_open() && Instant::now() < end {
                     tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                if is_outage {
+                    // Our BYE cancels what is in flight (draft binding 5.6): nobody owes an answer any more.
+                    call.given_up();
                 }
                 match ua.bye(&dialog).await {
                     Ok(()) => lock(&load.ended).push((ua.clone(), dialog)),

@@ -49,7 +49,7 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 18] = [
+const HEAD: [&str; 19] = [
     "row",
     "class",
     "runs",
@@ -68,9 +68,10 @@ const HEAD: [&str; 18] = [
     "next target",
     "no replicas s",
     "failed calls",
+    "stalled ms",
 ];
 
-fn cells(row: Row, tally: &Tally) -> [String; 18] {
+fn cells(row: Row, tally: &Tally) -> [String; 19] {
     let ok = match tally.in_dialog {
         0 => "-".into(),
         all => format!("{:.1} %", 100.0 * (all - tally.in_dialog_failed) as f64 / all as f64),
@@ -94,12 +95,13 @@ fn cells(row: Row, tally: &Tally) -> [String; 18] {
         tally.failovers.to_string(),
         format!("{:.1}", tally.without_replicas.as_secs_f64()),
         if row.fault == Fault::Roll { tally.failed_calls.to_string() } else { "-".into() },
+        tally.stalled.as_millis().to_string(),
     ]
 }
 
 /// The whole table, aligned.
 pub fn print(rows: &[(Row, Tally)]) -> String {
-    let body: Vec<[String; 18]> = rows.iter().map(|(row, tally)| cells(*row, tally)).collect();
+    let body: Vec<[String; 19]> = rows.iter().map(|(row, tally)| cells(*row, tally)).collect();
     let head = HEAD.map(str::to_owned);
     let width = |column: usize| body.iter().chain([&head]).map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
@@ -141,6 +143,7 @@ pub fn append(path: &Path, row: Row, tally: &Tally) -> Fallible<()> {
         "unavailable": tally.unavailable,
         "failovers": tally.failovers,
         "failed_calls": tally.failed_calls,
+        "stalled_ms": tally.stalled.as_millis() as u64,
         "no_replicas_s": (tally.without_replicas.as_secs_f64() * 10.0).round() / 10.0,
     });
     let mut file = File::options().create(true).append(true).open(path).map_err(words)?;

@@ -27,6 +27,8 @@ pub struct Tally {
     pub failed_calls: u64,
     /// How long a primary had no replica and refused writes.
     pub without_replicas: Duration,
+    /// The longest time for which this program, and so its proxies and clients, did not get the processor.
+    pub stalled: Duration,
     pub recovery: Vec<Duration>,
     /// What was lost and why, in words; the first ones.
     pub notes: Vec<String>,
@@ -62,6 +64,7 @@ impl Tally {
         self.in_dialog_failed += other.in_dialog_failed;
         self.failed_calls += other.failed_calls;
         self.without_replicas += other.without_replicas;
+        self.stalled = self.stalled.max(other.stalled);
         self.recovery.extend(other.recovery);
         for note in other.notes {
             self.note(note);

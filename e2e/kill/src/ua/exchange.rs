@@ -127,6 +127,11 @@ impl Call {
         }
     }
 
+    /// The caller hangs up. Without effect on an exchange that has its fate.
+    pub fn given_up(&self) {
+        lock(&self.course).fate.get_or_insert_with(|| (Fate::Refused("its caller hung up".into()), Instant::now()));
+    }
+
     /// A JSON-RPC message of this exchange came.
     pub fn message(&self, message: &Value) {
         if message.get("method").is_some() {
