@@ -61,10 +61,23 @@ impl Refused {
     }
 }
 
+/// The test switch that leaves the journal out (`store/unjournalled.rs`) is no part of a release: whoever sets it must not believe that it
+/// works.
+fn check_test_switches() -> Result<(), Refused> {
+    const NO_JOURNAL: &str = "SIPMCP_TEST_NO_JOURNAL";
+    match std::env::var_os(NO_JOURNAL) {
+        Some(_) if !cfg!(debug_assertions) => {
+            Err(Refused::usage(format!("{NO_JOURNAL} is set: only a build with debug assertions leaves the journal out")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs the edge until a signal ends it.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let result = telemetry::init_log(args.log_format, &args.log_level).map_err(Refused::usage).and_then(|()| {
+        check_test_switches()?;
         let threads = usize::from(args.shard_count()).clamp(1, 8);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)

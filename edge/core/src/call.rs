@@ -35,8 +35,8 @@ use crate::transactions::{InviteProgress, ReplyTo};
 use crate::waiting::Waiting;
 use plan::Plan;
 
-/// So long an INVITE may be with one edge before another one takes it over.
-pub(crate) const LEASE_MS: u64 = 10_000;
+/// So long an INVITE may be with one edge that lives: as long as its guard. What a dead edge left is adopted by its lease, not by this time.
+pub(crate) const LEASE_MS: u64 = session_store::op::GUARD_MS;
 
 /// An INVITE that is being accepted.
 #[derive(Debug)]

@@ -41,6 +41,10 @@ impl EdgeState {
         if delivery.body.len() > limit {
             return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit });
         }
+        // Its dialog and its exchange are not there yet, and are about to be.
+        if self.is_degraded() && (delivery.leg.key.in_dialog() || delivery.close.is_some()) {
+            return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable);
+        }
         let close = delivery.close.take();
         match (delivery.leg.key, close) {
             (LegKey::Dialog(dialog), close) => {
@@ -203,6 +207,9 @@ impl EdgeState {
         let (cseq, record) = match reply {
             Ok(StoreReply::Cseq { cseq, record, .. }) => (cseq, record),
             Ok(StoreReply::Fenced) => return self.delivered(&delivery, DeliveryOutcome::Fenced),
+            Ok(StoreReply::Unknown) if self.is_missed(&delivery) => {
+                return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable);
+            }
             Ok(_) => return self.delivered(&delivery, DeliveryOutcome::Unreachable),
             Err(_) => return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable),
         };
@@ -218,6 +225,11 @@ impl EdgeState {
             return self.locate(&next_hop, listener, then);
         }
         self.reach_dialog(dialog, &record, then);
+    }
+
+    /// Whether the dialog of a message may only be missing for the moment.
+    fn is_missed(&mut self, delivery: &Delivery) -> bool {
+        matches!(delivery.leg.key, LegKey::Dialog(dialog) if self.may_come_back(dialog))
     }
 
     pub(crate) fn send_in_dialog(&mut self, delivery: Delivery, cseq: u32, record: &DialogRecord, target: Target) {

@@ -22,6 +22,7 @@ mod legacy;
 mod pending;
 mod questions;
 mod resume;
+mod rewrite;
 mod schemas;
 mod session;
 mod stats;
@@ -45,6 +46,7 @@ use schemas::Schemas;
 use session::Session;
 use timers::{Timer, Timers};
 
+pub use rewrite::Held;
 pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
     Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Ids, Inbound, Leg, LegKey, Principal,

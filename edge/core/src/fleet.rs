@@ -57,7 +57,8 @@ impl EdgeState {
             }
         }
         if emptied {
-            self.store_was_emptied(old_owner);
+            let was_alone = before.is_none_or(|before| before.pods.iter().all(|pod| pod.owner.pod == before.owner.pod));
+            self.store_was_emptied(old_owner, was_alone);
         }
         self.store_was_seen(membership.renewed_at);
     }

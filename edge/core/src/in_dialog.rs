@@ -125,6 +125,10 @@ impl EdgeState {
         if self.is_degraded() {
             return self.in_dialog_degraded(pending);
         }
+        if matches!(kind, Kind::Mcp(_)) && self.is_settling() {
+            self.stats.limit("outage");
+            return Err(self.unavailable("Store Was Emptied"));
+        }
         if kind == Kind::Bye {
             return self.on_bye(pending);
         }

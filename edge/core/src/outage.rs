@@ -17,7 +17,7 @@ use crate::answer::Answer;
 use crate::config::OnOutage;
 use crate::dialogs::record_ttl_ms;
 use crate::effect::LogLevel;
-use crate::engine::Closing;
+use crate::engine::{Closing, Held};
 use crate::in_dialog::{InDialog, Kind};
 use crate::input::StoreHealth;
 use crate::names;
@@ -54,12 +54,18 @@ pub(crate) struct Outage {
     awaited: Option<Mono>,
     journal: VecDeque<Late>,
     replaying: usize,
+    /// Exchanges and sessions to be written anew. They come before their dialogs: until its dialog is there, no request in it is taken
+    /// anywhere, so none finds its exchange missing.
+    held: VecDeque<Held>,
+    holding: usize,
     /// Dialogs to be written anew.
     restore: VecDeque<DialogKey>,
     restoring: usize,
     /// Those that others own, and when.
     copies: Option<Mono>,
     emptied_until: Option<Mono>,
+    /// Until then other edges write what they hold: an exchange that is not there may still come.
+    settles: Option<Mono>,
     recent: registrations::Recent,
     /// From the end of an outage until everything above is done.
     recovering: bool,
@@ -79,7 +85,9 @@ impl EdgeState {
     /// Whether the store must not be asked, or cannot be believed yet.
     pub(crate) fn is_degraded(&self) -> bool {
         let outage = &self.outage;
-        outage.health == StoreHealth::Open || outage.recovering || !outage.restore.is_empty() || outage.restoring > 0
+        let restores =
+            !outage.restore.is_empty() || outage.restoring > 0 || !outage.held.is_empty() || outage.holding > 0;
+        outage.health == StoreHealth::Open || outage.recovering || restores
     }
 
     /// Whether one more piece of new work is taken.
@@ -91,9 +99,15 @@ impl EdgeState {
         }
     }
 
+    /// Whether another edge may hold the exchange that a request is the repetition of, and has not written it anew yet.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.outage.settles.is_some_and(|until| self.now.mono < until)
+    }
+
     /// The answer to a request out of a dialog that is not taken now.
     pub(crate) fn refuse_new(&mut self, service: Service) -> Option<Answer> {
         let taken = match service {
+            Service::Message if self.is_settling() => false,
             Service::Invite | Service::Message => self.admits(),
             // The registrar has a rule of its own.
             Service::Register if self.config.on_outage == OnOutage::KeepExisting => true,
@@ -135,14 +149,17 @@ impl EdgeState {
     }
 
     /// The store lost its content: what is held here is written anew, under our new epoch.
-    pub(crate) fn store_was_emptied(&mut self, before: Owner) {
+    pub(crate) fn store_was_emptied(&mut self, before: Owner, was_alone: bool) {
         let now = self.now.mono;
+        self.outage.settles = (!was_alone).then(|| now.plus_millis(COPIES_MS));
         let mine = |owner: &Owner| (owner.pod, owner.boot) == (before.pod, before.boot);
+        self.outage.held = self.engine.held(before).into();
         self.outage.restore = self.dialogs.iter().filter(|(_, l)| mine(&l.record.owner)).map(|(d, _)| *d).collect();
         self.outage.copies = Some(now.plus_millis(COPIES_MS));
         self.outage.emptied_until = Some(now.plus_millis(EMPTIED_MS));
         self.timers.arm(TimerKey::Outage, self.outage.copies);
-        self.log(LogLevel::Warn, format!("{} sessions are written anew", self.outage.restore.len()));
+        let (sessions, exchanges) = (self.outage.restore.len(), self.outage.held.len());
+        self.log(LogLevel::Warn, format!("{sessions} sessions and {exchanges} of their exchanges are written anew"));
     }
 
     /// Whether a dialog that the store does not have may come back: then it is not gone yet.
@@ -178,6 +195,17 @@ impl EdgeState {
         if self.outage.health == StoreHealth::Open || self.outage.awaited.is_some() || !self.may_act() {
             return;
         }
+        while self.outage.holding < AT_ONCE
+            && let Some(held) = self.outage.held.pop_front()
+        {
+            if let Some(operation) = self.with_engine(|engine, ctx| engine.rewrite(ctx, held)) {
+                self.outage.holding += 1;
+                self.store(operation, Waiting::Rewrite(held));
+            }
+        }
+        if self.outage.holding > 0 {
+            return;
+        }
         while self.outage.restoring < AT_ONCE
             && let Some(dialog) = self.outage.restore.pop_front()
         {
@@ -196,6 +224,27 @@ impl EdgeState {
             self.outage.recovering = false;
             self.log(LogLevel::Info, "the store is used again");
         }
+    }
+
+    /// An exchange or a session was written anew, or was not.
+    pub(crate) fn rewritten(&mut self, held: Held, reply: Result<StoreReply, StoreError>) {
+        self.outage.holding -= 1;
+        match reply {
+            Ok(reply) => {
+                if let Some(next) = self.with_engine(|engine, ctx| engine.rewritten(ctx, held, &reply)) {
+                    self.outage.holding += 1;
+                    self.store(next, Waiting::Rewrite(held));
+                    return;
+                }
+            }
+            Err(StoreError::Unavailable) => {
+                self.outage.held.push_back(held);
+                return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+            }
+            // It would not be taken the next time either, and the others wait.
+            Err(error) => self.log(LogLevel::Error, format!("an exchange is lost with the store's content: {error}")),
+        }
+        self.recover();
     }
 
     fn restore(&mut self, dialog: DialogKey) {

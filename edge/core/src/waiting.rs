@@ -9,7 +9,7 @@ use crate::b2bua::Step;
 use crate::call::Call;
 use crate::call::cancel::Cancel;
 use crate::dialogs::HangUp;
-use crate::engine::{Delivery, Ticket, Written};
+use crate::engine::{Delivery, Held, Ticket, Written};
 use crate::gate::Caller;
 use crate::in_dialog::InDialog;
 use crate::outage::Late;
@@ -44,6 +44,7 @@ pub(crate) enum Waiting {
     LookAgain(DialogKey),
     /// After the store lost its content.
     Restore(DialogKey),
+    Rewrite(Held),
     /// What was done without the store.
     Replay(Box<Late>),
     /// A JSON-RPC message that came in the body of an INVITE.
@@ -95,6 +96,7 @@ impl EdgeState {
             Waiting::Confirm(dialog) => self.confirmed(dialog, reply),
             Waiting::LookAgain(dialog) => self.looked_again(dialog, reply),
             Waiting::Restore(dialog) => self.restored(dialog, reply),
+            Waiting::Rewrite(held) => self.rewritten(held, reply),
             Waiting::Replay(late) => self.replayed(*late, &reply),
             Waiting::Native(ticket) => {
                 let outcome = reply.map(|reply| match reply {

@@ -12,6 +12,8 @@ mod any_edge;
 mod calls;
 #[path = "api/carriers.rs"]
 mod carriers;
+#[path = "api/emptied.rs"]
+mod emptied;
 #[path = "api/exchanges.rs"]
 mod exchanges;
 #[path = "api/fleet.rs"]

@@ -44,9 +44,10 @@ impl Engine {
         let end = CloseExchange { key: exchange.key, owner: exchange.owner, answer: None, is_held: false };
         match body {
             Some(body) => {
+                let journal = Some(Box::new(self.journal(ctx, &exchange)));
                 let held = CloseExchange { answer: is_kept.then(|| body.clone()), is_held: true, ..end.clone() };
                 let Exchange { leg, header, id, .. } = exchange;
-                let written = Writes { close: Some(Box::new(held)), ends: Some(Box::new(end)) };
+                let written = Writes { close: Some(Box::new(held)), ends: Some(Box::new(end)), journal };
                 self.deliver(ctx, leg, header, body, written, Purpose::Final(id));
             }
             None => self.store(ctx, StoreOp::CloseExchange(end), Op::Forget),

@@ -8,7 +8,7 @@ use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::error_response;
 use session_store::key::SessionKey;
-use session_store::op::{CloseExchange, StoreOp};
+use session_store::op::{CloseExchange, OpenExchange, StoreOp};
 
 use super::Engine;
 use super::judge::body_limit;
@@ -39,6 +39,8 @@ pub(super) struct Writes {
     pub close: Option<Box<CloseExchange>>,
     /// Once the caller has it, or never will.
     pub ends: Option<Box<CloseExchange>>,
+    /// What stands there until then.
+    pub journal: Option<Box<OpenExchange>>,
 }
 
 /// All deliveries of one leg, in `Engine::leg_deliveries`.
@@ -73,10 +75,21 @@ impl Engine {
         let carrier = if leg.key.in_dialog() { leg.carrier } else { Carrier::Message };
         let bytes = body.len();
         self.leg_deliveries.insert((leg.session, id));
-        let Writes { close, ends } = writes;
+        let Writes { close, ends, journal } = writes;
         self.deliveries.insert(
             id,
-            Outgoing { leg, header, body, close, ends, carrier, is_second: false, tries: Tries::default(), purpose },
+            Outgoing {
+                leg,
+                header,
+                body,
+                close,
+                ends,
+                journal,
+                carrier,
+                is_second: false,
+                tries: Tries::default(),
+                purpose,
+            },
         );
         if bytes > limit {
             self.too_large(ctx, id, limit);
@@ -200,12 +213,12 @@ impl Engine {
         match outgoing.purpose {
             Purpose::Final(request) => {
                 let body = error_response(Some(&request), &error);
-                let Outgoing { close, ends, .. } = outgoing;
+                let Outgoing { close, ends, journal, .. } = outgoing;
                 // What is kept is what the caller hears.
                 let held = close.map(|close| {
                     Box::new(CloseExchange { answer: close.answer.as_ref().map(|_| body.clone()), ..*close })
                 });
-                let writes = Writes { close: held, ends };
+                let writes = Writes { close: held, ends, journal };
                 self.deliver(ctx, outgoing.leg, outgoing.header, body, writes, Purpose::TooLarge);
             }
             Purpose::Ask { session, id: question, .. } => {

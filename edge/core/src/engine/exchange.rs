@@ -77,6 +77,9 @@ pub(super) enum Resumed {
 /// that a fast stream costs one write per round trip.
 #[derive(Debug, Default)]
 pub(super) struct Noted {
+    /// Everything so far.
+    pub known: ExchangeNote,
+    /// What is not written.
     pub next: ExchangeNote,
     pub is_writing: bool,
 }

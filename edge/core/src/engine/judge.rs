@@ -298,7 +298,18 @@ impl Engine {
         if is_new && self.sessions.len() >= limit { Err(RpcError::limited("sessionsPerPod", 1_000)) } else { Ok(()) }
     }
 
-    fn journal(&self, ctx: &Ctx<'_>, exchange: &Exchange) -> OpenExchange {
+    /// What the journal is to have of an exchange now, where it lost what it had.
+    pub(super) fn journal_again(&self, ctx: &Ctx<'_>, exchange: &Exchange) -> OpenExchange {
+        let mut open = self.journal(ctx, exchange);
+        let (entry, known) = (&mut open.entry, exchange.noted.known.clone());
+        entry.event_id = known.event_id;
+        entry.task = known.task;
+        entry.upstream_id = known.upstream_id.or_else(|| exchange.upstream.as_ref().map(|id| id.as_str().to_owned()));
+        entry.backend_session = known.backend_session.or(entry.backend_session.take());
+        open
+    }
+
+    pub(super) fn journal(&self, ctx: &Ctx<'_>, exchange: &Exchange) -> OpenExchange {
         let life_ms = exchange.latest.millis_since(ctx.now.mono);
         OpenExchange {
             key: exchange.key,

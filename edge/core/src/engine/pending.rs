@@ -7,7 +7,7 @@ use mcp_sip::errors::RpcError;
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::RawId;
 use session_store::key::SessionKey;
-use session_store::op::CloseExchange;
+use session_store::op::{CloseExchange, OpenExchange};
 use session_store::record::SessionRecord;
 
 use super::about::About;
@@ -124,6 +124,8 @@ pub(super) struct Outgoing {
     pub close: Option<Box<CloseExchange>>,
     /// The end of its exchange, written once the caller has it.
     pub ends: Option<Box<CloseExchange>>,
+    /// What the journal has of its exchange, should the store lose it.
+    pub journal: Option<Box<OpenExchange>>,
     pub carrier: Carrier,
     /// The other carrier was tried already.
     pub is_second: bool,

@@ -120,9 +120,10 @@ impl Engine {
     /// What stands in the journal; it was told to the audit log before it was written there.
     fn give_again(&mut self, ctx: &mut Ctx<'_>, no: u64, body: Bytes) {
         let Some(exchange) = self.take(ctx, no) else { return };
+        let journal = Some(Box::new(self.journal(ctx, &exchange)));
         let Exchange { leg, header, id, session, key, owner, .. } = exchange;
         let ends = CloseExchange { key, owner, answer: None, is_held: false };
-        let writes = Writes { close: None, ends: Some(Box::new(ends)) };
+        let writes = Writes { close: None, ends: Some(Box::new(ends)), journal };
         self.deliver(ctx, leg, header, body, writes, Purpose::Final(id));
         self.settle(session);
     }
@@ -251,6 +252,11 @@ impl Engine {
     /// Keeps in the journal what became known. Nothing waits for it; while one note is being written the next ones become one.
     pub(super) fn note_down(&mut self, ctx: &mut Ctx<'_>, no: u64, note: ExchangeNote) {
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
+        let known = &mut exchange.noted.known;
+        known.event_id = note.event_id.clone().or(known.event_id.take());
+        known.task = note.task.clone().or(known.task.take());
+        known.upstream_id = note.upstream_id.clone().or(known.upstream_id.take());
+        known.backend_session = note.backend_session.clone().or(known.backend_session.take());
         let next = &mut exchange.noted.next;
         next.event_id = note.event_id.or(next.event_id.take());
         next.task = note.task.or(next.task.take());

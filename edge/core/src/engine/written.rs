@@ -76,6 +76,7 @@ impl Engine {
     fn opened(&mut self, ctx: &mut Ctx<'_>, mut exchange: Exchange, fate: Fate, outcome: OpenOutcome) -> SipAnswer {
         let key = exchange.session;
         let error = match outcome {
+            OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
             OpenOutcome::Opened { session } => {
                 if fate == Fate::LegClosed {
                     self.close_entry(ctx, &exchange);

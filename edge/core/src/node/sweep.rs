@@ -17,7 +17,7 @@ const CLAIMS: usize = 64;
 /// Resources per claim.
 const SLICE: usize = 500;
 /// Lease of an adopted INVITE; milliseconds.
-const LEASE_MS: u64 = 10_000;
+const LEASE_MS: u64 = session_store::op::GUARD_MS;
 /// Between two new epochs that are taken for claims in doubt: doubling, and no longer than that; milliseconds.
 const DOUBT_MS: u64 = 2_000;
 const LONGEST_DOUBT_MS: u64 = 60_000;

@@ -340,3 +340,33 @@ fn only_the_owner_refreshes_and_a_refresh_at_another_edge_moves_its_timer() {
     assert!(said.contains(&"UPDATE".to_owned()) || said.contains(&"BYE".to_owned()), "{said:?}");
     assert_eq!(fleet.said(1), Vec::<String>::new());
 }
+
+/// The peer is where it spoke last, whatever it said there.
+#[test]
+fn a_re_invite_or_update_on_a_new_connection_moves_the_way_back() {
+    for method in ["INVITE", "UPDATE"] {
+        for edge in [0, 1] {
+            let mut fleet = Fleet::new(2);
+            let mut alice = called_by_tls(&mut fleet, 0, 1);
+            let (id, body) = fleet.on(0, |world| {
+                assert_eq!(alice.ask(world, "INFO", MCP, &tool_call(1, "echo")).status(), Some(200));
+                let (id, _, body) = world.posted();
+                world.input(Input::FlowClosed { conn: edge_core::input::ConnId(1) });
+                (id, body)
+            });
+            alice.flow = stream(Transport::Tls, 2, &["sip:alice@acme.example"]);
+            fleet.on(edge, |world| {
+                let (headers, body) = if method == "INVITE" { both() } else { Default::default() };
+                assert_eq!(alice.ask(world, method, &headers, &body).status(), Some(200), "{method}");
+                if method == "INVITE" {
+                    alice.send(world, "ACK", "", "");
+                }
+            });
+            fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+            let answer = fleet.sent(edge).into_iter().find(|sent| sent.message.is_request());
+            let answer = answer.unwrap_or_else(|| panic!("{method} at {edge}: nothing came"));
+            assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
+            assert!(text(&answer.message).contains(r#""result""#));
+        }
+    }
+}

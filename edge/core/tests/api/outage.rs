@@ -11,7 +11,7 @@ use crate::driver::*;
 use crate::fleet::Fleet;
 
 /// The store is away for this edge, operations and lease alike.
-fn away(fleet: &mut Fleet, index: usize) {
+pub fn away(fleet: &mut Fleet, index: usize) {
     fleet.edges[index].has_store = false;
     fleet.on(index, |world| {
         world.mode = StoreMode::Failing(StoreError::Unavailable);
@@ -20,7 +20,7 @@ fn away(fleet: &mut Fleet, index: usize) {
 }
 
 /// It is back, and the breaker lets this much new work in.
-fn back(fleet: &mut Fleet, index: usize, health: StoreHealth) {
+pub fn back(fleet: &mut Fleet, index: usize, health: StoreHealth) {
     fleet.edges[index].has_store = true;
     fleet.on(index, |world| {
         world.mode = StoreMode::Prompt;
@@ -262,6 +262,10 @@ fn a_store_that_came_back_empty_gets_what_is_held_under_the_new_epoch_before_any
     let stats = fleet.edges[0].world.core.stats();
     assert_eq!((stats.restored, stats.degraded, stats.dialogs), (2, false, 2), "{stats:?}");
     assert_eq!(fleet.edges[0].membership.owner.epoch, 2);
+    // What other edges hold is there before MCP goes on.
+    let early = fleet.on(0, |world| alice.ask(world, "INFO", MCP, &tool_call(2, "echo")));
+    assert_eq!(early.status(), Some(503));
+    fleet.advance(4_000);
     // Any edge serves them again; our next CSeq is higher than any that the peer saw.
     assert_eq!(fleet.on(1, |world| bob.ask(world, "INFO", "", "")).status(), Some(200));
     let answer = fleet.on(0, |world| {

@@ -2,8 +2,10 @@
 
 use edge_core::audit::AuditKind;
 use edge_core::effect::BackendAction;
+use edge_core::engine::Held;
 use edge_core::input::{BackendEvent, BackendFailure};
 use serde_json::{Value, json};
+use session_store::memory::{Capacity, MemoryStore};
 use session_store::op::{StoreOp, StoreReply};
 
 use super::rig::*;
@@ -448,4 +450,46 @@ fn too_many_messages_before_the_session_is_ready_are_dropped_and_counted() {
     let (announce, _) = rig.one_call();
     rig.done(announce);
     assert_eq!(rig.new_calls().len(), 32);
+}
+
+/// The store came back empty: the record is written anew where there is none, and any edge goes on in the session.
+#[test]
+fn a_session_whose_record_was_lost_is_written_anew_and_goes_on_anywhere() {
+    let mut rig = Rig::default();
+    let leg = rig.dialog("legacy");
+    rig.initialize(&leg, true);
+    assert_eq!(rig.send(&leg, Some("abcdefghijklmnopqrstuv"), &legacy_call(1, "echo")), 200);
+    let (id, _) = rig.one_call();
+    rig.store = MemoryStore::new(Capacity::default());
+    let before = rig.owner;
+    rig.owner.epoch += 1;
+    let held = rig.ctx(|engine, _| engine.held(before));
+    assert_eq!(held.len(), 2, "{held:?}");
+    for held in held.clone() {
+        // Twice: the first reply may be lost.
+        for _ in 0..2 {
+            let operation = rig.ctx(|engine, ctx| engine.rewrite(ctx, held)).unwrap();
+            let reply = rig.run(operation).unwrap();
+            assert_eq!(rig.ctx(|engine, ctx| engine.rewritten(ctx, held, &reply)), None);
+        }
+    }
+    let reply = rig.run(StoreOp::ReadSession { session: leg.session, ttl_ms: 0 }).unwrap();
+    let StoreReply::Session { version: 1, record } = reply else { panic!("{reply:?}") };
+    assert_eq!((record.backend_session.as_deref(), record.initialized), (Some("backend-1"), true));
+    // The exchange is this life's: its answer is taken.
+    rig.message(id, &result(1, "done"));
+    assert_eq!(rig.one_delivery().1, result(1, "done"));
+    // What is over is not written.
+    for held in held {
+        if let Held::Exchange { .. } = held {
+            assert_eq!(rig.ctx(|engine, ctx| engine.rewrite(ctx, held)), None);
+        }
+    }
+    let mut other = rig.other_edge();
+    assert_eq!(other.send(&leg, Some("bbcdefghijklmnopqrstuv"), &legacy_call(2, "echo")), 200);
+    let calls = other.new_calls();
+    assert!(
+        !calls.is_empty() && calls.iter().all(|(_, call)| call.session.as_deref() == Some("backend-1")),
+        "{calls:?}"
+    );
 }
