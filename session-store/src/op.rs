@@ -70,6 +70,10 @@ pub struct OpenExchange {
     pub ttl_ms: u64,
     /// Moves the idle end of the session, if there is one; 0 leaves it.
     pub session_ttl_ms: u64,
+    /// This owner has never heard that the entry is its own (the reply to its write was lost), so that nobody serves it: where the same
+    /// request is in flight under exactly this owner, this entry takes its place, `Opened`, and no limit counts it again. Where somebody
+    /// else has it meanwhile, or it was adopted (an earlier owner may have served it), this is a repetition like any other.
+    pub instead_of: Option<Owner>,
 }
 
 /// One operation.

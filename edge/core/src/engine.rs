@@ -15,6 +15,7 @@ mod answer;
 mod backend;
 mod close;
 mod deliver;
+mod doubt;
 mod exchange;
 mod forward;
 mod judge;
@@ -34,7 +35,7 @@ mod written;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use session_store::key::SessionKey;
+use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::StoreOp;
 use sip_proto::time::Mono;
 
@@ -69,6 +70,9 @@ pub struct Engine {
     orphans: BTreeMap<u64, adopt::Orphan>,
     /// By exchange: what will be done for it once the lease or its session is there.
     plans: BTreeMap<u64, resume::Plan>,
+    /// Repetitions of what nobody may be serving.
+    doubts: BTreeMap<ExchangeKey, doubt::Doubt>,
+    held: doubt::Held,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,
@@ -87,6 +91,7 @@ impl Engine {
                 Timer::Call(id) => self.call_alarm(ctx, id),
                 Timer::Delivery(id) => self.send(ctx, id),
                 Timer::Orphan(no) => self.orphan_alarm(ctx, no),
+                Timer::Doubt(key) => self.resolve(ctx, key),
             }
         }
     }
@@ -105,7 +110,7 @@ impl Engine {
     /// Requests that were accepted and not answered: for drain.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.exchanges.len() + self.tickets.len() + self.orphans.len()
+        self.exchanges.len() + self.tickets.len() + self.orphans.len() + self.doubts.len()
     }
 
     /// Counters and gauges.
@@ -123,7 +128,12 @@ impl Engine {
             backend_calls: self.calls.len(),
             // The index may not outlive what it points to.
             deliveries: self.deliveries.len().max(self.leg_deliveries.len()),
-            waiting: self.tickets.len() + self.ops.len() + self.farewells.len() + self.orphans.len() + self.plans.len(),
+            waiting: self.tickets.len()
+                + self.ops.len()
+                + self.farewells.len()
+                + self.orphans.len()
+                + self.plans.len()
+                + self.doubts.len(),
             timers: self.timers.len(),
             ..stats
         }
@@ -150,6 +160,7 @@ impl Engine {
             Op::OrphanDialog(no) => self.orphan_dialog(ctx, no, reply),
             Op::ResumeSession(no) => self.resume_session(ctx, no, reply),
             Op::Noted(no) => self.note_written(ctx, no, &reply),
+            Op::TakeFrom(key) => self.taken_from(ctx, key, reply),
             Op::Forget => {}
         }
         true

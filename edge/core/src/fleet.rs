@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use session_store::key::DialogKey;
+use session_store::key::{DialogKey, ExchangeKey};
 use session_store::op::Adopted;
+use session_store::record::Owner;
 use sip_proto::message::{Message, Transportation};
 use sip_proto::method::Method;
 
@@ -27,6 +28,8 @@ pub(crate) enum Meshed {
     Cancel(Box<Cancel>, Bytes),
     /// The edge that wanted something written on a connection of ours hears that it could not be.
     Sent { from: u64, conn: ConnId, tag: u64, call_id: String },
+    /// The engine asks again.
+    Holds(ExchangeKey, Owner),
 }
 
 /// Nothing was heard of a message for so long: it has arrived; milliseconds.
@@ -93,10 +96,11 @@ impl EdgeState {
             self.meshed.insert(number, failed);
             self.timers.arm(TimerKey::Meshed(number), Some(self.now.mono.plus_millis(MESHED_MS)));
             match &mut message {
-                MeshMessage::Send { tag, .. } | MeshMessage::Relay { tag, .. } | MeshMessage::Cancelled { tag, .. } => {
-                    *tag = Some(number)
-                }
-                MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } => {}
+                MeshMessage::Send { tag, .. }
+                | MeshMessage::Relay { tag, .. }
+                | MeshMessage::Cancelled { tag, .. }
+                | MeshMessage::Holds { tag, .. } => *tag = Some(number),
+                MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } | MeshMessage::Held { .. } => {}
             }
         }
         self.emit(Effect::Mesh { to, message });
@@ -128,7 +132,37 @@ impl EdgeState {
             MeshMessage::Relay { arrival, bytes, .. } => self.relayed(&arrival, bytes),
             MeshMessage::Cancelled { guard, .. } => self.cancelled_elsewhere(guard),
             MeshMessage::Ended { dialog, .. } => self.end_dialog(dialog, Closing::Bye),
+            MeshMessage::Holds { exchange, owner, tag: Some(tag), call_id } => {
+                // Of another life this process remembers nothing.
+                if (owner.pod, owner.boot) == (self.owner.pod, self.owner.boot)
+                    && let Some(held) = self.with_engine(|engine, ctx| engine.holds(ctx, exchange))
+                {
+                    self.tell_edge(from, MeshMessage::Held { tag, held, call_id }, None);
+                }
+            }
+            MeshMessage::Holds { tag: None, .. } => self.stats.drop_one("question of another edge without a tag"),
+            MeshMessage::Held { tag, held, .. } => self.told_who_holds(from, tag, held),
         }
+    }
+
+    /// The engine wants to know whether that edge serves an exchange. The dead are not asked: what they left is adopted.
+    pub(crate) fn ask_who_holds(&mut self, owner: Owner, exchange: ExchangeKey, call_id: String) {
+        let living = self.membership.as_ref().and_then(|membership| membership.living_pod(owner.pod));
+        if living.is_some_and(|pod| pod.owner == owner) {
+            let question = MeshMessage::Holds { exchange, owner, tag: None, call_id };
+            self.tell_edge(owner.pod, question, Some(Meshed::Holds(exchange, owner)));
+        }
+    }
+
+    fn told_who_holds(&mut self, from: u64, tag: u64, held: bool) {
+        let Some(Meshed::Holds(exchange, owner)) = self.meshed.get(&tag) else { return };
+        let (exchange, owner) = (*exchange, *owner);
+        if owner.pod != from {
+            return;
+        }
+        self.meshed.remove(&tag);
+        self.timers.arm(TimerKey::Meshed(tag), None);
+        self.with_engine(|engine, ctx| engine.told(ctx, exchange, owner, held));
     }
 
     /// Only what nobody has to be asked about travels so: responses, and ACK.
@@ -178,6 +212,7 @@ impl EdgeState {
             Meshed::Sent { from, tag, call_id, .. } => {
                 self.tell_edge(from, MeshMessage::SendFailed { tag, call_id }, None);
             }
+            Meshed::Holds(..) => {}
         }
     }
 

@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use session_store::key::{DialogKey, GuardKey};
+use session_store::key::{DialogKey, ExchangeKey, GuardKey};
+use session_store::record::Owner;
 
 use crate::input::{ConnId, Flow, FlowKey, Transport};
 
@@ -26,6 +27,12 @@ pub enum MeshMessage {
     Cancelled { guard: GuardKey, tag: Option<u64>, call_id: String },
     /// A dialog whose timers you run was ended here: its tombstone is written.
     Ended { dialog: DialogKey, call_id: String },
+    /// An exchange stands in flight under `owner`, which is you: do you hold it? Whether the reply to its write was heard is in nobody's
+    /// memory but yours. Answered by [`MeshMessage::Held`] with the same tag, or not at all: while a write of yours decides it, and where
+    /// `owner` is another life. Who says that it does not hold it has given it up.
+    Holds { exchange: ExchangeKey, owner: Owner, tag: Option<u64>, call_id: String },
+    /// What became of a [`MeshMessage::Holds`].
+    Held { tag: u64, held: bool, call_id: String },
 }
 
 impl MeshMessage {
@@ -37,7 +44,9 @@ impl MeshMessage {
             | MeshMessage::SendFailed { call_id, .. }
             | MeshMessage::Relay { call_id, .. }
             | MeshMessage::Cancelled { call_id, .. }
-            | MeshMessage::Ended { call_id, .. } => call_id,
+            | MeshMessage::Ended { call_id, .. }
+            | MeshMessage::Holds { call_id, .. }
+            | MeshMessage::Held { call_id, .. } => call_id,
         }
     }
 
@@ -45,8 +54,11 @@ impl MeshMessage {
     #[must_use]
     pub fn tag(&self) -> Option<u64> {
         match self {
-            MeshMessage::Send { tag, .. } | MeshMessage::Relay { tag, .. } | MeshMessage::Cancelled { tag, .. } => *tag,
-            MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } => None,
+            MeshMessage::Send { tag, .. }
+            | MeshMessage::Relay { tag, .. }
+            | MeshMessage::Cancelled { tag, .. }
+            | MeshMessage::Holds { tag, .. } => *tag,
+            MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } | MeshMessage::Held { .. } => None,
         }
     }
 }

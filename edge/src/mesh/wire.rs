@@ -4,7 +4,8 @@ use edge_api::mesh as wire;
 use edge_api::mesh::envelope::Message as Content;
 use edge_core::input::{ConnId, Transport};
 use edge_core::mesh::{Arrival, MeshMessage};
-use session_store::key::{DialogKey, GuardKey, SLOTS};
+use session_store::key::{DialogKey, ExchangeKey, GuardKey, SLOTS, SessionKey};
+use session_store::record::Owner;
 
 /// Longest Call-ID that is taken.
 const MAX_CALL_ID: usize = 1024;
@@ -17,6 +18,8 @@ pub fn kind(message: &MeshMessage) -> &'static str {
         MeshMessage::Relay { .. } => "relay",
         MeshMessage::Cancelled { .. } => "cancelled",
         MeshMessage::Ended { .. } => "ended",
+        MeshMessage::Holds { .. } => "holds",
+        MeshMessage::Held { .. } => "held",
     }
 }
 
@@ -24,7 +27,11 @@ pub fn kind(message: &MeshMessage) -> &'static str {
 pub fn octets(message: &MeshMessage) -> usize {
     let octets = match message {
         MeshMessage::Send { bytes, .. } | MeshMessage::Relay { bytes, .. } => bytes.len(),
-        MeshMessage::SendFailed { .. } | MeshMessage::Cancelled { .. } | MeshMessage::Ended { .. } => 0,
+        MeshMessage::SendFailed { .. }
+        | MeshMessage::Cancelled { .. }
+        | MeshMessage::Ended { .. }
+        | MeshMessage::Holds { .. }
+        | MeshMessage::Held { .. } => 0,
     };
     octets + message.call_id().len()
 }
@@ -50,6 +57,13 @@ pub fn write(number: u64, message: MeshMessage) -> wire::Envelope {
         MeshMessage::Ended { dialog, call_id } => {
             (call_id, Content::Ended(wire::Ended { dialog: Some(key(dialog.slot, dialog.tenant, dialog.id)) }))
         }
+        MeshMessage::Holds { exchange: ExchangeKey { session, hash }, owner, tag, call_id } => {
+            let session = Some(key(session.slot, session.tenant, session.hash));
+            let Owner { pod, epoch, boot } = owner;
+            let owner = Some(wire::Owner { pod, epoch, boot });
+            (call_id, Content::Holds(wire::Holds { session, exchange: hash.to_vec().into(), owner, tag }))
+        }
+        MeshMessage::Held { tag, held, call_id } => (call_id, Content::Held(wire::Held { tag, held })),
     };
     wire::Envelope { number, call_id, message: Some(content) }
 }
@@ -90,6 +104,14 @@ pub fn read(envelope: wire::Envelope) -> Option<MeshMessage> {
             let (slot, tenant, id) = parts(&dialog?)?;
             MeshMessage::Ended { dialog: DialogKey { slot, tenant, id }, call_id }
         }
+        Content::Holds(wire::Holds { session, exchange, owner, tag }) => {
+            let (slot, tenant, hash) = parts(&session?)?;
+            let session = SessionKey { slot, tenant, hash };
+            let exchange = ExchangeKey { session, hash: exchange.as_ref().try_into().ok()? };
+            let wire::Owner { pod, epoch, boot } = owner?;
+            MeshMessage::Holds { exchange, owner: Owner { pod, epoch, boot }, tag, call_id }
+        }
+        Content::Held(wire::Held { tag, held }) => MeshMessage::Held { tag, held, call_id },
     })
 }
 
@@ -152,7 +174,14 @@ mod tests {
                 tag: None,
                 call_id: call_id.clone(),
             },
-            MeshMessage::Ended { dialog: DialogKey { slot: 0, tenant: 1, id: [6; 16] }, call_id },
+            MeshMessage::Ended { dialog: DialogKey { slot: 0, tenant: 1, id: [6; 16] }, call_id: call_id.clone() },
+            MeshMessage::Holds {
+                exchange: ExchangeKey { session: SessionKey { slot: 1, tenant: 2, hash: [3; 16] }, hash: [4; 16] },
+                owner: Owner { pod: u64::MAX, epoch: 5, boot: u64::MAX - 1 },
+                tag: Some(6),
+                call_id: call_id.clone(),
+            },
+            MeshMessage::Held { tag: 7, held: true, call_id },
         ]
     }
 

@@ -252,3 +252,47 @@ pub fn an_answer_on_its_way_outlives_the_deadline(s: &mut dyn Subject) {
     assert_eq!(adopted(s, B, A), []);
     assert_eq!(run(s, opening(short())), opened());
 }
+
+fn instead_of(owner: Owner, open: OpenExchange) -> StoreOp {
+    opening(OpenExchange { instead_of: Some(owner), ..open })
+}
+
+pub fn what_its_owner_never_heard_of_is_taken_over_once(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(OpenExchange { limit: 1, ..from(flow(1), A, 1) }));
+    // It is not one more.
+    assert_eq!(run(s, instead_of(A, OpenExchange { limit: 1, ..from(flow(2), B, 1) })), opened());
+    assert_eq!(run(s, instead_of(A, from(flow(3), C, 1))), in_flight(B), "somebody was first");
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, Some(b"a")))), StoreReply::Fenced);
+    // What the old owner leaves has it no more; what the new one leaves has it.
+    assert_eq!(adopted(s, A, C), []);
+    let taken = adopted(s, B, C);
+    let [Adopted::Exchange { key: name, entry }] = &taken[..] else { panic!("one exchange: {taken:?}") };
+    assert_eq!((*name, entry.owner, &entry.leg.flow), (key, C, &flow(3)));
+
+    // The owner itself, too: it is as good as new.
+    let key = exchange(1, 2);
+    run(s, opening(open(key, A, 1, false)));
+    assert_eq!(run(s, instead_of(A, open(key, A, 1, false))), opened());
+    assert_eq!(run(s, StoreOp::CloseExchange(close(key, A, Some(b"a")))), closed());
+    assert_eq!(adopted(s, A, C), []);
+}
+
+pub fn only_the_same_request_in_flight_under_that_owner_is_taken_over(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    assert_eq!(run(s, instead_of(A, open(key, B, 1, false))), opened(), "nothing was there");
+    for other in [A, Owner { epoch: B.epoch + 1, ..B }, Owner { boot: B.boot + 1, ..B }] {
+        assert_eq!(run(s, instead_of(other, open(key, A, 1, false))), in_flight(B));
+    }
+    assert_eq!(run(s, instead_of(B, open(key, A, 2, false))), StoreReply::Exchange(OpenOutcome::Taken));
+    run(s, StoreOp::CloseExchange(close(key, B, Some(b"a"))));
+    assert_eq!(run(s, instead_of(B, open(key, A, 1, false))), answered(Some(b"a")));
+}
+
+pub fn what_was_adopted_is_not_taken_over(s: &mut dyn Subject) {
+    let key = exchange(1, 1);
+    run(s, opening(open(key, A, 1, false)));
+    assert_eq!(adopted(s, A, B).len(), 1);
+    assert_eq!(run(s, instead_of(B, open(key, C, 1, false))), in_flight(B), "its first owner may have served it");
+    assert_eq!(run(s, instead_of(B, open(key, B, 1, false))), in_flight(B));
+}

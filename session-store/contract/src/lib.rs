@@ -154,6 +154,9 @@ macro_rules! suite {
                 only_the_owner_notes_and_only_in_flight
                 an_exchange_begins_with_a_request_in_a_dialog
                 an_answer_on_its_way_outlives_the_deadline
+                what_its_owner_never_heard_of_is_taken_over_once
+                only_the_same_request_in_flight_under_that_owner_is_taken_over
+                what_was_adopted_is_not_taken_over
             }
             sessions {
                 compare_and_set

@@ -176,12 +176,16 @@ fn some_conversation() -> impl Strategy<Value = ConversationKey> {
 }
 
 fn opening_of(sessions: impl Strategy<Value = u8>) -> impl Strategy<Value = OpenExchange> {
-    (sessions, 0u8..2, owner(), (0u8..2, any::<bool>()), some_flow(), 1usize..5, ttl(), prop_oneof![Just(0), ttl()])
-        .prop_map(|(s, n, owner, (digest, repeatable), flow, limit, ttl_ms, session_ttl_ms)| {
+    let instead_of = proptest::option::weighted(0.3, owner());
+    let name = (sessions, 0u8..2);
+    let ends = prop_oneof![Just(0), ttl()];
+    (name, owner(), (0u8..2, any::<bool>()), some_flow(), 1usize..5, ttl(), ends, instead_of).prop_map(
+        |((s, n), owner, (digest, repeatable), flow, limit, ttl_ms, session_ttl_ms, instead_of)| {
             let leg = LegRecord { flow, ..LegRecord::default() };
             let entry = JournalEntry { leg, ..entry(owner, digest, repeatable) };
-            OpenExchange { key: exchange(s, n), entry, limit, ttl_ms, session_ttl_ms }
-        })
+            OpenExchange { key: exchange(s, n), entry, limit, ttl_ms, session_ttl_ms, instead_of }
+        },
+    )
 }
 
 fn closing(sessions: impl Strategy<Value = u8>) -> impl Strategy<Value = CloseExchange> {

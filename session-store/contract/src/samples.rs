@@ -152,7 +152,14 @@ pub fn entry(owner: Owner, digest: u8, repeatable: bool) -> JournalEntry {
 }
 
 pub fn open(key: ExchangeKey, owner: Owner, digest: u8, repeatable: bool) -> OpenExchange {
-    OpenExchange { key, entry: entry(owner, digest, repeatable), limit: 4, ttl_ms: MINUTE, session_ttl_ms: 0 }
+    OpenExchange {
+        key,
+        entry: entry(owner, digest, repeatable),
+        limit: 4,
+        ttl_ms: MINUTE,
+        session_ttl_ms: 0,
+        instead_of: None,
+    }
 }
 
 pub fn close(key: ExchangeKey, owner: Owner, answer: Option<&'static [u8]>) -> CloseExchange {

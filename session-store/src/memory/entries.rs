@@ -91,6 +91,9 @@ impl StoredDialog {
 pub(super) struct StoredExchange {
     pub entry: JournalEntry,
     pub state: ExchangeState,
+    /// It came to its owner from a dead one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     pub expires_at: u64,
 }
 

@@ -13,12 +13,16 @@ impl MemoryStore {
     }
 
     pub(super) fn open_exchange(&mut self, now_ms: u64, open: OpenExchange) -> Result<OpenOutcome, StoreError> {
-        let OpenExchange { key, mut entry, limit, ttl_ms, session_ttl_ms } = open;
+        let OpenExchange { key, mut entry, limit, ttl_ms, session_ttl_ms, instead_of } = open;
         // The store's word.
         entry.answer = None;
+        let mut takes_over = false;
         if let Some(known) = self.live_exchange(now_ms, key) {
             let same = known.entry.digest == entry.digest;
             match &known.state {
+                ExchangeState::InFlight if same && !known.adopted && instead_of == Some(known.entry.owner) => {
+                    takes_over = true;
+                }
                 ExchangeState::InFlight if same => {
                     let owner = known.entry.owner;
                     if known.entry.leg.flow != entry.leg.flow {
@@ -38,14 +42,15 @@ impl MemoryStore {
         }
         let of_session = self.exchanges.range(key.session.exchanges());
         let in_flight = of_session.filter(|(_, e)| e.is_in_flight() && e.expires_at > now_ms).count();
-        if in_flight >= limit {
+        if !takes_over && in_flight >= limit {
             return Ok(OpenOutcome::Full);
         }
         if self.exchanges.len() >= self.capacity.exchanges && !self.exchanges.contains_key(&key) {
             return Err(StoreError::Full { what: "exchanges" });
         }
         let expires_at = now_ms.saturating_add(ttl_ms);
-        self.put_exchange(key, StoredExchange { entry, state: ExchangeState::InFlight, expires_at });
+        let state = ExchangeState::InFlight;
+        self.put_exchange(key, StoredExchange { entry, state, adopted: false, expires_at });
         let session = self.touch_session(now_ms, key.session, session_ttl_ms);
         Ok(OpenOutcome::Opened { session: session.map(|s| (s.version, Box::new(s.record.clone()))) })
     }

@@ -166,6 +166,7 @@ impl MemoryStore {
             }),
             EntryName::Exchange(key) => self.change_exchange(key, |exchange| {
                 exchange.entry.owner = by;
+                exchange.adopted = true;
                 let mut entry = Box::new(exchange.entry.clone());
                 if let ExchangeState::Held(answer) = &exchange.state {
                     entry.answer.clone_from(answer);

@@ -324,8 +324,14 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
     run(StoreOp::Erase { conversation: conversation(5) });
     run(StoreOp::WriteSession { session: session(1), version: 0, record: Box::new(session_value()), ttl_ms: HOUR });
     for n in [1, 2, 4] {
-        let open =
-            OpenExchange { key: exchange(1, n), entry: journal_value(), limit: 4, ttl_ms: HOUR, session_ttl_ms: 0 };
+        let open = OpenExchange {
+            key: exchange(1, n),
+            entry: journal_value(),
+            limit: 4,
+            ttl_ms: HOUR,
+            session_ttl_ms: 0,
+            instead_of: None,
+        };
         run(StoreOp::OpenExchange { open: Box::new(open), nonce: None });
     }
     let close = CloseExchange { key: exchange(1, 2), owner: C, answer: Some(Bytes::from_static(b"a")), is_held: false };

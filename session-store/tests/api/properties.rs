@@ -112,7 +112,8 @@ proptest! {
                     Some(OpenOutcome::Opened { .. }) => {
                         let known = Known { owner: open.entry.owner, end: now + open.ttl_ms, is_held: false };
                         let before = open_by.insert(open.key, known);
-                        prop_assert!(before.is_none_or(|before| before.is_held), "opened twice");
+                        let may = |before: Known| before.is_held || open.instead_of == Some(before.owner);
+                        prop_assert!(before.is_none_or(may), "opened twice");
                     }
                     Some(OpenOutcome::RepeatInFlight { owner }) => {
                         let known = open_by.get(&open.key);

@@ -7,7 +7,7 @@ pub struct Envelope {
     /// Tells the shard of the receiver.
     #[prost(string, tag = "2")]
     pub call_id: ::prost::alloc::string::String,
-    #[prost(oneof = "envelope::Message", tags = "3, 4, 5, 6, 7")]
+    #[prost(oneof = "envelope::Message", tags = "3, 4, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -24,6 +24,10 @@ pub mod envelope {
         Cancelled(super::Cancelled),
         #[prost(message, tag = "7")]
         Ended(super::Ended),
+        #[prost(message, tag = "8")]
+        Holds(super::Holds),
+        #[prost(message, tag = "9")]
+        Held(super::Held),
     }
 }
 /// The message of that number is in its shard's queue.
@@ -85,6 +89,38 @@ pub struct Cancelled {
 pub struct Ended {
     #[prost(message, optional, tag = "1")]
     pub dialog: ::core::option::Option<Key>,
+}
+/// An exchange stands in flight under `owner`, which is the receiver: does it hold it? Answered by `Held`, or not at all while that is being
+/// decided there. Who says no has given it up.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holds {
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<Key>,
+    /// 16 octets.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub exchange: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "3")]
+    pub owner: ::core::option::Option<Owner>,
+    #[prost(uint64, optional, tag = "4")]
+    pub tag: ::core::option::Option<u64>,
+}
+/// What became of the `Holds` with that tag.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Held {
+    #[prost(uint64, tag = "1")]
+    pub tag: u64,
+    #[prost(bool, tag = "2")]
+    pub held: bool,
+}
+/// An edge in one of its lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Owner {
+    #[prost(fixed64, tag = "1")]
+    pub pod: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(fixed64, tag = "3")]
+    pub boot: u64,
 }
 /// The name of a record in the store.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -16,7 +16,7 @@ use super::Engine;
 use super::about::About;
 use super::access::Access;
 use super::deliver::deliveries_of;
-use super::exchange::{Exchange, Noted, Stage};
+use super::exchange::{Exchange, GRACE_MS, Noted, Stage};
 use super::judge::reread;
 use super::pending::{Op, Outgoing};
 use super::resume::Plan;
@@ -53,6 +53,8 @@ impl Engine {
         entry: Box<JournalEntry>,
         dialog: Option<&DialogRecord>,
     ) {
+        let left_ms = entry.deadline.saturating_sub(ctx.now.wall.0).max(LEAST_MS);
+        self.held.heard(ctx.now.mono, key, ctx.now.mono.plus_millis(left_ms.saturating_add(2 * GRACE_MS)));
         let dialog = dialog.map(|record| Box::new(record.clone()));
         self.take_over(ctx, Orphan { key, entry, dialog, owner: ctx.owner });
     }

@@ -32,6 +32,7 @@ impl Engine {
         for judged in self.tickets.values_mut().filter(|judged| judged.leg.session == key) {
             judged.fate = Fate::LegClosed;
         }
+        self.doubts_end(key);
         let gone: Vec<DeliveryId> = self.leg_deliveries.range(deliveries_of(key)).map(|(_, id)| *id).collect();
         let answered: Vec<_> = gone.into_iter().filter_map(|id| self.remove(id)?.ends).collect();
         for ends in answered {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mcp_sip::errors::RpcError;
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::RawId;
-use session_store::key::SessionKey;
+use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::{CloseExchange, OpenExchange};
 use session_store::record::SessionRecord;
 
@@ -82,6 +82,8 @@ pub(super) enum Op {
     ResumeSession(u64),
     /// What became known of an exchange.
     Noted(u64),
+    /// An exchange in doubt, in place of its owner.
+    TakeFrom(ExchangeKey),
     /// Nobody waits.
     Forget,
 }

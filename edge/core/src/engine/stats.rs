@@ -30,6 +30,9 @@ pub struct EngineStats {
     pub resumes: u64,
     /// Exchanges and answers that belonged to another owner meanwhile: nothing was said.
     pub fenced: u64,
+    /// Exchanges that were taken over from an owner that had not heard of them, and those of which nobody said whether they are served.
+    pub taken_over: u64,
+    pub unresolved: u64,
     /// By `AgentConfig::key`; only agents that the configuration has.
     pub agents: BTreeMap<String, AgentStats>,
 }
@@ -71,6 +74,8 @@ pub(super) struct Counters {
     pub replays: u64,
     pub resumes: u64,
     pub fenced: u64,
+    pub taken_over: u64,
+    pub unresolved: u64,
     agents: BTreeMap<String, AgentStats>,
 }
 
@@ -83,6 +88,8 @@ impl Counters {
             replays: self.replays,
             resumes: self.resumes,
             fenced: self.fenced,
+            taken_over: self.taken_over,
+            unresolved: self.unresolved,
             agents: self.agents.clone(),
             ..EngineStats::default()
         }

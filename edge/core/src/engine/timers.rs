@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use session_store::key::SessionKey;
+use session_store::key::{ExchangeKey, SessionKey};
 use sip_proto::time::Mono;
 
 use super::types::DeliveryId;
@@ -25,6 +25,8 @@ pub(super) enum Timer {
     Delivery(DeliveryId),
     /// An adopted exchange that waits for the lease or for the store.
     Orphan(u64),
+    /// Whether an exchange is served is asked again.
+    Doubt(ExchangeKey),
 }
 
 impl Timer {
@@ -37,6 +39,7 @@ impl Timer {
             Timer::Call(_) => "mcp backend call",
             Timer::Delivery(_) => "mcp delivery retry",
             Timer::Orphan(_) => "mcp adopted exchange",
+            Timer::Doubt(_) => "mcp exchange in doubt",
         }
     }
 }

@@ -269,11 +269,29 @@ pub enum Closing {
 /// What the engine wants done, in order.
 #[derive(Clone, Debug)]
 pub enum EngineOut {
-    Store { op: OpId, operation: StoreOp },
-    Backend { id: BackendId, call: BackendCall },
-    CancelBackend { id: BackendId },
+    Store {
+        op: OpId,
+        operation: StoreOp,
+    },
+    Backend {
+        id: BackendId,
+        call: BackendCall,
+    },
+    CancelBackend {
+        id: BackendId,
+    },
     Deliver(Delivery),
+    /// Ask that edge, if it lives, whether it holds this exchange; what it says comes by [`told`](super::Engine::told). Nothing need be said
+    /// where it cannot be asked: the engine asks again.
+    Ask {
+        owner: Owner,
+        exchange: ExchangeKey,
+        call_id: String,
+    },
     Audit(AuditRecord),
     Span(Span),
-    Log { level: LogLevel, message: String },
+    Log {
+        level: LogLevel,
+        message: String,
+    },
 }

@@ -6,11 +6,12 @@ use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::exchange::{Belongs, DropReason, Exchange as Named, ExchangeId, McpExchange, Rejected, Side};
 use mcp_sip::jsonrpc::{Envelope, Kind, META_PROTOCOL_VERSION, error_response};
 use session_store::op::{OpenOutcome, StoreError, StoreOp};
+use session_store::record::SessionRecord;
 use std::sync::Arc;
 
 use super::Engine;
 use super::deliver::Writes;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, GRACE_MS};
 use super::judge::{missing_meta, reread, serves_legacy};
 use super::pending::{Fate, Judged, Op, Purpose, Refused, What};
 use super::session::{MAX_QUEUE, Session, Waiting};
@@ -19,8 +20,9 @@ use super::types::{Ctx, Leg, SipAnswer, Ticket, Written};
 use crate::audit::Outcome;
 use crate::effect::LogLevel;
 
-const OK: SipAnswer = SipAnswer { status: 200, phrase: "OK", retry_after: None };
-const UNAVAILABLE: SipAnswer = SipAnswer { status: 503, phrase: "Service Unavailable", retry_after: Some(2) };
+pub(super) const OK: SipAnswer = SipAnswer { status: 200, phrase: "OK", retry_after: None };
+pub(super) const UNAVAILABLE: SipAnswer =
+    SipAnswer { status: 503, phrase: "Service Unavailable", retry_after: Some(2) };
 const GONE: SipAnswer = SipAnswer { status: 481, phrase: "Call/Transaction Does Not Exist", retry_after: None };
 const BROKEN: SipAnswer = SipAnswer { status: 500, phrase: "Server Internal Error", retry_after: None };
 
@@ -73,45 +75,18 @@ impl Engine {
         Some(judged)
     }
 
-    fn opened(&mut self, ctx: &mut Ctx<'_>, mut exchange: Exchange, fate: Fate, outcome: OpenOutcome) -> SipAnswer {
+    pub(super) fn opened(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        exchange: Exchange,
+        fate: Fate,
+        outcome: OpenOutcome,
+    ) -> SipAnswer {
         let key = exchange.session;
         let error = match outcome {
             OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
-            OpenOutcome::Opened { session } => {
-                if fate == Fate::LegClosed {
-                    self.close_entry(ctx, &exchange);
-                    return GONE;
-                }
-                let placed = self.place(ctx, &mut exchange);
-                if placed != Ok(true) {
-                    self.close_entry(ctx, &exchange);
-                    if let Err(error) = placed {
-                        let Exchange { leg, header, id, about, .. } = exchange;
-                        self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });
-                    }
-                    return OK;
-                }
-                let no = ctx.ids.number();
-                let now = ctx.now.mono;
-                let entry = self.session(ctx, &exchange.leg);
-                entry.open.extend(exchange.slot.map(|slot| (slot, no)));
-                entry.last_used = now;
-                entry.touched = now;
-                let is_legacy = exchange.era == Era::Legacy;
-                self.timers.set(Timer::Exchange(no), exchange.deadline);
-                self.exchanges.insert(no, exchange);
-                if fate == Fate::Cancelled {
-                    self.conclude(ctx, no, None, Outcome::Cancelled);
-                    return OK;
-                }
-                self.adopt(ctx, key, session);
-                if is_legacy {
-                    return self.legacy_request(ctx, no);
-                }
-                self.forward(ctx, no);
-                return OK;
-            }
-            OpenOutcome::RepeatInFlight { .. } => {
+            OpenOutcome::Opened { session } => return self.begin(ctx, exchange, fate, session),
+            OpenOutcome::RepeatInFlight { owner } => {
                 // The answer goes where the caller was heard last.
                 let session = self.sessions.get(&key);
                 let slot = session.and_then(|session| session.table.exchange_of(&exchange.id));
@@ -120,8 +95,9 @@ impl Engine {
                     && known.key == exchange.key
                 {
                     known.leg = exchange.leg;
+                    return OK;
                 }
-                return OK;
+                return if fate == Fate::Live { self.doubt(ctx, exchange, owner) } else { OK };
             }
             OpenOutcome::RepeatAnswered { answer } => {
                 if let Some(body) = answer {
@@ -141,9 +117,59 @@ impl Engine {
         OK
     }
 
+    /// The journal has it, under our name: from here on there is one answer.
+    pub(super) fn begin(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        mut exchange: Exchange,
+        fate: Fate,
+        session: Option<(u64, Box<SessionRecord>)>,
+    ) -> SipAnswer {
+        let key = exchange.session;
+        self.heard(ctx, &exchange);
+        if fate == Fate::LegClosed {
+            self.close_entry(ctx, &exchange);
+            return GONE;
+        }
+        let placed = self.place(ctx, &mut exchange);
+        if placed != Ok(true) {
+            self.close_entry(ctx, &exchange);
+            if let Err(error) = placed {
+                let Exchange { leg, header, id, about, .. } = exchange;
+                self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });
+            }
+            return OK;
+        }
+        let no = ctx.ids.number();
+        let now = ctx.now.mono;
+        let entry = self.session(ctx, &exchange.leg);
+        entry.open.extend(exchange.slot.map(|slot| (slot, no)));
+        entry.last_used = now;
+        entry.touched = now;
+        let is_legacy = exchange.era == Era::Legacy;
+        self.timers.set(Timer::Exchange(no), exchange.deadline);
+        self.exchanges.insert(no, exchange);
+        if fate == Fate::Cancelled {
+            self.conclude(ctx, no, None, Outcome::Cancelled);
+            return OK;
+        }
+        self.adopt(ctx, key, session);
+        if is_legacy {
+            return self.legacy_request(ctx, no);
+        }
+        self.forward(ctx, no);
+        OK
+    }
+
+    /// The entry of this exchange is known to be ours.
+    pub(super) fn heard(&mut self, ctx: &Ctx<'_>, exchange: &Exchange) {
+        // The store counts from the moment of its write.
+        self.held.heard(ctx.now.mono, exchange.key, exchange.latest.max(ctx.now.mono).plus_millis(2 * GRACE_MS));
+    }
+
     /// A repetition that the journal takes for the request (the first one is over meanwhile, or was overtaken) needs its place.
     /// `false`: the first one is being served.
-    fn place(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> Result<bool, RpcError> {
+    pub(super) fn place(&mut self, ctx: &mut Ctx<'_>, exchange: &mut Exchange) -> Result<bool, RpcError> {
         let (None, Some(envelope)) = (exchange.slot, &exchange.envelope) else { return Ok(true) };
         let fresh = ExchangeId::from_random(&ctx.random.bytes());
         let header = exchange.header.as_ref().map(|header| header.exchange);
@@ -199,7 +225,7 @@ impl Engine {
         OK
     }
 
-    fn close_entry(&mut self, ctx: &mut Ctx<'_>, exchange: &Exchange) {
+    pub(super) fn close_entry(&mut self, ctx: &mut Ctx<'_>, exchange: &Exchange) {
         let close =
             session_store::op::CloseExchange { key: exchange.key, owner: exchange.owner, answer: None, is_held: false };
         self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
@@ -290,6 +316,9 @@ impl Engine {
     /// The caller takes a request back (mcp.md 5.6). It gets no answer.
     fn cancelled(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<&McpExchange>, envelope: &Envelope) {
         let key = leg.session;
+        if let Some(id) = envelope.request_id() {
+            self.doubt_cancelled(key, &id);
+        }
         let session = self.sessions.get_mut(&key);
         let known = |session: &Session| envelope.request_id().and_then(|id| session.table.exchange_of(&id));
         let Some((session, slot)) = session.and_then(|session| known(session).map(|slot| (session, slot))) else {

@@ -19,7 +19,7 @@ use edge_core::random::Random;
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::policy::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleSpec};
 use serde_json::{Value, json};
-use session_store::key::{DialogKey, SessionKey};
+use session_store::key::{DialogKey, ExchangeKey, SessionKey};
 use session_store::memory::{Capacity, MemoryStore};
 use session_store::op::{Adopted, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogPhase, DialogRecord, McpRecord, Owner};
@@ -73,6 +73,8 @@ pub struct Rig {
     pub audits: Vec<AuditRecord>,
     pub spans: Vec<Span>,
     pub logs: Vec<String>,
+    /// Who was asked whether it holds an exchange.
+    pub asked: Vec<(Owner, ExchangeKey)>,
 }
 
 pub fn method(name: &str, params: &[&str]) -> MethodSpec {
@@ -200,6 +202,7 @@ impl Rig {
             audits: Vec::new(),
             spans: Vec::new(),
             logs: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -412,6 +415,7 @@ impl Rig {
                     self.steps.push(Step::Audit);
                     self.audits.push(record);
                 }
+                EngineOut::Ask { owner, exchange, .. } => self.asked.push((owner, exchange)),
                 EngineOut::Span(span) => self.spans.push(span),
                 EngineOut::Log { message, .. } => self.logs.push(message),
             }

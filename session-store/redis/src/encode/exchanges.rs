@@ -7,9 +7,9 @@ use crate::names::{self, hex};
 use crate::vault::{Field, journal};
 
 impl Encoder<'_> {
-    /// The eleven arguments of an opened exchange.
+    /// The twelve arguments of an opened exchange.
     pub(super) fn open(&self, call: Call, open: &OpenExchange) -> Result<Call, StoreError> {
-        let OpenExchange { key, entry, limit, ttl_ms, session_ttl_ms } = open;
+        let OpenExchange { key, entry, limit, ttl_ms, session_ttl_ms, instead_of } = open;
         let digest: String = entry.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let request = Field::journal(key, journal::REQUEST);
         Ok(call
@@ -23,7 +23,8 @@ impl Encoder<'_> {
             .text(limit)
             .ttl(*ttl_ms)
             .ttl(*session_ttl_ms)
-            .bytes(self.vault.seal_some(&request, entry.request.as_deref())))
+            .bytes(self.vault.seal_some(&request, entry.request.as_deref()))
+            .text(instead_of.as_ref().map(names::owner).unwrap_or_default()))
     }
 
     /// The seven arguments of a closed one.

@@ -37,7 +37,7 @@ register('adopt', function(keys, args)
           call('HSET', target, 'o', by)
           item = { 'd', name, dialog_state(target) }
         elseif kind == 'x' and is_owned_exchange(target) then
-          call('HSET', target, 'o', by)
+          call('HSET', target, 'o', by, 'ad', '1')
           local e = exchange_state(target)
           item = { 'x', name, e }
         end

@@ -1,5 +1,5 @@
 -- The journal. One hash per exchange, x:{label}:tenant:session:hash: v layout, st (f in flight, h held: answered, and still with its owner,
--- a answered and kept, n answered and not kept), d digest of the body, rp '1' where a second execution is safe, o owner, e entry, rq request, fl flow of its leg, a answer, ev ta
+-- a answered and kept, n answered and not kept), d digest of the body, rp '1' where a second execution is safe, o owner, ad '1' where it came to its owner from a dead one, e entry, rq request, fl flow of its leg, a answer, ev ta
 -- up bs notes (these sealed). Two indexes per session, each with the end of an entry as its score: xf: in flight, xa: answered.
 
 local function exchange_key(p, s, session, hash)
@@ -25,15 +25,16 @@ local function index(key, hash, ttl, at)
 end
 
 -- Arguments from `i` on: session, hash, digest, '1' if repeatable, owner, entry, flow of its leg, limit in flight, lifetime, lifetime of
--- the session from now (0 leaves it), request or ''.
+-- the session from now (0 leaves it), request or '', the owner that never heard of it and in whose place this entry is, or ''.
 local function open_exchange(p, s, args, i, at)
   local session, hash, digest, owner = args[i], args[i + 1], args[i + 2], args[i + 4]
   local key = exchange_key(p, s, session, hash)
-  local f = call('HMGET', key, 'v', 'st', 'd', 'rp', 'o')
+  local f = call('HMGET', key, 'v', 'st', 'd', 'rp', 'o', 'ad')
+  local takes_over = f[2] == 'f' and f[3] == digest and f[5] == args[i + 11] and f[6] ~= '1'
   if f[1] then
     check_layout('exchange', f[1])
     local same = f[3] == digest
-    if f[2] == 'f' then
+    if f[2] == 'f' and not takes_over then
       if not same then
         return { 'taken' }
       end
@@ -42,16 +43,16 @@ local function open_exchange(p, s, args, i, at)
     end
     -- Safe to run again and no answer was kept: it is a new request. So is another one by the same name.
     local kept = call('HGET', key, 'a')
-    if same and (kept or f[4] ~= '1') then
+    if same and not takes_over and (kept or f[4] ~= '1') then
       return { 'answered', kept and 'a' or 'n', text(kept) }
     end
-    if f[2] == 'h' then
+    if f[2] == 'h' or takes_over then
       disown(p, s, f[5], 'x', session .. ':' .. hash)
     end
   end
   local flights = in_flight_key(p, s, session)
   call('ZREMRANGEBYSCORE', flights, '-inf', at)
-  if call('ZCARD', flights) >= tonumber(args[i + 7]) then
+  if not takes_over and call('ZCARD', flights) >= tonumber(args[i + 7]) then
     return { 'full' }
   end
   local ttl = tonumber(args[i + 8])

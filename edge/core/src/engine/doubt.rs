@@ -1,0 +1,313 @@
+//! Repetitions of an exchange that stands in flight, and whether anybody serves it. The reply to the write that opened it may have been
+//! lost: then its owner answered 503, forgot it, and owns it in the store. Whoever hears the repetition finds that out and takes the
+//! exchange over. It was never forwarded, because its write was never acknowledged, so it is run as fresh. The repetition was answered
+//! 200 already, so from here on it is answered, or somebody else is known to serve it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mcp_sip::errors::{Executed, RpcError};
+use mcp_sip::jsonrpc::RawId;
+use session_store::key::{ExchangeKey, SessionKey};
+use session_store::op::{OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::record::{Owner, SessionRecord};
+use sip_proto::time::Mono;
+
+use super::Engine;
+use super::access::Access;
+use super::exchange::Exchange;
+use super::pending::{Fate, Op, Refused, What};
+use super::timers::Timer;
+use super::types::{Ctx, EngineOut, SipAnswer};
+use super::written::{OK, UNAVAILABLE};
+use crate::effect::LogLevel;
+
+/// Exchanges in doubt at once; a repetition above that is answered 503.
+const MAX_DOUBTS: usize = 4_096;
+/// Exchanges whose entry may stand under this process.
+const MAX_HELD: usize = 65_536;
+/// The first question is repeated after so long, each further one after twice the time; milliseconds.
+const FIRST_MS: u64 = 1_000;
+const LONGEST_MS: u64 = 8_000;
+/// Who asked and heard "no" has written by then: a question waits five seconds for its answer, and a write has its own deadline.
+/// Milliseconds.
+const RELEASED_MS: u64 = 64_000;
+
+/// What this process is to an exchange that the store says is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The store's word that it is, was heard here: it is served, was served, or was refused.
+    Heard,
+    /// Another edge was told that it may have it.
+    Released,
+}
+
+/// What was heard, until the entry's end. The bound holds: for as long as something found no place everything counts as heard, so that
+/// nothing is run twice.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    keys: BTreeMap<ExchangeKey, (Mono, Hold)>,
+    ends: BTreeSet<(Mono, ExchangeKey)>,
+    overflow: Option<Mono>,
+}
+
+impl Held {
+    fn purge(&mut self, now: Mono) {
+        while let Some(&(end, key)) = self.ends.first().filter(|(end, _)| *end <= now) {
+            self.ends.remove(&(end, key));
+            self.keys.remove(&key);
+        }
+        self.overflow = self.overflow.filter(|end| *end > now);
+    }
+
+    /// `false`: there is no room.
+    fn put(&mut self, now: Mono, key: ExchangeKey, end: Mono, hold: Hold) -> bool {
+        self.purge(now);
+        let before = self.keys.get(&key).copied();
+        if before.is_none() && self.keys.len() >= MAX_HELD {
+            return false;
+        }
+        let end = before.map_or(end, |(before, _)| before.max(end));
+        if let Some((before, _)) = before {
+            self.ends.remove(&(before, key));
+        }
+        self.keys.insert(key, (end, hold));
+        self.ends.insert((end, key));
+        true
+    }
+
+    /// The store said that this exchange is ours, until then at most.
+    pub(super) fn heard(&mut self, now: Mono, key: ExchangeKey, end: Mono) {
+        if !self.put(now, key, end, Hold::Heard) {
+            self.overflow = Some(self.overflow.map_or(end, |known| known.max(end)));
+        }
+    }
+
+    fn get(&self, now: Mono, key: &ExchangeKey) -> Option<Hold> {
+        let known = self.keys.get(key).filter(|(end, _)| *end > now).map(|(_, hold)| *hold);
+        known.or(self.overflow.filter(|end| *end > now).map(|_| Hold::Heard))
+    }
+}
+
+/// One exchange whose repetition was answered 200, and which perhaps nobody serves.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    /// The repetition.
+    exchange: Box<Exchange>,
+    /// Whom the store named.
+    owner: Owner,
+    wait_ms: u64,
+    is_writing: bool,
+    fate: Fate,
+}
+
+/// The names of a session's exchanges.
+fn of_session(session: SessionKey) -> std::ops::RangeInclusive<ExchangeKey> {
+    ExchangeKey { session, hash: [0; 16] }..=ExchangeKey { session, hash: [u8::MAX; 16] }
+}
+
+impl Engine {
+    /// Whether this process serves, or has served, an exchange that the store says is its own. `None`: a write is under way that decides
+    /// it. With `false` it is given up for whoever asked.
+    pub fn holds(&mut self, ctx: &Ctx<'_>, key: ExchangeKey) -> Option<bool> {
+        let now = ctx.now.mono;
+        match self.held.get(now, &key) {
+            Some(Hold::Heard) => return Some(true),
+            Some(Hold::Released) | None => {}
+        }
+        if self.doubts.contains_key(&key) || self.is_being_written(key) {
+            return None;
+        }
+        Some(!self.held.put(now, key, now.plus_millis(RELEASED_MS), Hold::Released))
+    }
+
+    fn is_being_written(&self, key: ExchangeKey) -> bool {
+        self.tickets.values().any(|judged| matches!(&judged.what, What::Request(exchange) if exchange.key == key))
+    }
+
+    /// The store said that this request is in flight already, under that owner.
+    pub(super) fn doubt(&mut self, ctx: &mut Ctx<'_>, mut exchange: Exchange, owner: Owner) -> SipAnswer {
+        let key = exchange.key;
+        match self.held.get(ctx.now.mono, &key) {
+            Some(Hold::Heard) => return OK,
+            // Another edge is about to take it, and answers the next repetition.
+            Some(Hold::Released) if owner == ctx.owner => return UNAVAILABLE,
+            Some(Hold::Released) | None => {}
+        }
+        // The place that it had in its session's table goes back.
+        exchange.slot = None;
+        if let Some(known) = self.doubts.get_mut(&key) {
+            known.exchange.leg = exchange.leg;
+            known.exchange.header = exchange.header;
+            return OK;
+        }
+        if self.doubts.len() >= MAX_DOUBTS {
+            self.stats.dropped += 1;
+            return UNAVAILABLE;
+        }
+        let doubt =
+            Doubt { exchange: Box::new(exchange), owner, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
+        self.doubts.insert(key, doubt);
+        self.resolve(ctx, key);
+        OK
+    }
+
+    /// Does what can be done now to find out, and looks again later.
+    pub(super) fn resolve(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey) {
+        let is_heard = self.held.get(ctx.now.mono, &key) == Some(Hold::Heard);
+        let waits = self.is_being_written(key);
+        let Some(doubt) = self.doubts.get_mut(&key).filter(|doubt| !doubt.is_writing) else { return };
+        if is_heard {
+            return self.no_doubt(key);
+        }
+        let deadline = doubt.exchange.deadline;
+        if ctx.now.mono >= deadline {
+            self.stats.unresolved += 1;
+            return self.no_doubt(key);
+        }
+        let at = ctx.now.mono.plus_millis(doubt.wait_ms).min(deadline);
+        doubt.wait_ms = doubt.wait_ms.saturating_mul(2).min(LONGEST_MS);
+        let owner = doubt.owner;
+        let call_id = doubt.exchange.leg.call_id.clone();
+        self.timers.set(Timer::Doubt(key), at);
+        if waits {
+            // Its write may be the one that opens it.
+        } else if owner != ctx.owner {
+            self.out.push_back(EngineOut::Ask { owner, exchange: key, call_id });
+        } else {
+            self.take_from(ctx, key);
+        }
+    }
+
+    /// The owner of an exchange in doubt was asked, and said whether it holds it.
+    pub fn told(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey, owner: Owner, holds: bool) {
+        let is_about = self.doubts.get(&key).is_some_and(|doubt| doubt.owner == owner && !doubt.is_writing);
+        if !is_about {
+            return;
+        }
+        if holds {
+            self.no_doubt(key)
+        } else if !self.is_being_written(key) {
+            self.take_from(ctx, key)
+        }
+    }
+
+    fn no_doubt(&mut self, key: ExchangeKey) {
+        self.timers.clear(Timer::Doubt(key));
+        self.doubts.remove(&key);
+    }
+
+    /// In place of an owner that does not know of it, if nobody else was first.
+    fn take_from(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey) {
+        // Without a lease it would be another edge's to adopt. It is looked at again.
+        if !ctx.has_lease() {
+            return;
+        }
+        let Some(doubt) = self.doubts.get_mut(&key) else { return };
+        doubt.exchange.owner = ctx.owner;
+        doubt.is_writing = true;
+        let Some(doubt) = self.doubts.get(&key) else { return };
+        let mut open = self.journal(ctx, &doubt.exchange);
+        open.instead_of = Some(doubt.owner);
+        self.store(ctx, StoreOp::OpenExchange { open: Box::new(open), nonce: None }, Op::TakeFrom(key));
+    }
+
+    pub(super) fn taken_from(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey, reply: Result<StoreReply, StoreError>) {
+        let Some(mut doubt) = self.doubts.remove(&key) else { return };
+        doubt.is_writing = false;
+        match reply {
+            Ok(StoreReply::Exchange(OpenOutcome::Opened { session })) => {
+                self.timers.clear(Timer::Doubt(key));
+                self.stats.taken_over += 1;
+                self.serve(ctx, *doubt.exchange, doubt.fate, session);
+            }
+            // Nobody wants it any more.
+            _ if doubt.fate != Fate::Live => self.timers.clear(Timer::Doubt(key)),
+            Ok(StoreReply::Exchange(OpenOutcome::RepeatInFlight { owner })) => {
+                doubt.owner = owner;
+                self.look_again(ctx, key, doubt);
+            }
+            // Whether it was written is not known; it names an owner all the same.
+            Err(_) => self.look_again(ctx, key, doubt),
+            Ok(StoreReply::Exchange(outcome)) => {
+                self.timers.clear(Timer::Doubt(key));
+                let session = doubt.exchange.session;
+                self.opened(ctx, *doubt.exchange, Fate::Live, outcome);
+                self.settle(session);
+            }
+            Ok(_) => {
+                self.timers.clear(Timer::Doubt(key));
+                self.log(
+                    LogLevel::Error,
+                    "an exchange in doubt was answered by the store with what it did not ask".into(),
+                );
+            }
+        }
+    }
+
+    fn look_again(&mut self, ctx: &Ctx<'_>, key: ExchangeKey, doubt: Doubt) {
+        self.timers.set(Timer::Doubt(key), ctx.now.mono.plus_millis(FIRST_MS));
+        self.doubts.insert(key, doubt);
+    }
+
+    /// It is ours now. Whatever stands in the way, its caller is told.
+    fn serve(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        mut exchange: Exchange,
+        fate: Fate,
+        session: Option<(u64, Box<SessionRecord>)>,
+    ) {
+        let (leg, header, id) = (exchange.leg.clone(), exchange.header.clone(), exchange.id.clone());
+        if fate == Fate::Live {
+            let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
+            let access = Access::of(ctx.config, &leg);
+            let refused = if !access.is_some_and(|access| access.still_allows(method, subject)) {
+                Some(RpcError::denied(subject.unwrap_or(method)))
+            } else {
+                match self.place(ctx, &mut exchange) {
+                    Ok(true) => None,
+                    Ok(false) => Some(RpcError::invalid_request("The id is that of another open request")),
+                    Err(error) => Some(error),
+                }
+            };
+            if let Some(error) = refused {
+                self.heard(ctx, &exchange);
+                self.close_entry(ctx, &exchange);
+                let refused = Refused { id, error, denied: false, about: Some(exchange.about) };
+                self.refuse(ctx, &leg, header, &refused);
+                return self.settle(leg.session);
+            }
+        }
+        if self.begin(ctx, exchange, fate, session) != OK && fate == Fate::Live {
+            // Its session is gone, and a SIP answer cannot say so any more. The audit log knows.
+            let error = RpcError::interrupted(true, Executed::No);
+            self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: None });
+        }
+        self.settle(leg.session);
+    }
+
+    /// The leg is gone: nobody waits for an answer.
+    pub(super) fn doubts_end(&mut self, session: SessionKey) {
+        self.end_doubts(session, Fate::LegClosed, |_| true);
+    }
+
+    /// The caller takes back a request that was in doubt.
+    pub(super) fn doubt_cancelled(&mut self, session: SessionKey, id: &RawId) {
+        self.end_doubts(session, Fate::Cancelled, |exchange| exchange.id.same(id));
+    }
+
+    fn end_doubts(&mut self, session: SessionKey, fate: Fate, is_it: impl Fn(&Exchange) -> bool) {
+        let mut over = Vec::new();
+        for (key, doubt) in self.doubts.range_mut(of_session(session)).filter(|(_, doubt)| is_it(&doubt.exchange)) {
+            if doubt.is_writing {
+                // The reply ends what it opened.
+                doubt.fate = fate;
+            } else {
+                over.push(*key);
+            }
+        }
+        for key in over {
+            self.no_doubt(key);
+        }
+    }
+}
