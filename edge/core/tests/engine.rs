@@ -5,6 +5,7 @@ mod engine {
     mod audit;
     mod bodies;
     mod carriers;
+    mod doubt;
     mod eras;
     mod failover;
     mod legacy;

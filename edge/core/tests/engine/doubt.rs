@@ -1,0 +1,199 @@
+//! The write that opened an exchange was executed, and its edge never heard so: it answered 503 and forgot. The repetition is answered 200,
+//! so it is served: by whoever finds out that nobody else does, and once.
+
+use std::sync::Arc;
+
+use edge_core::engine::{Inbound, Leg, Ticket, Verdict, Written};
+use serde_json::Value;
+use session_store::key::ExchangeKey;
+use session_store::op::{StoreError, StoreOp, StoreReply};
+use sip_proto::time::Mono;
+
+use super::rig::*;
+
+fn edge() -> Rig {
+    Rig::new(config(vec![agent("modern", &[MODERN]), agent("legacy", &[LEGACY])], default_rules()))
+}
+
+/// Judged; its write is the test's.
+fn write(rig: &mut Rig, leg: &Arc<Leg>, body: &Value) -> (Ticket, ExchangeKey, StoreOp) {
+    let inbound = Inbound {
+        leg: leg.clone(),
+        exchange: Some(header(X)),
+        body: body.to_string().into(),
+        transaction: [1; 16],
+        received: rig.now,
+    };
+    let verdict = rig.ctx(|engine, ctx| engine.judge(ctx, inbound));
+    let Verdict::Write { ticket, open: Some(open), .. } = verdict else { panic!("{verdict:?}") };
+    (ticket, open.key, StoreOp::OpenExchange { open, nonce: None })
+}
+
+fn redeem(rig: &mut Rig, ticket: Ticket, outcome: Result<Written, StoreError>) -> u16 {
+    let answer = rig.ctx(|engine, ctx| engine.written(ctx, ticket, outcome));
+    rig.drain();
+    answer.status
+}
+
+/// The store has it, and the edge has not heard so.
+fn lose_the_reply(rig: &mut Rig, leg: &Arc<Leg>, body: &Value) -> ExchangeKey {
+    let (ticket, key, operation) = write(rig, leg, body);
+    rig.run(operation).unwrap();
+    assert_eq!(redeem(rig, ticket, Err(StoreError::Unavailable)), 503);
+    key
+}
+
+/// The forward is answered, and the answer delivered.
+fn is_answered(rig: &mut Rig) {
+    let (id, _) = rig.one_call();
+    rig.answer(id, &result(7, "done"));
+    assert_eq!(rig.new_deliveries().into_iter().map(|(_, body)| body).collect::<Vec<_>>(), [result(7, "done")]);
+}
+
+fn holds(rig: &mut Rig, key: ExchangeKey) -> Option<bool> {
+    rig.ctx(|engine, ctx| engine.holds(ctx, key))
+}
+
+fn told(rig: &mut Rig, by: session_store::record::Owner, key: ExchangeKey, held: bool) {
+    rig.ctx(|engine, ctx| engine.told(ctx, key, by, held));
+    rig.drain();
+}
+
+#[test]
+fn what_the_edge_itself_has_not_heard_of_is_run_when_it_is_repeated() {
+    for in_dialog in [true, false] {
+        let mut rig = edge();
+        let leg = if in_dialog { rig.dialog("modern") } else { rig.out_of_dialog("modern", "alice") };
+        let body = call(7, "deploy");
+        let key = lose_the_reply(&mut rig, &leg, &body);
+        assert!(rig.calls.is_empty());
+        assert_eq!(rig.send(&leg, Some(X), &body), 200);
+        assert_eq!(holds(&mut rig, key), Some(true));
+        // Once.
+        assert_eq!(rig.send(&leg, Some(X), &body), 200);
+        is_answered(&mut rig);
+        rig.pass(60_000);
+        assert!(rig.new_calls().is_empty() && rig.new_deliveries().is_empty());
+        assert_eq!(rig.engine.stats().taken_over, 1);
+        assert_eq!(rig.audits.len(), 1);
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn another_edge_asks_the_owner_and_runs_it_only_where_that_does_not_hold_it() {
+    for held in [true, false] {
+        let mut first = edge();
+        let leg = first.out_of_dialog("modern", "alice");
+        let body = call(7, "deploy");
+        let key = if held {
+            let (ticket, key, operation) = write(&mut first, &leg, &body);
+            let StoreReply::Exchange(outcome) = first.run(operation).unwrap() else { panic!() };
+            assert_eq!(redeem(&mut first, ticket, Ok(Written::Exchange(outcome))), 200);
+            key
+        } else {
+            lose_the_reply(&mut first, &leg, &body)
+        };
+        let owner = first.owner;
+        assert_eq!(holds(&mut first, key), Some(held));
+        let mut other = first.other_edge();
+        assert_eq!(other.send(&leg, Some(X), &body), 200);
+        assert_eq!(other.asked, [(owner, key)]);
+        assert!(other.calls.is_empty(), "before it knows nothing runs");
+        // No answer came: it is asked again.
+        other.pass(1_000);
+        assert_eq!(other.asked.len(), 2);
+        told(&mut other, owner, key, held);
+        if held {
+            other.pass(60_000);
+            assert!(other.calls.is_empty());
+        } else {
+            is_answered(&mut other);
+        }
+        // An answer that comes twice changes nothing.
+        told(&mut other, owner, key, false);
+        assert!(other.new_calls().is_empty());
+        other.assert_empty();
+    }
+}
+
+#[test]
+fn what_was_given_up_for_another_edge_is_not_run_by_its_owner() {
+    let mut first = edge();
+    let leg = first.out_of_dialog("modern", "alice");
+    let body = call(7, "deploy");
+    let key = lose_the_reply(&mut first, &leg, &body);
+    assert_eq!(holds(&mut first, key), Some(false));
+    // The other one has not written yet.
+    assert_eq!(first.send(&leg, Some(X), &body), 503);
+    assert_eq!(holds(&mut first, key), Some(false));
+    assert!(first.calls.is_empty());
+    first.assert_empty();
+}
+
+#[test]
+fn a_write_that_is_under_way_decides() {
+    let mut rig = edge();
+    let leg = rig.out_of_dialog("modern", "alice");
+    let body = call(7, "deploy");
+    let (ticket, key, operation) = write(&mut rig, &leg, &body);
+    rig.run(operation).unwrap();
+    assert_eq!(rig.send(&leg, Some(X), &body), 200);
+    assert_eq!(holds(&mut rig, key), None);
+    assert!(rig.calls.is_empty());
+    assert_eq!(redeem(&mut rig, ticket, Err(StoreError::Unavailable)), 503);
+    rig.pass(1_000);
+    is_answered(&mut rig);
+    rig.pass(60_000);
+    rig.assert_empty();
+}
+
+#[test]
+fn a_taking_over_without_a_reply_is_tried_again_and_runs_once() {
+    let mut first = edge();
+    let leg = first.out_of_dialog("modern", "alice");
+    let body = call(7, "deploy");
+    let key = lose_the_reply(&mut first, &leg, &body);
+    let owner = first.owner;
+    let mut other = first.other_edge();
+    assert_eq!(other.send(&leg, Some(X), &body), 200);
+    other.store_is_up = false;
+    told(&mut other, owner, key, false);
+    assert_eq!(holds(&mut other, key), None, "its own write decides");
+    other.store_is_up = true;
+    other.pass(1_000);
+    told(&mut other, owner, key, false);
+    is_answered(&mut other);
+    other.pass(60_000);
+    other.assert_empty();
+}
+
+#[test]
+fn without_a_lease_nothing_is_taken_and_a_leg_that_ends_leaves_no_doubt() {
+    let mut rig = edge();
+    let leg = rig.out_of_dialog("modern", "alice");
+    let body = call(7, "deploy");
+    lose_the_reply(&mut rig, &leg, &body);
+    rig.valid_until = Some(Mono(0));
+    assert_eq!(rig.send(&leg, Some(X), &body), 200);
+    assert!(rig.calls.is_empty());
+    rig.close(&leg);
+    rig.valid_until = None;
+    rig.pass(60_000);
+    assert!(rig.calls.is_empty());
+    rig.assert_empty();
+}
+
+#[test]
+fn a_legacy_request_whose_session_is_gone_is_answered_all_the_same() {
+    let mut rig = edge();
+    let leg = rig.out_of_dialog("legacy", "alice");
+    let body = legacy_call(7, "deploy");
+    lose_the_reply(&mut rig, &leg, &body);
+    assert_eq!(rig.send(&leg, Some(X), &body), 200);
+    let answers = rig.new_deliveries();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0].1["error"]["code"], -31001);
+    rig.pass(3_600_000);
+    rig.assert_empty();
+}
