@@ -54,7 +54,7 @@ impl Engine {
         dialog: Option<&DialogRecord>,
     ) {
         let left_ms = entry.deadline.saturating_sub(ctx.now.wall.0).max(LEAST_MS);
-        self.held.heard(ctx.now.mono, key, ctx.now.mono.plus_millis(left_ms.saturating_add(2 * GRACE_MS)));
+        self.heard(ctx, key, ctx.now.mono.plus_millis(left_ms.saturating_add(2 * GRACE_MS)));
         let dialog = dialog.map(|record| Box::new(record.clone()));
         self.take_over(ctx, Orphan { key, entry, dialog, owner: ctx.owner });
     }

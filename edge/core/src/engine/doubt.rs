@@ -106,6 +106,14 @@ fn of_session(session: SessionKey) -> std::ops::RangeInclusive<ExchangeKey> {
 }
 
 impl Engine {
+    /// The store's word that an exchange is ours was heard: nobody need be asked about it.
+    pub(super) fn heard(&mut self, ctx: &Ctx<'_>, key: ExchangeKey, end: Mono) {
+        self.held.heard(ctx.now.mono, key, end);
+        if self.doubts.get(&key).is_some_and(|doubt| !doubt.is_writing) {
+            self.no_doubt(key);
+        }
+    }
+
     /// Whether this process serves, or has served, an exchange that the store says is its own. `None`: a write is under way that decides
     /// it. With `false` it is given up for whoever asked.
     pub fn holds(&mut self, ctx: &Ctx<'_>, key: ExchangeKey) -> Option<bool> {
@@ -271,7 +279,7 @@ impl Engine {
                 }
             };
             if let Some(error) = refused {
-                self.heard(ctx, &exchange);
+                self.heard_in_full(ctx, &exchange);
                 self.close_entry(ctx, &exchange);
                 let refused = Refused { id, error, denied: false, about: Some(exchange.about) };
                 self.refuse(ctx, &leg, header, &refused);

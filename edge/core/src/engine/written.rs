@@ -126,7 +126,7 @@ impl Engine {
         session: Option<(u64, Box<SessionRecord>)>,
     ) -> SipAnswer {
         let key = exchange.session;
-        self.heard(ctx, &exchange);
+        self.heard_in_full(ctx, &exchange);
         if fate == Fate::LegClosed {
             self.close_entry(ctx, &exchange);
             return GONE;
@@ -161,10 +161,10 @@ impl Engine {
         OK
     }
 
-    /// The entry of this exchange is known to be ours.
-    pub(super) fn heard(&mut self, ctx: &Ctx<'_>, exchange: &Exchange) {
+    /// The entry of this exchange is known to be ours, for its whole life.
+    pub(super) fn heard_in_full(&mut self, ctx: &Ctx<'_>, exchange: &Exchange) {
         // The store counts from the moment of its write.
-        self.held.heard(ctx.now.mono, exchange.key, exchange.latest.max(ctx.now.mono).plus_millis(2 * GRACE_MS));
+        self.heard(ctx, exchange.key, exchange.latest.max(ctx.now.mono).plus_millis(2 * GRACE_MS));
     }
 
     /// A repetition that the journal takes for the request (the first one is over meanwhile, or was overtaken) needs its place.
