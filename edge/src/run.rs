@@ -66,9 +66,9 @@ impl Refused {
 fn check_test_switches() -> Result<(), Refused> {
     const NO_JOURNAL: &str = "SIPMCP_TEST_NO_JOURNAL";
     match std::env::var_os(NO_JOURNAL) {
-        Some(_) if !cfg!(debug_assertions) => {
-            Err(Refused::usage(format!("{NO_JOURNAL} is set: only a build with debug assertions leaves the journal out")))
-        }
+        Some(_) if !cfg!(debug_assertions) => Err(Refused::usage(format!(
+            "{NO_JOURNAL} is set: only a build with debug assertions leaves the journal out"
+        ))),
         _ => Ok(()),
     }
 }
