@@ -146,9 +146,14 @@ fn reg_4_reg_5_a_pool_member_gets_times_of_its_class_that_differ() {
     granted.sort_unstable();
     granted.dedup();
     assert!(granted.len() > 1, "no jitter: {granted:?}");
-    // Calls to a registered address are not served yet.
+    // A call to it rings there, and its answer comes back.
     let mut alice = Client::tcp(&edge, Some("alice"), "demo.example");
+    let mut query = registration("sip:alice@demo.example");
+    assert_eq!(register(&mut alice, &mut query, "").status(), 200);
     let mut call = Call::to("sip:desk@demo.example");
-    let answer = alice.ask(&mut call, "INVITE", "Contact: <sip:alice@127.0.0.1>\r\n", "");
-    assert_eq!(answer.status(), 480);
+    let invite = alice.build(&mut call, "INVITE", "Contact: <sip:alice@127.0.0.1>\r\n", "");
+    alice.send(&invite);
+    let ringing = client.until("an INVITE", |message| message.method() == "INVITE");
+    client.reply(&ringing, "486 Busy Here");
+    assert_eq!(alice.response(&call, "INVITE").status(), 486);
 }
