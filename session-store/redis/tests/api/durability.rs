@@ -105,10 +105,12 @@ fn a_replica_that_is_gone_opens_the_circuit_of_that_class_alone() {
     let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
     store.set_durability(BTreeMap::from([(1, Durability::Replica)]));
     let mut s = OnOne(&store);
-    assert_eq!(s.run(open_call(1, 1, A)), Ok(StoreReply::CallOpened));
-    drop(replica);
+    // The deadline is the real one, so a machine that is busy may miss it at first.
     let end = Instant::now() + Duration::from_secs(20);
-    for n in 2.. {
+    let first = (1..).find(|n| s.run(open_call(*n, *n, A)) == Ok(StoreReply::CallOpened) || Instant::now() > end);
+    let first = first.filter(|n| *n < 100 && Instant::now() <= end).expect("the replica answers");
+    drop(replica);
+    for n in first + 1.. {
         assert_eq!(s.run(open_call(n, n, A)), Err(StoreError::Unavailable));
         if store.health().current().state == BreakerState::Open {
             break;
