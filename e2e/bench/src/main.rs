@@ -1,4 +1,4 @@
-//! Load and pairs of measurements: CPU per operation of edge and store, beside Kamailio in the same run. See README, "Measurements".
+//! Load and pairs of measurements: CPU per operation of edge and store, beside Kamailio in the same run.
 
 mod load;
 mod pair;
