@@ -1,4 +1,5 @@
 //! Durability classes: refused where they cannot be given, reached before anything is acknowledged where they can.
+#![cfg_attr(not(feature = "replica-tests"), allow(unused_imports, reason = "of the tests with a replica"))]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ fn check(store: &RedisStore, class: Durability) -> Result<(), String> {
     }
 }
 
+#[cfg(feature = "replica-tests")]
 fn replica_of(primary: &Server) -> Server {
     let port = primary.port.to_string();
     let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
@@ -60,6 +62,7 @@ fn a_class_that_cannot_be_given_is_refused_with_what_is_missing() {
     assert!(check(&store(&valkey), Durability::Fsync).is_err());
 }
 
+#[cfg(feature = "replica-tests")]
 #[test]
 fn class_replica_waits_for_the_replica_and_class_memory_does_not() {
     let primary = Server::start(Program::Redis, &[]);
@@ -96,6 +99,7 @@ fn class_replica_waits_for_the_replica_and_class_memory_does_not() {
     assert!(matches!(s.run(open_call(2, 2, A)), Ok(StoreReply::CallKnown { .. })), "it was made, nobody knew");
 }
 
+#[cfg(feature = "replica-tests")]
 #[test]
 fn a_replica_that_is_gone_opens_the_circuit_of_that_class_alone() {
     let primary = Server::start(Program::Redis, &[]);
@@ -131,6 +135,7 @@ fn a_replica_that_is_gone_opens_the_circuit_of_that_class_alone() {
     RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(20), closed).await }).expect("it closes again");
 }
 
+#[cfg(feature = "replica-tests")]
 #[test]
 fn many_calls_share_one_wait() {
     let primary = Server::start(Program::Redis, &[]);
