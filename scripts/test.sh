@@ -9,7 +9,7 @@ source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 mode=${1:-test}
 passed=0 failed=0 skipped=0
-broken=()
+broken=() names=()
 start=$SECONDS
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -34,7 +34,11 @@ part() {
     f=1
   fi
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + i))
-  if [ $rc -ne 0 ] || [ "$f" -ne 0 ]; then broken+=("$name"); fi
+  if [ $rc -ne 0 ] || [ "$f" -ne 0 ]; then
+    broken+=("$name")
+    # Told again at the very end: who reads only the last lines wants to know which.
+    while read -r line; do names+=("$name: $line"); done < <(sed -E 's/\x1b\[[0-9;]*m//g' "$logs/$name" | grep -aE '^(test .* FAILED|FAILED |error(\[|:))' | head -n 12)
+  fi
   say "-- $name: $((SECONDS - t0)) s of $((share * 60)) s; $p passed, $f failed, $i skipped"
 }
 
@@ -45,7 +49,7 @@ skip() { # NAME WHY: a part that cannot run here
 }
 
 lint() { cargo fmt --all --check && cargo clippy --locked --workspace --all-targets -- -D warnings; }
-unit() { cargo test --locked --workspace --exclude interop; }
+unit() { cargo test --locked --workspace --exclude interop --no-fail-fast; }
 
 case $mode in
   check)
@@ -79,5 +83,6 @@ esac
 say ""
 say "$((SECONDS - start)) s in all"
 [ ${#broken[@]} -eq 0 ] || say "failed: ${broken[*]}"
+for name in ${names[@]+"${names[@]}"}; do say "  $name"; done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
