@@ -88,8 +88,8 @@ pub struct Args {
     /// Each fault once on one Redis, outages of 10 s.
     #[arg(long)]
     pub quick: bool,
-    /// Rows at one time: each has its own edges, store and addresses. Times of recovery are those of a busy machine then.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    /// Runs at one time: each has its own edges, store and addresses. Times of recovery are those of a busy machine then.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
     /// Clients; a third each by UDP, TLS and WSS.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(3..=3000))]
@@ -97,21 +97,35 @@ pub struct Args {
     /// Dialogs of each client.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub dialogs: u16,
+    /// The pauses of the load, times this.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    pub pace: f64,
     /// Calls per second during a rolling restart.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub rate: u16,
     /// The server program in place of the PATH's redis-server, for example Valkey's.
     #[arg(long, value_name = "FILE")]
     pub server: Option<PathBuf>,
-    /// Where the rows go, one JSON object a line; appended to.
+    /// Where the rows go, one JSON object a line, after what is there; written anew after each run.
     #[arg(long, value_name = "FILE", default_value = "target/bench/kill.jsonl")]
     pub out: PathBuf,
+    /// Where the table goes, too; written anew after each run.
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
     /// Keep the folder of a run that lost something, and say where it is.
     #[arg(long)]
     pub keep: bool,
     /// Say what happens, line by line.
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| format!("{text} is no number"))?;
+    match (0.01..=1000.0).contains(&factor) {
+        true => Ok(factor),
+        false => Err("0.01 to 1000".into()),
+    }
 }
 
 #[cfg(test)]

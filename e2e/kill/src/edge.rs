@@ -124,6 +124,11 @@ impl Edge {
         }
     }
 
+    /// The process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.program.as_ref().map(Program::pid)
+    }
+
     /// An edge that ended although nobody killed it.
     pub fn fell(&mut self) -> Option<String> {
         let program = self.program.as_mut()?;

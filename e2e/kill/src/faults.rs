@@ -12,6 +12,10 @@ use crate::world::World;
 pub const LEASE: Duration = Duration::from_secs(5);
 /// Longer than a lease: what was owned is adopted by then.
 const BEYOND_LEASE: Duration = Duration::from_millis(7500);
+/// What a busy machine may add to the time in which an exchange gets its fate.
+const SLACK: Duration = Duration::from_secs(3);
+/// The same after an outage of the store: it is let in step by step, and answers that waited for it are tried every few seconds.
+const AFTER_OUTAGE: Duration = Duration::from_secs(20);
 /// What a slow store adds to a round trip: half of it each way.
 const SLOW: Duration = Duration::from_millis(750);
 
@@ -19,6 +23,18 @@ impl Fault {
     /// Takes a minute in the long form.
     pub fn is_outage(self) -> bool {
         matches!(self, Fault::StoreStop | Fault::StoreSlow)
+    }
+
+    /// The store itself is away: what became of an exchange is counted from the end of the fault. Of an edge that is away the others
+    /// know after a lease, whether it comes back or not: there it is counted from the beginning.
+    pub fn hits_the_store(self) -> bool {
+        matches!(self, Fault::Primary | Fault::StoreStop | Fault::StoreAof | Fault::StoreEmpty | Fault::StoreSlow)
+    }
+
+    /// When every exchange must have its fate, after the fault (or its end) or after its own time: within a lease and a second (XCH-6), and
+    /// what a busy machine adds; after the store was away, within what is said here.
+    pub fn limit(self) -> Duration {
+        LEASE + Duration::from_secs(1) + if self.hits_the_store() { AFTER_OUTAGE } else { SLACK }
     }
 
     /// Its recovery is told from the end of the fault, by new work; else from the beginning, by requests in dialogs.
@@ -40,7 +56,8 @@ pub struct Struck {
     edge: usize,
     primary: usize,
     primaries: usize,
-    at: Instant,
+    /// When, or when the last of several was.
+    pub at: Instant,
 }
 
 /// Begins the fault. `run` decides which edge it hits.
@@ -79,16 +96,21 @@ fn weather(world: &World, only: Option<usize>, weather: Weather) -> Fallible<()>
     Ok(())
 }
 
+/// How long the store is away in the faults that are told so.
+pub fn outage(args: &Args) -> Duration {
+    Duration::from_secs(if args.quick { 10 } else { 60 })
+}
+
 /// Lets the fault last, and ends it. Edges that were killed run again when this returns.
 pub async fn mend(
     world: &mut World,
     fault: Fault,
-    struck: &Struck,
+    struck: &mut Struck,
     run: u32,
     args: &Args,
     journal: &Journal<'_>,
 ) -> Fallible<Duration> {
-    let outage = Duration::from_secs(if args.quick { 10 } else { 60 });
+    let outage = outage(args);
     let mut without_replicas = Duration::ZERO;
     match fault {
         Fault::None | Fault::Roll => tokio::time::sleep(Duration::from_secs(2)).await,
@@ -104,6 +126,7 @@ pub async fn mend(
                 if turn > 0 {
                     journal.say(&format!("kill -9 of {}", world.edges[edge].name));
                     world.edges[edge].kill();
+                    struck.at = Instant::now();
                 }
                 let away = if (turn + usize::try_from(run).unwrap_or(0)).is_multiple_of(2) { 1000 } else { 6500 };
                 tokio::time::sleep(Duration::from_millis(away)).await;

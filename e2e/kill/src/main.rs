@@ -9,6 +9,7 @@ mod place;
 mod process;
 mod proxy;
 mod redis;
+mod report;
 mod resp;
 mod roll;
 mod run;
@@ -17,18 +18,19 @@ mod tally;
 mod ua;
 mod world;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use futures_util::{StreamExt, stream};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Args, Class, Fault, Topology};
 use crate::certificates::Authority;
+use crate::report::Report;
 use crate::run::Journal;
 use crate::table::Row;
-use crate::tally::Tally;
 
 /// A result whose error is a sentence.
 pub type Fallible<T> = Result<T, String>;
@@ -82,98 +84,94 @@ fn plan(args: &Args) -> Vec<Row> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    tokio::select! {
-        code = all(&args) => code,
-        // Dropping the work ends every process.
-        _ = tokio::signal::ctrl_c() => ExitCode::from(130),
-    }
-}
-
-async fn all(args: &Args) -> ExitCode {
-    let rows = plan(args);
+    let rows = plan(&args);
     if rows.is_empty() {
         eprintln!("kill: no row fits; see --help for faults, classes and topologies");
         return ExitCode::from(2);
     }
-    let authority = match Authority::new() {
-        Ok(authority) => authority,
+    match all(&args, rows).await {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kill: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let start = Instant::now();
-    let work = rows.into_iter().map(|row| one_row(args, &authority, row, start));
-    let mut work = stream::iter(work).buffered(usize::from(args.jobs));
-    let mut done: Vec<(Row, Tally)> = Vec::new();
-    let (mut passed, mut failed) = (0, 0);
-    while let Some((row, sum, holds)) = work.next().await {
-        if holds {
-            passed += 1
-        } else {
-            failed += 1
-        }
-        if sum.runs > 0 {
-            if let Err(error) = table::append(&args.out, row, &sum) {
-                eprintln!("kill: {error}");
-                failed += 1;
-            }
-            done.push((row, sum));
+            ExitCode::FAILURE
         }
     }
-    print!("{}", table::print(&done));
-    println!("count: {passed} passed, {failed} failed, 0 skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// All runs of a row, and whether it shows what it must.
-async fn one_row(args: &Args, authority: &Authority, row: Row, start: Instant) -> (Row, Tally, bool) {
-    let of = match row.fault.is_outage() {
-        true => args.long_runs.unwrap_or(args.runs),
-        false => args.runs,
-    };
-    let mut sum = Tally::default();
-    let mut broken = 0;
-    for run in 0..of {
+/// The first run of each row, then the second ones, and so on: whenever it is interrupted, every row has had its share.
+async fn all(args: &Args, rows: Vec<Row>) -> Fallible<ExitCode> {
+    let authority = Authority::new()?;
+    let start = Instant::now();
+    let mut report = Report::new(args, rows, start)?;
+    let most = report.parts.iter().map(|part| part.of).max().unwrap_or(0);
+    let runs: Vec<(usize, Row, u32, u32)> = (0..most)
+        .flat_map(|run| report.parts.iter().enumerate().map(move |(place, part)| (place, part.row, run, part.of)))
+        .filter(|(_, _, run, of)| run < of)
+        .collect();
+    let hopeless: Vec<AtomicBool> = report.parts.iter().map(|_| AtomicBool::new(false)).collect();
+    let (authority, hopeless) = (&authority, &hopeless);
+    let runs = runs.into_iter().map(|(place, row, run, of)| async move {
+        if hopeless[place].load(Ordering::Relaxed) {
+            return None;
+        }
         let journal = Journal { row, run, of, args, start };
         let one = tokio::time::timeout(LIMIT, run::run(authority, &journal)).await;
-        match one.unwrap_or_else(|_| Err(format!("the run did not end within {LIMIT:?}"))) {
-            Ok(tally) => sum.add(tally),
-            Err(error) => {
-                clear();
-                eprintln!("{} {:?} run {}: {error}", row.id(), row.class, run + 1);
-                broken += 1;
+        let one = one.unwrap_or_else(|_| Err(format!("the run did not end within {LIMIT:?}")));
+        if let Err(error) = &one {
+            report::clear();
+            eprintln!("{} {:?} run {}: {error}", row.id(), row.class, run + 1);
+        }
+        Some((place, one))
+    });
+    let mut runs = stream::iter(runs).buffer_unordered(usize::from(args.jobs));
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let was_interrupted = loop {
+        tokio::select! {
+            next = runs.next() => match next {
+                Some(Some((place, one))) => {
+                    report.add(place, one)?;
+                    // What cannot be made three times will not be made a fourth time.
+                    hopeless[place].store(report.parts[place].broken >= 3, Ordering::Relaxed);
+                }
+                Some(None) => {}
+                None => break false,
+            },
+            _ = tokio::signal::ctrl_c() => break true,
+            _ = terminate.recv() => break true,
+        }
+    };
+    // Dropping what runs ends every process.
+    drop(runs);
+    report::clear();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for part in &report.parts {
+        let (row, sum) = (part.row, &part.sum);
+        let word = match (was_interrupted && sum.runs + part.broken == 0, part.holds()) {
+            (true, _) => {
+                skipped += 1;
+                "not run"
+            }
+            (_, true) => {
+                passed += 1;
+                "ok"
+            }
+            (_, false) => {
+                failed += 1;
+                "FAILED"
+            }
+        };
+        eprintln!("{word:7} {} {:?}: {} of {} runs, {} broken", row.id(), row.class, sum.runs, part.of, part.broken);
+        if word == "FAILED" || args.verbose {
+            for note in &sum.notes {
+                eprintln!("       {note}");
             }
         }
-        // What cannot be made three times will not be made a fourth time.
-        if broken >= 3 {
-            break;
-        }
     }
-    clear();
-    let holds = broken == 0 && row.holds(&sum);
-    let word = if holds { "ok" } else { "FAILED" };
-    eprintln!(
-        "{word:6} {} {:?}: {} of {of} runs, lost {}, silent {}, doubles {}, {:.0} s in all",
-        row.id(),
-        row.class,
-        sum.runs,
-        sum.lost,
-        sum.silent,
-        sum.doubles,
-        start.elapsed().as_secs_f64()
-    );
-    if !holds || args.verbose {
-        for note in &sum.notes {
-            eprintln!("       {note}");
-        }
-    }
-    (row, sum, holds)
-}
-
-/// Makes room where the last line is progress.
-fn clear() {
-    if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
-    }
+    print!("{}", report.print());
+    println!("count: {passed} passed, {failed} failed, {skipped} skipped");
+    Ok(match (was_interrupted, failed) {
+        (true, _) => ExitCode::from(130),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::FAILURE,
+    })
 }

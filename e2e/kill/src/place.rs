@@ -3,7 +3,7 @@
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Fallible;
 
@@ -34,10 +34,10 @@ pub struct Net(u8, u8);
 
 impl Net {
     pub fn take() -> Net {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let process = std::process::id() % 62_500;
         let octet = |n: u32| u8::try_from(n % 250 + 1).unwrap_or(1);
-        Net(octet(process / 250 + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))), octet(process % 250))
+        Net(octet(process / 250 + NEXT.fetch_add(1, Ordering::Relaxed) % 250), octet(process % 250))
     }
 
     pub fn host(self, last: u8) -> IpAddr {

@@ -58,6 +58,11 @@ impl Program {
         lines[last..].iter().map(|line| format!("    {}| {line}\n", self.name)).collect()
     }
 
+    /// For [`resident`].
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
@@ -89,6 +94,13 @@ impl Program {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Memory that a process holds now (`VmRSS`), bytes; `None` when it has ended.
+pub fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 impl Drop for Program {

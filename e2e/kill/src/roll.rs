@@ -96,8 +96,12 @@ pub async fn run(world: &mut World, journal: &Journal<'_>, tally: &mut Tally) ->
             Some(Fate::Answered) => tally.answered += 1,
             Some(Fate::Retryable) => tally.retryable += 1,
             Some(Fate::Refused(_)) => tally.refused += 1,
+            Some(Fate::Cancelled) => tally.cancelled += 1,
             Some(Fate::Wrong(why)) => tally.lose(why),
-            None if call.is_accepted() => tally.silent += 1,
+            None if call.is_accepted() => {
+                tally.silent += 1;
+                tally.note(format!("silent: {} in dialog {}, ran {ran} times", call.id, call.dialog.call_id));
+            }
             None => tally.refused += 1,
         }
     }
@@ -115,7 +119,8 @@ async fn call(ua: &Ua) -> Fallible<()> {
         }
         match call.fate() {
             Some(Fate::Answered) => break,
-            Some(Fate::Retryable) => {}
+            // Nobody but us hangs up.
+            Some(Fate::Retryable | Fate::Cancelled) => {}
             Some(Fate::Refused(why) | Fate::Wrong(why)) => return Err(why),
             None => return Err(format!("no answer to the payment {}", call.id)),
         }

@@ -1,7 +1,6 @@
 //! One run: a world, its load, one fault, and the truth afterwards.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,18 +13,16 @@ use tokio::task::JoinSet;
 use crate::Fallible;
 use crate::args::{Args, Fault};
 use crate::certificates::Authority;
-use crate::faults::{self, LEASE};
+use crate::edge::Edge;
+use crate::faults;
 use crate::place;
+use crate::process::resident;
 use crate::roll;
 use crate::table::Row;
 use crate::tally::Tally;
 use crate::ua::{Call, Dialog, Fate, Tool, Ua, lock};
 use crate::world::World;
 
-/// What a busy machine may add to the time in which an exchange gets its fate: the lease and a second.
-const SLACK: Duration = Duration::from_secs(3);
-/// The same after an outage of the store: it is let in step by step, and answers that waited for it are tried every few seconds.
-const AFTER_OUTAGE: Duration = Duration::from_secs(20);
 /// Load before the fault, and after it.
 const BEFORE: Duration = Duration::from_millis(2500);
 const AFTER: Duration = Duration::from_secs(3);
@@ -33,6 +30,8 @@ const AFTER: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(12);
 /// How long a short call waits for its answer before it hangs up: longer than any edge may be silent.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// A request in a dialog that an edge answers from what it holds: done within this, its next targets included (performance.md, P14).
+const FROM_MEMORY: Duration = Duration::from_secs(4);
 /// Looks at one time.
 const LOOKS: usize = 16;
 
@@ -50,8 +49,6 @@ impl Journal<'_> {
         let head = format!("{} {:?} {}/{}", self.row.id(), self.row.class, self.run + 1, self.of);
         if self.args.verbose {
             eprintln!("[{:6.1} s] {head}: {what}", self.start.elapsed().as_secs_f64());
-        } else if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{head}: {what}");
         }
     }
 }
@@ -65,8 +62,22 @@ struct Load {
     made: Mutex<u64>,
     /// From the fault (or its end) to the first 2xx, one for each dialog.
     recovery: Mutex<Vec<Duration>>,
-    in_dialog: Mutex<(u64, u64)>,
+    /// Requests in dialogs since the fault began.
+    looks: Mutex<Vec<Look>>,
     notes: Mutex<Vec<String>>,
+}
+
+/// OPTIONS or BYE in a dialog.
+struct Look {
+    sent: Instant,
+    took: Duration,
+    is_ok: bool,
+}
+
+impl Load {
+    fn look(&self, sent: Instant, is_ok: bool) {
+        lock(&self.looks).push(Look { sent, took: sent.elapsed(), is_ok });
+    }
 }
 
 /// One run of one row.
@@ -96,6 +107,7 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
         }
     }
     tally.unavailable = world.counts.unavailable.load(Ordering::Relaxed);
+    tally.bare = world.counts.bare.load(Ordering::Relaxed);
     tally.failovers = world.counts.failovers.load(Ordering::Relaxed);
     let keep = args.keep && (done.is_err() || !tally.is_clean());
     if keep {
@@ -123,27 +135,43 @@ async fn watch_ourselves(longest: Arc<AtomicU64>) {
 
 async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &mut Tally) -> Fallible<()> {
     let (fault, args) = (journal.row.fault, journal.args);
-    let dialogs = settle(world, args, tally).await?;
+    let mut dialogs = settle(world, args, tally).await?;
+    // Every fourth ends while the store is away.
+    let leaving = match fault.is_outage() {
+        true => dialogs.extract_if(.., |(_, dialog)| dialog.call_id.as_bytes()[0].is_multiple_of(4)).collect(),
+        false => Vec::new(),
+    };
     let load = Arc::<Load>::default();
     let (stopping, stop) = watch::channel(false);
     let mut traffic = JoinSet::new();
     for (ua, dialog) in &dialogs {
-        traffic.spawn(talk(ua.clone(), dialog.clone(), stop.clone()));
+        traffic.spawn(talk(ua.clone(), dialog.clone(), args.pace, stop.clone()));
     }
     for ua in &world.clients {
-        traffic.spawn(churn(ua.clone(), fault.ends_before_recovery(), stop.clone(), load.clone()));
+        traffic.spawn(churn(ua.clone(), args.pace, stop.clone(), load.clone()));
     }
     tokio::time::sleep(BEFORE).await;
     journal.say("the fault");
-    let struck = faults::strike(world, fault, run).await?;
+    let mut struck = faults::strike(world, fault, run).await?;
     let began = Instant::now();
     let mut pulses = JoinSet::new();
     for (ua, dialog) in &dialogs {
         let is_measured = !fault.ends_before_recovery();
-        pulses.spawn(pulse(ua.clone(), dialog.clone(), began, is_measured, stop.clone(), load.clone()));
+        let began = is_measured.then_some(began);
+        pulses.spawn(pulse(ua.clone(), dialog.clone(), began, args.pace, stop.clone(), load.clone()));
     }
-    tally.without_replicas = faults::mend(world, fault, &struck, run, args, journal).await?;
+    for (ua, dialog) in leaving {
+        let within = faults::outage(args).saturating_sub(FROM_MEMORY).mul_f64(place::fraction());
+        pulses.spawn(leave(ua, dialog, within, load.clone()));
+    }
+    let growth = Arc::<AtomicU64>::default();
+    let pids: Vec<u32> = world.edges.iter().filter_map(Edge::pid).collect();
+    let weighing = tokio::spawn(weigh(pids, growth.clone()));
+    tally.without_replicas = faults::mend(world, fault, &mut struck, run, args, journal).await?;
+    weighing.abort();
+    tally.growth = growth.load(Ordering::Relaxed);
     let over = Instant::now();
+    let term = Term { fault, from: if fault.hits_the_store() { over } else { struck.at }, over };
     journal.say("the fault is over");
     if fault.ends_before_recovery() {
         for (ua, dialog) in &dialogs {
@@ -156,8 +184,8 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     while traffic.join_next().await.is_some() {}
     while pulses.join_next().await.is_some() {}
     let calls: Vec<Arc<Call>> = world.clients.iter().flat_map(Ua::calls).collect();
-    fates(&calls, over, fault).await;
-    judge(&calls, &world.executions(), over, fault, tally);
+    fates(&calls, term).await;
+    judge(&calls, &world.executions(), term, tally);
     journal.say("looking at every edge");
     verify(world, &dialogs, tally).await;
     let ended: Vec<(Ua, Arc<Dialog>)> = std::mem::take(&mut lock(&load.ended));
@@ -165,7 +193,14 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     bury(&ended, tally).await;
     hang_up(&dialogs, tally).await;
     tally.recovery = std::mem::take(&mut lock(&load.recovery));
-    (tally.in_dialog, tally.in_dialog_failed) = *lock(&load.in_dialog);
+    for look in lock(&load.looks).iter() {
+        tally.in_dialog += 1;
+        tally.in_dialog_failed += u64::from(!look.is_ok);
+        if look.sent + FROM_MEMORY <= over {
+            tally.while_away += 1;
+            tally.from_memory += u64::from(look.is_ok && look.took <= FROM_MEMORY);
+        }
+    }
     for note in lock(&load.notes).drain(..) {
         tally.note(note);
     }
@@ -202,9 +237,9 @@ async fn pause(from: f64, to: f64, stop: &mut watch::Receiver<bool>) {
 }
 
 /// Tool calls in one dialog, four in flight at most; some safe to repeat, most not; some short, some long enough to be killed in.
-async fn talk(ua: Ua, dialog: Arc<Dialog>, mut stop: watch::Receiver<bool>) {
+async fn talk(ua: Ua, dialog: Arc<Dialog>, pace: f64, mut stop: watch::Receiver<bool>) {
     let mut open: Vec<Arc<Call>> = Vec::new();
-    pause(0.0, 1.0, &mut stop).await;
+    pause(0.0, pace, &mut stop).await;
     while !*stop.borrow() && dialog.ended().is_none() {
         open.retain(|call| call.is_open());
         if open.len() < 4 {
@@ -217,14 +252,14 @@ async fn talk(ua: Ua, dialog: Arc<Dialog>, mut stop: watch::Receiver<bool>) {
             };
             open.push(ua.call(&dialog, tool, Duration::from_secs_f64(seconds)));
         }
-        pause(0.4, 1.2, &mut stop).await;
+        pause(0.4 * pace, 1.2 * pace, &mut stop).await;
     }
 }
 
 /// Short calls: INVITE, a payment, BYE.
-async fn churn(ua: Ua, is_outage: bool, mut stop: watch::Receiver<bool>, load: Arc<Load>) {
+async fn churn(ua: Ua, pace: f64, mut stop: watch::Receiver<bool>, load: Arc<Load>) {
     while !*stop.borrow() {
-        pause(0.5, 2.0, &mut stop).await;
+        pause(0.5 * pace, 2.0 * pace, &mut stop).await;
         match ua.invite().await {
             Ok(dialog) => {
                 *lock(&load.made) += 1;
@@ -233,12 +268,12 @@ async fn churn(ua: Ua, is_outage: bool, mut stop: watch::Receiver<bool>, load: A
                 while call.is_open() && Instant::now() < end {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                if is_outage {
-                    // Our BYE cancels what is in flight (draft binding 5.6): nobody owes an answer any more.
-                    call.given_up();
-                }
                 match ua.bye(&dialog).await {
-                    Ok(()) => lock(&load.ended).push((ua.clone(), dialog)),
+                    Ok(()) => {
+                        // What is in flight is cancelled by it (draft binding 5.6): nobody owes an answer any more.
+                        call.cancelled();
+                        lock(&load.ended).push((ua.clone(), dialog));
+                    }
                     Err(error) => {
                         lock(&load.notes).push(format!("{} {:?}: a short call: {error}", ua.user(), ua.transport()));
                     }
@@ -250,33 +285,52 @@ async fn churn(ua: Ua, is_outage: bool, mut stop: watch::Receiver<bool>, load: A
     }
 }
 
-/// Requests in one dialog through the fault: the first one at once.
+/// Requests in one dialog through the fault: the first one at once. The time from `began` to its 2xx is the recovery.
 async fn pulse(
     ua: Ua,
     dialog: Arc<Dialog>,
-    began: Instant,
-    is_measured: bool,
+    mut began: Option<Instant>,
+    pace: f64,
     mut stop: watch::Receiver<bool>,
     load: Arc<Load>,
 ) {
-    let mut is_first = true;
     while !*stop.borrow() {
-        let answer = ua.is_alive(&dialog, None, Instant::now() + Duration::from_secs(32)).await;
-        {
-            let mut sums = lock(&load.in_dialog);
-            sums.0 += 1;
-            sums.1 += u64::from(answer.is_err());
-        }
+        let sent = Instant::now();
+        let answer = ua.is_alive(&dialog, None, sent + Duration::from_secs(32)).await;
+        load.look(sent, answer.is_ok() && sent.elapsed() <= Duration::from_secs(32));
         match answer {
-            Ok(()) if is_first && is_measured => lock(&load.recovery).push(began.elapsed()),
-            Ok(()) => {}
+            Ok(()) => lock(&load.recovery).extend(began.take().map(|began| began.elapsed())),
             Err(error) => {
                 let note = format!("{} {:?} in dialog {}: {error}", ua.user(), ua.transport(), dialog.call_id);
                 lock(&load.notes).push(note);
             }
         }
-        is_first = false;
-        pause(1.5, 2.5, &mut stop).await;
+        pause(1.5 * pace, 2.5 * pace, &mut stop).await;
+    }
+}
+
+/// Hangs up while the store is away.
+async fn leave(ua: Ua, dialog: Arc<Dialog>, within: Duration, load: Arc<Load>) {
+    tokio::time::sleep(within).await;
+    let sent = Instant::now();
+    let answer = ua.bye(&dialog).await;
+    load.look(sent, answer.is_ok());
+    match answer {
+        Ok(()) => lock(&load.ended).push((ua, dialog)),
+        Err(error) => lock(&load.notes).push(format!("{} {:?} hangs up: {error}", ua.user(), ua.transport())),
+    }
+}
+
+/// By how much the memory of these processes grew at most, each from its first look, until it is stopped.
+async fn weigh(pids: Vec<u32>, growth: Arc<AtomicU64>) {
+    let first: Vec<Option<u64>> = pids.iter().map(|pid| resident(*pid)).collect();
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for (pid, first) in pids.iter().zip(&first) {
+            if let (Some(now), Some(first)) = (resident(*pid), *first) {
+                growth.fetch_max(now.saturating_sub(first), Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -295,19 +349,33 @@ async fn recover(ua: Ua, dialog: Arc<Dialog>, over: Instant, load: Arc<Load>) {
     lock(&load.recovery).push(over.elapsed());
 }
 
-/// When a call must have its fate: a lease and a second after the fault, or after its own time.
-fn due(call: &Call, over: Instant, fault: Fault) -> Instant {
-    let more = if fault.ends_before_recovery() { AFTER_OUTAGE } else { SLACK };
-    over.max(call.sent + call.takes) + LEASE + Duration::from_secs(1) + more
+/// From when the time of an exchange without a fate counts.
+#[derive(Clone, Copy)]
+struct Term {
+    fault: Fault,
+    from: Instant,
+    over: Instant,
 }
 
-async fn fates(calls: &[Arc<Call>], over: Instant, fault: Fault) {
-    while calls.iter().any(|call| call.is_open() && Instant::now() < due(call, over, fault)) {
+impl Term {
+    /// An answer cannot be had before the fault, nor before the tool had its time.
+    fn of(self, call: &Call) -> Instant {
+        self.from.max(call.sent + call.takes)
+    }
+
+    fn due(self, call: &Call) -> Instant {
+        self.of(call) + self.fault.limit()
+    }
+}
+
+async fn fates(calls: &[Arc<Call>], term: Term) {
+    while calls.iter().any(|call| call.is_open() && Instant::now() < term.due(call)) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant, fault: Fault, tally: &mut Tally) {
+fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, term: Term, tally: &mut Tally) {
+    let over = term.over;
     for call in calls {
         let ran = executions.get(&call.id).copied().unwrap_or(0);
         let name = || {
@@ -327,9 +395,13 @@ fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant,
             tally.doubles += u64::from(ran - 1);
             tally.note(format!("twice: {}", name()));
         }
-        let is_late = call.took().is_some_and(|took| call.sent + took > due(call, over, fault));
+        let known = call.took().map(|took| call.sent + took);
+        let is_told = !matches!(call.fate(), None | Some(Fate::Refused(_) | Fate::Cancelled));
+        if let Some(at) = known.filter(|_| is_told) {
+            tally.slowest = tally.slowest.max(at.saturating_duration_since(term.of(call)));
+        }
         match call.fate() {
-            _ if is_late => {
+            _ if is_told && known.is_some_and(|at| at > term.due(call)) => {
                 tally.silent += 1;
                 tally.note(format!("late: {}", name()));
             }
@@ -342,6 +414,12 @@ fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, over: Instant,
                     tally.note(format!("refused ({why}), but {}", name()));
                 }
             }
+            // Twelve seconds are more than a dead edge may cost.
+            Some(Fate::Cancelled) if !term.fault.ends_before_recovery() => {
+                tally.silent += 1;
+                tally.note(format!("silent (until its caller hung up): {}", name()));
+            }
+            Some(Fate::Cancelled) => tally.cancelled += 1,
             Some(Fate::Wrong(why)) => tally.lose(format!("{}: {why}", name())),
             None => {
                 tally.silent += 1;

@@ -1,12 +1,7 @@
 //! The rows: one table for a person, one JSON object per row for machines.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-
 use serde_json::json;
 
-use crate::Fallible;
 use crate::args::{Class, Fault, Topology};
 use crate::tally::Tally;
 
@@ -49,7 +44,9 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 19] = [
+const COLUMNS: usize = 25;
+
+const HEAD: [&str; COLUMNS] = [
     "row",
     "class",
     "runs",
@@ -60,22 +57,31 @@ const HEAD: [&str; 19] = [
     "retryable",
     "SILENT",
     "refused",
+    "cancelled",
     "doubles",
+    "slowest s",
+    "limit s",
     "p50 ms",
     "p99 ms",
     "in-dialog ok",
+    "from memory",
+    "rss +MiB",
     "503",
+    "bare 503",
     "next target",
     "no replicas s",
     "failed calls",
     "stalled ms",
 ];
 
-fn cells(row: Row, tally: &Tally) -> [String; 19] {
-    let ok = match tally.in_dialog {
+fn cells(row: Row, tally: &Tally) -> [String; COLUMNS] {
+    let share = |part: u64, all: u64| match all {
         0 => "-".into(),
-        all => format!("{:.1} %", 100.0 * (all - tally.in_dialog_failed) as f64 / all as f64),
+        // Rounded down: 100 % is all of them.
+        all => format!("{:.2} %", (10_000.0 * part as f64 / all as f64).floor() / 100.0),
     };
+    let only = |shown: bool, text: String| if shown { text } else { "-".into() };
+    let is_roll = row.fault == Fault::Roll;
     [
         row.id(),
         format!("{:?}", row.class),
@@ -87,21 +93,27 @@ fn cells(row: Row, tally: &Tally) -> [String; 19] {
         tally.retryable.to_string(),
         tally.silent.to_string(),
         tally.refused.to_string(),
+        tally.cancelled.to_string(),
         tally.doubles.to_string(),
+        only(!is_roll, format!("{:.1}", tally.slowest.as_secs_f64())),
+        only(!is_roll, row.fault.limit().as_secs().to_string()),
         format!("{:.0}", tally.recovery_ms(0.5)),
         format!("{:.0}", tally.recovery_ms(0.99)),
-        ok,
+        share(tally.in_dialog - tally.in_dialog_failed, tally.in_dialog),
+        only(row.fault.is_outage(), share(tally.from_memory, tally.while_away)),
+        only(row.fault.is_outage(), format!("{:.1}", tally.growth as f64 / 1_048_576.0)),
         tally.unavailable.to_string(),
+        tally.bare.to_string(),
         tally.failovers.to_string(),
         format!("{:.1}", tally.without_replicas.as_secs_f64()),
-        if row.fault == Fault::Roll { tally.failed_calls.to_string() } else { "-".into() },
+        only(is_roll, tally.failed_calls.to_string()),
         tally.stalled.as_millis().to_string(),
     ]
 }
 
 /// The whole table, aligned.
-pub fn print(rows: &[(Row, Tally)]) -> String {
-    let body: Vec<[String; 19]> = rows.iter().map(|(row, tally)| cells(*row, tally)).collect();
+pub fn print(rows: &[(Row, &Tally)]) -> String {
+    let body: Vec<[String; COLUMNS]> = rows.iter().map(|(row, tally)| cells(*row, tally)).collect();
     let head = HEAD.map(str::to_owned);
     let width = |column: usize| body.iter().chain([&head]).map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
@@ -117,13 +129,9 @@ pub fn print(rows: &[(Row, Tally)]) -> String {
     out
 }
 
-/// Appends one row to the file.
-pub fn append(path: &Path, row: Row, tally: &Tally) -> Fallible<()> {
-    let words = |error: std::io::Error| format!("{}: {error}", path.display());
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(words)?;
-    }
-    let line = json!({
+/// One row as a line of JSON.
+pub fn line(row: Row, tally: &Tally) -> String {
+    json!({
         "id": row.id(),
         "class": format!("{:?}", row.class),
         "topology": format!("{:?}", row.topology),
@@ -145,9 +153,15 @@ pub fn append(path: &Path, row: Row, tally: &Tally) -> Fallible<()> {
         "failed_calls": tally.failed_calls,
         "stalled_ms": tally.stalled.as_millis() as u64,
         "no_replicas_s": (tally.without_replicas.as_secs_f64() * 10.0).round() / 10.0,
-    });
-    let mut file = File::options().create(true).append(true).open(path).map_err(words)?;
-    writeln!(file, "{line}").map_err(words)
+        "cancelled": tally.cancelled,
+        "slowest_s": (tally.slowest.as_secs_f64() * 10.0).round() / 10.0,
+        "limit_s": row.fault.limit().as_secs(),
+        "while_away": tally.while_away,
+        "from_memory": tally.from_memory,
+        "rss_growth_bytes": tally.growth,
+        "bare_503": tally.bare,
+    })
+    .to_string()
 }
 
 #[cfg(test)]
@@ -178,17 +192,12 @@ mod tests {
 
     #[test]
     fn the_table_and_the_lines_have_every_column() {
-        let rows = [(row(Fault::Edge, Class::Memory, Topology::Single), Tally { runs: 3, ..Tally::default() })];
+        let tally = Tally { runs: 3, ..Tally::default() };
+        let rows = [(row(Fault::Edge, Class::Memory, Topology::Single), &tally)];
         let text = print(&rows);
         assert!(text.lines().next().unwrap().contains("SILENT"));
         assert!(text.lines().nth(1).unwrap().starts_with("kill-edge"));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/kill.jsonl");
-        append(&path, rows[0].0, &rows[0].1).unwrap();
-        append(&path, rows[0].0, &rows[0].1).unwrap();
-        let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text.lines().count(), 2);
-        let json: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line(rows[0].0, rows[0].1)).unwrap();
         for name in [
             "id",
             "class",

@@ -15,14 +15,25 @@ pub struct Tally {
     pub silent: u64,
     /// Exchanges that no edge took: nothing was acknowledged.
     pub refused: u64,
+    /// Exchanges whose caller hung up, and was told so, before the store was back.
+    pub cancelled: u64,
+    /// The latest fate of an exchange, from when it could have been known.
+    pub slowest: Duration,
     /// Executions of unsafe calls beyond the first.
     pub doubles: u64,
     /// 503 answers, and how often a client went to a next target.
     pub unavailable: u64,
     pub failovers: u64,
+    /// 503 answers to an INVITE without Retry-After.
+    pub bare: u64,
     /// In-dialog requests during the fault, and those without a 2xx within 32 s.
     pub in_dialog: u64,
     pub in_dialog_failed: u64,
+    /// Of those, the ones sent and due while the fault lasted, and how many of them got their 2xx within 4 s.
+    pub while_away: u64,
+    pub from_memory: u64,
+    /// What the memory of an edge grew by while the fault lasted, bytes; the most.
+    pub growth: u64,
     /// Calls that were not complete within 4 s (rolling restart only).
     pub failed_calls: u64,
     /// How long a primary had no replica and refused writes.
@@ -57,6 +68,12 @@ impl Tally {
         self.retryable += other.retryable;
         self.silent += other.silent;
         self.refused += other.refused;
+        self.cancelled += other.cancelled;
+        self.slowest = self.slowest.max(other.slowest);
+        self.bare += other.bare;
+        self.while_away += other.while_away;
+        self.from_memory += other.from_memory;
+        self.growth = self.growth.max(other.growth);
         self.doubles += other.doubles;
         self.unavailable += other.unavailable;
         self.failovers += other.failovers;

@@ -62,6 +62,8 @@ impl Transport {
 pub struct Counts {
     /// 503 answers.
     pub unavailable: AtomicU64,
+    /// Those to an INVITE that do not say when to come again (`Retry-After`).
+    pub bare: AtomicU64,
     /// Requests sent to a next target, or again after a broken connection.
     pub failovers: AtomicU64,
     /// UDP retransmissions.
@@ -274,7 +276,7 @@ impl Ua {
     /// Sends again what was sent on an earlier connection and is not answered.
     fn repeat(&self, number: u64) {
         let calls = self.calls();
-        for call in calls.into_iter().filter(|call| call.is_open() && call.is_accepted()) {
+        for call in calls.into_iter().filter(|call| call.is_open() && !call.is_being_sent()) {
             let last = call.link.swap(number, Ordering::Relaxed);
             if last < number {
                 let ua = self.clone();

@@ -1,6 +1,6 @@
 //! One tool call of a client: an exchange (draft binding 5.3), and what became of it.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub enum Fate {
     Retryable,
     /// The request was refused by a SIP response: nothing was accepted.
     Refused(String),
+    /// Its caller hung up before an answer came, and the BYE was acknowledged: it is cancelled (draft binding 5.6).
+    Cancelled,
     /// Another JSON-RPC error, or a result that is not the tool's.
     Wrong(String),
 }
@@ -71,6 +73,7 @@ pub struct Call {
     pub sent: Instant,
     /// The connection on which the request was last sent.
     pub link: AtomicU64,
+    sending: AtomicBool,
     course: Mutex<Course>,
 }
 
@@ -102,6 +105,7 @@ impl Call {
             body: Bytes::from(body.to_string()),
             sent: Instant::now(),
             link: AtomicU64::new(0),
+            sending: AtomicBool::new(false),
             course: Mutex::default(),
         }
     }
@@ -127,9 +131,18 @@ impl Call {
         }
     }
 
-    /// The caller hangs up. Without effect on an exchange that has its fate.
-    pub fn given_up(&self) {
-        lock(&self.course).fate.get_or_insert_with(|| (Fate::Refused("its caller hung up".into()), Instant::now()));
+    /// The caller's BYE was acknowledged. Without effect on an exchange that has its fate.
+    pub fn cancelled(&self) {
+        lock(&self.course).fate.get_or_insert_with(|| (Fate::Cancelled, Instant::now()));
+    }
+
+    /// Its request goes out, or has its response.
+    pub fn sends(&self, now: bool) {
+        self.sending.store(now, Ordering::Relaxed);
+    }
+
+    pub fn is_being_sent(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
     /// A JSON-RPC message of this exchange came.

@@ -224,6 +224,7 @@ impl Ua {
     /// Begins a tool call; its fate comes later.
     pub fn call(&self, dialog: &Arc<Dialog>, tool: Tool, takes: Duration) -> Arc<Call> {
         let call = Arc::new(Call::new(dialog.clone(), tool, takes));
+        call.sends(true);
         lock(&self.0.state).calls.insert(call.exchange.as_str().to_owned(), call.clone());
         let (ua, sent) = (self.clone(), call.clone());
         tokio::spawn(async move { ua.deliver(&sent).await });
@@ -247,11 +248,13 @@ impl Ua {
             request.header_named(mcp_sip::headers::MCP_EXCHANGE, &value).body(mcp_sip::MEDIA_TYPE, call.body.clone())
         };
         let deadline = Instant::now() + CALL_GIVES_UP;
+        call.sends(true);
         let response = self.in_dialog_request(&call.dialog, call.method, None, deadline, &finish, &call.body).await;
+        call.sends(false);
         match response {
             Ok(response) if is_ok(&response) => call.accepted(),
             Ok(response) => call.refused(status(&response)),
-            // Nobody said anything: if nobody ever does, this exchange is silent.
+            // Nobody said anything: it is sent again on the next connection, and if nobody ever answers, it is silent.
             Err(_) => {}
         }
     }

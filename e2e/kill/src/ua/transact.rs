@@ -96,6 +96,9 @@ impl Ua {
                     match status {
                         503 => {
                             Counts::add(&self.0.counts.unavailable);
+                            if ask.method == "INVITE" && message.headers_named("Retry-After").next().is_none() {
+                                Counts::add(&self.0.counts.bare);
+                            }
                             if Instant::now() >= ask.deadline {
                                 return Ok(*message);
                             }
@@ -236,7 +239,8 @@ impl Ua {
         answers: &mut mpsc::Receiver<Message>,
     ) -> Outcome {
         let start = Instant::now();
-        let end = (start + 64 * T1).min(ask.deadline.max(start + T1));
+        // The deadline says whether another try begins. One that began has its own time (RFC 3261 §17.1.2.2).
+        let end = start + 64 * T1;
         let (mut edge, mut wait, mut quiet) = (edge, T1, false);
         self.put(edge, None, bytes.clone()).await;
         let mut again = start + wait;
@@ -271,7 +275,7 @@ impl Ua {
         answers: &mut mpsc::Receiver<Message>,
     ) -> Outcome {
         let start = Instant::now();
-        let end = (start + 64 * T1).min(ask.deadline.max(start + T1));
+        let end = start + 64 * T1;
         if link.out.send(bytes.clone()).await.is_err() {
             return Outcome::Gone("the connection is gone".into());
         }
