@@ -74,7 +74,6 @@ case $mode in
     part sim 3 scripts/sim.sh "SEEDS=$seeds"
     part mutants 2 scripts/sim.sh MUTANT=all
     part interop 4 scripts/interop.sh "$mode"
-    [ "$mode" = nightly ] && part replicas 4 cargo test --locked -p session-store-redis --features replica-tests durability
     [ "$mode" = nightly ] && part fuzz 60 scripts/fuzz.sh 300
     ;;
   *) die "test.sh: unknown mode '$mode'" ;;

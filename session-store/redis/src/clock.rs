@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The edge's wall clock: milliseconds since 1970.
 #[derive(Clone)]
@@ -47,8 +47,9 @@ pub(crate) struct StoreClock {
 struct Offset {
     ms: i64,
     known: bool,
-    /// What the last sample said, where that differed: it must be said twice.
-    other: Option<i64>,
+    /// What a sample said, where that differed, and when it was heard. It must be said again to a question asked later: what several
+    /// servers were asked at one moment is one observation.
+    other: Option<(i64, Instant)>,
 }
 
 impl StoreClock {
@@ -56,8 +57,9 @@ impl StoreClock {
         StoreClock { edge, state: Mutex::new(Offset::default()) }
     }
 
-    /// The store said that it is `store_ms`, to a question asked at `asked_ms` of the edge's clock and answered after `took`.
-    pub fn sample(&self, store_ms: u64, asked_ms: u64, took: Duration) {
+    /// A server said that it is `store_ms`, to a question asked at `asked_ms` of the edge's clock, which was `asked`, and heard at `heard`.
+    pub fn sample(&self, store_ms: u64, asked_ms: u64, asked: Instant, heard: Instant) {
+        let took = heard.saturating_duration_since(asked);
         if took > SLOW {
             return;
         }
@@ -70,11 +72,11 @@ impl StoreClock {
             *offset = Offset { ms: if near(ms, 0) { 0 } else { ms }, known: true, other: None };
         } else if near(ms, offset.ms) {
             offset.other = None;
-        } else if offset.other.is_some_and(|other| near(ms, other)) {
+        } else if offset.other.is_some_and(|(other, since)| near(ms, other) && asked > since) {
             tracing::warn!(from_ms = offset.ms, to_ms = ms, "the store's clock and ours moved apart");
             *offset = Offset { ms, known: true, other: None };
-        } else {
-            offset.other = Some(ms);
+        } else if offset.other.is_none_or(|(other, _)| !near(ms, other)) {
+            offset.other = Some((ms, heard));
         }
     }
 
@@ -109,9 +111,10 @@ mod tests {
     #[test]
     fn a_skew_is_found_and_small_differences_are_noise() {
         let clock = StoreClock::new(EdgeClock::new(|| 1_000_000));
-        clock.sample(1_030_002, 1_000_000, Duration::from_millis(4));
+        let asked = Instant::now();
+        clock.sample(1_030_002, 1_000_000, asked, asked + Duration::from_millis(4));
         assert_eq!(clock.offset_ms(), 30_000);
-        clock.sample(1_030_402, 1_000_000, Duration::from_millis(4));
+        clock.sample(1_030_402, 1_000_000, asked, asked + Duration::from_millis(4));
         assert_eq!(clock.offset_ms(), 30_000, "the same write reads the same");
         assert_eq!(clock.to_edge(clock.to_store(5)), 5);
         assert_eq!(clock.to_store(0), 0, "0 is no moment");
@@ -120,13 +123,18 @@ mod tests {
     #[test]
     fn a_jump_counts_when_it_is_seen_twice() {
         let clock = StoreClock::new(EdgeClock::new(|| 0));
-        clock.sample(1_000_300, 1_000_000, Duration::ZERO);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        clock.sample(1_000_300, 1_000_000, at(0), at(0));
         assert_eq!(clock.offset_ms(), 0);
-        clock.sample(1_060_000, 1_000_000, Duration::ZERO);
+        clock.sample(1_060_000, 1_000_000, at(10), at(20));
         assert_eq!(clock.offset_ms(), 0);
-        clock.sample(1_060_000, 1_000_000, Duration::from_secs(2));
+        clock.sample(1_060_100, 1_000_000, at(10), at(30));
+        clock.sample(1_060_100, 1_000_000, at(20), at(30));
+        assert_eq!(clock.offset_ms(), 0, "three servers that were asked at once saw one moment");
+        clock.sample(1_060_000, 1_000_000, at(100), at(2_100));
         assert_eq!(clock.offset_ms(), 0, "too slow to say anything");
-        clock.sample(1_060_100, 1_000_000, Duration::ZERO);
+        clock.sample(1_060_100, 1_000_000, at(1_000), at(1_001));
         assert_eq!(clock.offset_ms(), 60_100);
     }
 }

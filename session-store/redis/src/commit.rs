@@ -45,7 +45,7 @@ pub(crate) struct Commit {
 impl Commit {
     pub fn new(config: &RedisConfig, address: &str) -> Commit {
         let (jobs, queue) = mpsc::channel(config.in_flight.max(1));
-        let link = Link::new(Opener::new(config, address, config.response_timeout + SERVER_TICK), None);
+        let link = Link::new(Opener::new(config, address), None);
         let task = tokio::spawn(work(link, queue, config.clone())).abort_handle();
         Commit { jobs, class: Mutex::new(Durability::Memory), task }
     }
@@ -107,12 +107,16 @@ async fn work(link: Link, mut queue: mpsc::Receiver<Job>, config: RedisConfig) {
             continue;
         };
         let synced = match always_synced {
+            _ if !batch.iter().any(|job| job.class == Durability::Fsync) => false,
             Some((known, synced)) if known == number => synced,
-            _ => {
-                let synced = fsyncs_always(&mut connection).await;
-                always_synced = Some((number, synced));
-                synced
-            }
+            // Who says nothing in time is waited for with WAITAOF, and asked again.
+            _ => match tokio::time::timeout_at(deadline.into(), fsyncs_always(&mut connection)).await {
+                Ok(synced) => {
+                    always_synced = Some((number, synced));
+                    synced
+                }
+                Err(_) => false,
+            },
         };
         let results = commit(&mut connection, &batch, &config, synced).await;
         match results {

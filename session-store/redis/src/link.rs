@@ -27,26 +27,24 @@ pub(crate) struct Opener {
     password: Option<Zeroizing<String>>,
     tls: Option<TlsConfig>,
     connect_timeout: Duration,
-    response_timeout: Duration,
     in_flight: usize,
 }
 
 impl Opener {
-    pub fn new(config: &RedisConfig, address: &str, response_timeout: Duration) -> Opener {
+    pub fn new(config: &RedisConfig, address: &str) -> Opener {
         Opener {
             address: address.to_owned(),
             username: config.username.clone(),
             password: config.password.clone(),
             tls: config.tls.clone(),
             connect_timeout: config.connect_timeout,
-            response_timeout,
             in_flight: config.in_flight,
         }
     }
 
     /// To a sentinel.
     pub fn sentinel(config: &RedisConfig, address: &str) -> Opener {
-        let mut opener = Opener::new(config, address, config.connect_timeout);
+        let mut opener = Opener::new(config, address);
         opener.username = config.sentinel_username.clone();
         opener.password = config.sentinel_password.clone();
         opener
@@ -64,7 +62,8 @@ impl Opener {
         let client = self.client(host, port)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout))
+            // Each use has a deadline of its own; who looks at a new server may wait longer than an operation does.
+            .set_response_timeout(None)
             .set_concurrency_limit(self.in_flight);
         let opening = client.get_multiplexed_async_connection_with_config(&config);
         match tokio::time::timeout(self.connect_timeout, opening).await {

@@ -73,7 +73,7 @@ impl Node {
         }
         let mut commit_breaker = Breaker::new(now);
         commit_breaker.close(now);
-        let opener = Opener::new(&common.config, address, common.config.response_timeout);
+        let opener = Opener::new(&common.config, address);
         Node {
             address: address.to_owned(),
             common: common.clone(),
@@ -93,7 +93,7 @@ impl Node {
     /// # Errors
     /// Whatever makes it unfit.
     pub async fn look_at(config: &RedisConfig, address: &str) -> Result<MultiplexedConnection, StartError> {
-        let mut connection = Opener::new(config, address, config.response_timeout).open().await?;
+        let mut connection = Opener::new(config, address).open().await?;
         Self::fit(config, &mut connection, address).await?;
         Ok(connection)
     }
@@ -165,9 +165,7 @@ impl Node {
     /// A heartbeat: on a connection of its own, whatever the breaker says, with its own deadline.
     pub async fn call_heartbeat(&self, command: &Cmd, deadline: Instant) -> Result<Value, Failure> {
         let config = &self.common.config;
-        let link = self
-            .heartbeat
-            .get_or_init(|| Link::new(Opener::new(config, &self.address, config.heartbeat_timeout), None));
+        let link = self.heartbeat.get_or_init(|| Link::new(Opener::new(config, &self.address), None));
         if tokio::time::timeout_at(deadline.into(), link.opened()).await.is_err() {
             let reason = link.error().map_or_else(|| "no connection in time".into(), |error| error.to_string());
             return Err(Failure::Closed(reason));
@@ -244,7 +242,8 @@ impl Node {
     /// It does not answer.
     pub async fn learn_clock(&self) -> Result<(), StartError> {
         let unreachable = |reason| StartError::Unreachable { address: self.address.clone(), reason };
-        self.probe().await.map_err(|(_, reason)| unreachable(reason))
+        // Nobody's call waits for a start: a server that is slow now has as long as the connection had.
+        self.probe(self.common.config.connect_timeout).await.map_err(|(_, reason)| unreachable(reason))
     }
 
     fn commit(&self) -> &Commit {
@@ -283,7 +282,7 @@ impl Node {
         let node = self.clone();
         tokio::spawn(async move {
             if data {
-                node.learn(&node.breaker, node.probe().await);
+                node.learn(&node.breaker, node.probe(node.common.config.response_timeout).await);
             }
             if commit && let Some(used) = node.commit.get() {
                 let limit = node.common.config.response_timeout;
@@ -315,7 +314,7 @@ impl Node {
     }
 
     /// Whether the server takes writes, what its clock says, and, on a new connection, whether it is fit.
-    async fn probe(&self) -> Result<(), (bool, String)> {
+    async fn probe(&self, limit: Duration) -> Result<(), (bool, String)> {
         let config = &self.common.config;
         let later = |reason: String| (false, reason);
         let Some((number, mut connection)) = self.data.get() else {
@@ -333,10 +332,10 @@ impl Node {
         let mut command = redis::cmd("FCALL");
         command.arg(library::function("probe")).arg(0);
         let (asked, started) = (self.common.clock.edge.now_ms(), Instant::now());
-        match self.send(&self.data, &command, started + config.response_timeout).await {
+        match self.send(&self.data, &command, started + limit).await {
             Ok(value) => {
                 if let Some(time) = time_of(&value) {
-                    self.common.clock.sample(time, asked, started.elapsed());
+                    self.common.clock.sample(time, asked, started, Instant::now());
                 }
                 Ok(())
             }

@@ -196,7 +196,7 @@ async fn ask_sentinel(config: &RedisConfig, address: &str, master: &str) -> Resu
 
 async fn ask_node(config: &RedisConfig, address: &str) -> Result<Primaries, StartError> {
     let asking = async {
-        let mut connection = Opener::new(config, address, config.connect_timeout).open().await?;
+        let mut connection = Opener::new(config, address).open().await?;
         let facts = server::facts(&mut connection, address).await?;
         facts.check(address)?;
         if !facts.is_cluster {

@@ -13,15 +13,24 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::full::OnOne;
 use super::server::{Program, Server};
-use super::subject::{RUNTIME, sealer};
+use super::subject::{RUNTIME, patient, sealer};
 
+/// With the deadline of the design.
+fn strict(address: String) -> RedisStore {
+    let mut config = RedisConfig::new(Topology::Single { address }, "t:");
+    config.heartbeat_timeout = Duration::from_secs(10);
+    RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store")
+}
+
+/// With one that a busy machine keeps and a test can wait for five times.
 fn connect(address: String) -> RedisStore {
-    let config = RedisConfig::new(Topology::Single { address }, "t:");
+    let mut config = patient(Topology::Single { address });
+    config.response_timeout = Duration::from_secs(2);
     RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store")
 }
 
 /// Waits until health is so.
-fn until(health: &mut HealthWatch, wanted: impl Fn(BreakerState) -> bool) -> Vec<BreakerState> {
+pub fn until(health: &mut HealthWatch, wanted: impl Fn(BreakerState) -> bool) -> Vec<BreakerState> {
     let waiting = async {
         let mut seen = vec![health.current().state];
         while !wanted(*seen.last().expect("one")) {
@@ -29,12 +38,12 @@ fn until(health: &mut HealthWatch, wanted: impl Fn(BreakerState) -> bool) -> Vec
         }
         seen
     };
-    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(30), waiting).await }).expect("in time")
+    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(120), waiting).await }).expect("in time")
 }
 
 /// Operations until the circuit opens.
 fn push_until_open(s: &mut OnOne<'_>, health: &HealthWatch) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(120);
     while health.current().state != BreakerState::Open {
         let _ = s.run(read(1));
         assert!(Instant::now() < end, "{:?}", health.current());
@@ -89,9 +98,9 @@ fn slow_proxy(to: u16) -> (String, Arc<AtomicU64>) {
 fn p14_750_ms_open_the_circuit_and_the_heartbeat_goes_on() {
     let server = Server::start(Program::Redis, &[]);
     let (address, delay) = slow_proxy(server.port);
-    let store = connect(address);
+    with_dialog(&mut OnOne(&connect(server.address())), 1);
+    let store = strict(address);
     let mut s = OnOne(&store);
-    with_dialog(&mut s, 1);
     let epoch = StoreOp::TakeEpoch {
         pod: 1,
         boot: 1,
@@ -124,7 +133,11 @@ fn p14_750_ms_open_the_circuit_and_the_heartbeat_goes_on() {
     for step in [10, 50] {
         assert!(seen.contains(&BreakerState::Recovering { percent: step }), "{seen:?}");
     }
-    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+    // A busy machine may miss the deadline now and then.
+    let end = Instant::now() + Duration::from_secs(60);
+    while !matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })) {
+        assert!(Instant::now() < end, "{:?}", health.current());
+    }
 }
 
 #[test]
@@ -132,9 +145,9 @@ fn no_more_is_in_flight_than_the_limit() {
     let server = Server::start(Program::Redis, &[]);
     let (address, delay) = slow_proxy(server.port);
     let mut config = RedisConfig::new(Topology::Single { address }, "t:");
-    (config.in_flight, config.response_timeout) = (8, Duration::from_secs(2));
+    (config.in_flight, config.response_timeout) = (8, Duration::from_secs(20));
     let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
-    delay.store(300, Ordering::SeqCst);
+    delay.store(2_000, Ordering::SeqCst);
     let tasks: Vec<_> = (0..100)
         .map(|_| {
             let store = store.clone();
@@ -196,7 +209,7 @@ fn something_else_on_the_port_is_named_in_health() {
     });
     let health = store.health();
     push_until_open(&mut s, &health);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !health.current().reason.is_some_and(|reason| reason.contains("neither Redis nor Valkey")) {
         assert!(Instant::now() < end, "{:?}", health.current());
         std::thread::sleep(Duration::from_millis(20));
@@ -254,7 +267,7 @@ fn eviction_that_is_switched_on_later_is_seen_at_the_next_connection() {
     let mut s = OnOne(&store);
     let health = store.health();
     push_until_open(&mut s, &health);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !health.current().reason.is_some_and(|reason| reason.contains("allkeys-lru")) {
         assert!(Instant::now() < end, "{:?}", health.current());
         std::thread::sleep(Duration::from_millis(20));

@@ -1,8 +1,6 @@
 //! Durability classes: refused where they cannot be given, reached before anything is acknowledged where they can.
-#![cfg_attr(not(feature = "replica-tests"), allow(unused_imports, reason = "of the tests with a replica"))]
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use session_store::Durability;
 use session_store::op::{StoreError, StoreReply};
@@ -10,6 +8,7 @@ use session_store_redis::{BreakerState, RedisStore, StartError, Topology};
 use store_contract::Subject;
 use store_contract::samples::*;
 
+use super::breaker::until;
 use super::full::OnOne;
 use super::server::{Program, Server};
 use super::subject::{RUNTIME, patient, sealer};
@@ -24,21 +23,6 @@ fn check(store: &RedisStore, class: Durability) -> Result<(), String> {
         Ok(()) => Ok(()),
         Err(StartError::Durability { class: said, reason }) if said == class => Err(reason),
         Err(other) => panic!("{other}"),
-    }
-}
-
-#[cfg(feature = "replica-tests")]
-fn replica_of(primary: &Server) -> Server {
-    let port = primary.port.to_string();
-    let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let info: String = redis::cmd("INFO").arg("replication").query(&mut primary.admin()).expect("INFO");
-        if info.contains("state=online") {
-            return replica;
-        }
-        assert!(Instant::now() < end, "{info}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -62,14 +46,11 @@ fn a_class_that_cannot_be_given_is_refused_with_what_is_missing() {
     assert!(check(&store(&valkey), Durability::Fsync).is_err());
 }
 
-#[cfg(feature = "replica-tests")]
 #[test]
 fn class_replica_waits_for_the_replica_and_class_memory_does_not() {
     let primary = Server::start(Program::Redis, &[]);
-    let replica = replica_of(&primary);
-    let mut config = patient(Topology::Single { address: primary.address() });
-    config.response_timeout = Duration::from_millis(600);
-    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let replica = Server::start_replica(&primary);
+    let store = store(&primary);
     assert_eq!(check(&store, Durability::Replica), Ok(()));
     store.set_durability(BTreeMap::from([(1, Durability::Replica)]));
     let mut s = OnOne(&store);
@@ -87,59 +68,45 @@ fn class_replica_waits_for_the_replica_and_class_memory_does_not() {
     }
     assert_eq!(s.run(other_tenant), Ok(StoreReply::CallOpened), "class Memory has no replica to wait for");
     replica.signal(&pid, "-CONT");
-    let end = Instant::now() + Duration::from_secs(20);
-    while s.run(open_call(4, 4, A)) != Ok(StoreReply::CallOpened) {
-        assert!(Instant::now() < end, "{:?}", store.health().current());
-        // The guard may stand already: another one next time would be opened.
-        if matches!(s.run(open_call(4, 4, A)), Ok(StoreReply::CallKnown { .. })) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    assert_eq!(s.run(open_call(4, 4, A)), Ok(StoreReply::CallOpened));
     assert!(matches!(s.run(open_call(2, 2, A)), Ok(StoreReply::CallKnown { .. })), "it was made, nobody knew");
 }
 
-#[cfg(feature = "replica-tests")]
 #[test]
 fn a_replica_that_is_gone_opens_the_circuit_of_that_class_alone() {
     let primary = Server::start(Program::Redis, &[]);
-    let replica = replica_of(&primary);
-    let mut config = patient(Topology::Single { address: primary.address() });
-    config.response_timeout = Duration::from_millis(150);
-    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let replica = Server::start_replica(&primary);
+    let store = store(&primary);
     store.set_durability(BTreeMap::from([(1, Durability::Replica)]));
     let mut s = OnOne(&store);
-    // The deadline is the real one, so a machine that is busy may miss it at first.
-    let end = Instant::now() + Duration::from_secs(20);
-    let first = (1..).find(|n| s.run(open_call(*n, *n, A)) == Ok(StoreReply::CallOpened) || Instant::now() > end);
-    let first = first.filter(|n| *n < 100 && Instant::now() <= end).expect("the replica answers");
+    assert_eq!(s.run(open_call(1, 1, A)), Ok(StoreReply::CallOpened));
     drop(replica);
-    for n in first + 1.. {
-        assert_eq!(s.run(open_call(n, n, A)), Err(StoreError::Unavailable));
-        if store.health().current().state == BreakerState::Open {
-            break;
+    // Ten at once share one wait.
+    for round in 1..=3 {
+        let ten: Vec<_> = (round * 10..(round + 1) * 10)
+            .map(|n| {
+                let store = store.clone();
+                RUNTIME.spawn(async move { store.execute(open_call(n, n, A)).await })
+            })
+            .collect();
+        for one in ten {
+            assert_eq!(RUNTIME.block_on(one).expect("no panic"), Err(StoreError::Unavailable));
         }
-        assert!(Instant::now() < end && n < 250);
-        std::thread::sleep(Duration::from_millis(10));
     }
+    let mut health = store.health();
+    until(&mut health, |state| state == BreakerState::Open);
     let reason = store.health().current().reason.unwrap_or_default();
     assert!(reason.contains("replica"), "{reason}");
     assert!(matches!(s.run(read(9)), Ok(StoreReply::Unknown)), "what needs no replica goes on");
-    let _replica = replica_of(&primary);
-    let mut health = store.health();
-    let closed = async {
-        while health.current().state != BreakerState::Closed {
-            health.changed().await;
-        }
-    };
-    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(20), closed).await }).expect("it closes again");
+    let _replica = Server::start_replica(&primary);
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert_eq!(s.run(open_call(2, 2, A)), Ok(StoreReply::CallOpened));
 }
 
-#[cfg(feature = "replica-tests")]
 #[test]
 fn many_calls_share_one_wait() {
     let primary = Server::start(Program::Redis, &[]);
-    let _replica = replica_of(&primary);
+    let _replica = Server::start_replica(&primary);
     let store = store(&primary);
     store.set_durability(BTreeMap::from([(1, Durability::Replica)]));
     let tasks: Vec<_> = (0..=255u8)

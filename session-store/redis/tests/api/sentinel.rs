@@ -3,21 +3,21 @@
 use std::time::{Duration, Instant};
 
 use session_store::op::StoreReply;
-use session_store_redis::{BreakerState, RedisConfig, RedisStore, StartError, Topology};
+use session_store_redis::{BreakerState, RedisStore, StartError, Topology};
 use store_contract::Subject;
 use store_contract::samples::*;
 
 use super::full::OnOne;
 use super::server::{Program, Server};
-use super::subject::{RUNTIME, sealer};
+use super::subject::{RUNTIME, patient, sealer};
 
 fn sentinels(primary: &Server) -> Vec<Server> {
     let sentinel = |_| {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("sentinel.conf");
         let text = format!(
-            "sentinel monitor calls 127.0.0.1 {} 2\nsentinel down-after-milliseconds calls 500\n\
-             sentinel failover-timeout calls 3000\n",
+            "sentinel monitor calls 127.0.0.1 {} 2\nsentinel down-after-milliseconds calls 2000\n\
+             sentinel failover-timeout calls 5000\n",
             primary.port
         );
         std::fs::write(&file, text).expect("a configuration");
@@ -29,10 +29,9 @@ fn sentinels(primary: &Server) -> Vec<Server> {
 #[test]
 fn a_failover_is_followed() {
     let primary = Server::start(Program::Redis, &[]);
-    let port = primary.port.to_string();
-    let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
+    let replica = Server::start_replica(&primary);
     let sentinels = sentinels(&primary);
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     for sentinel in &sentinels {
         // Until it knows the others and the replica.
         loop {
@@ -45,15 +44,12 @@ fn a_failover_is_followed() {
         }
     }
     let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
-    let config = RedisConfig::new(Topology::Sentinel { addresses: addresses.clone(), master: "calls".into() }, "t:");
+    let config = patient(Topology::Sentinel { addresses: addresses.clone(), master: "calls".into() });
     let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
     let mut s = OnOne(&store);
     with_dialog(&mut s, 1);
     assert_eq!(store.health().current().shards[0].address, primary.address());
-    let end = Instant::now() + Duration::from_secs(10);
-    while redis::cmd("DBSIZE").query::<usize>(&mut replica.admin()).expect("DBSIZE") == 0 {
-        assert!(Instant::now() < end);
-    }
+    replica.catch_up(&primary);
 
     drop(primary.kill());
     let mut health = store.health();
@@ -65,7 +61,7 @@ fn a_failover_is_followed() {
             }
         }
     };
-    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(60), moved).await }).expect("it follows");
+    RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(180), moved).await }).expect("it follows");
     assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })), "what the replica had is there");
     assert!(matches!(s.run(bye(1, 5)), Ok(StoreReply::Dialog { .. })), "and it takes writes");
 }
@@ -74,7 +70,7 @@ fn a_failover_is_followed() {
 fn a_name_that_no_sentinel_knows_is_said() {
     let primary = Server::start(Program::Redis, &[]);
     let addresses: Vec<String> = sentinels(&primary).iter().map(Server::address).collect();
-    let config = RedisConfig::new(Topology::Sentinel { addresses, master: "others".into() }, "t:");
+    let config = patient(Topology::Sentinel { addresses, master: "others".into() });
     let error = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect_err("no such primary");
     assert!(matches!(&error, StartError::NoMaster { master, .. } if master == "others"), "{error}");
 }

@@ -1,5 +1,5 @@
 //! Real servers on free ports in a temporary directory. A shell watches its standard input and ends its server when that closes: with
-//! the test process, however that ends.
+//! the test process, however that ends. Only where a test sets the clock does a server run under libfaketime.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -40,6 +40,14 @@ impl Program {
     }
 }
 
+/// Which time a server goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    Real,
+    /// [`Server::set_ahead`] moves it.
+    Set,
+}
+
 /// A running server.
 pub struct Server {
     pub port: u16,
@@ -48,7 +56,7 @@ pub struct Server {
 }
 
 /// A free port below those that the system gives to clients, and never the same one twice in this process: a server that is about to bind
-/// its port must not find another test's server there.
+/// its port must not find another test's server there, nor somebody's outgoing connection.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -60,21 +68,25 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// A free port whose cluster bus port (10 000 above) is free, too.
-fn free_cluster_port() -> u16 {
-    loop {
-        let port = free_port();
-        if port < 50_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
-        }
-    }
-}
-
 impl Server {
     /// One server; `more` are further options (`--name value`).
     pub fn start(program: Program, more: &[&str]) -> Server {
-        let port = if more.contains(&"--cluster-enabled") { free_cluster_port() } else { free_port() };
-        Server::start_at(program, port, more)
+        Server::start_at(program, free_port(), more)
+    }
+
+    /// One whose clock a test moves.
+    pub fn start_with_clock(program: Program, more: &[&str]) -> Server {
+        assert!(std::path::Path::new(FAKETIME).exists(), "{FAKETIME} is missing: apt-get install libfaketime");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (port, time) = (free_port(), directory.path().join("time"));
+        std::fs::write(&time, "+0s").expect("the file of the clock");
+        Server::spawn(port, directory, |command| {
+            command
+                .arg(format!("LD_PRELOAD={FAKETIME}:{LIBC}"))
+                .arg(format!("FAKETIME_TIMESTAMP_FILE={}", time.display()))
+                .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
+            options(command, program, port, more);
+        })
     }
 
     pub fn start_at(program: Program, port: u16, more: &[&str]) -> Server {
@@ -84,38 +96,57 @@ impl Server {
 
     /// With what an earlier one left in its directory.
     pub fn start_in(program: Program, port: u16, more: &[&str], directory: tempfile::TempDir) -> Server {
-        assert!(std::path::Path::new(FAKETIME).exists(), "{FAKETIME} is missing: apt-get install libfaketime");
-        let time = directory.path().join("time");
-        if !time.exists() {
-            std::fs::write(&time, "+0s").expect("the file of the clock");
+        Server::spawn(port, directory, |command| options(command, program, port, more))
+    }
+
+    /// A replica that has what its primary has.
+    pub fn start_replica(primary: &Server) -> Server {
+        let port = primary.port.to_string();
+        let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
+        replica.catch_up(primary);
+        replica
+    }
+
+    /// Waits until this replica has acknowledged all that its primary wrote so far. The primary counts one as connected, and takes writes
+    /// for it, while it still loads what was there before.
+    pub fn catch_up(&self, primary: &Server) {
+        let value = |server: &Server, name: &str| -> Option<String> {
+            let info: String = redis::cmd("INFO").arg("replication").query(&mut server.admin()).expect("INFO");
+            info.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+        };
+        let end = Instant::now() + Duration::from_secs(60);
+        let there = value(primary, "master_repl_offset:").and_then(|text| text.parse::<u64>().ok()).expect("an offset");
+        loop {
+            let here = value(self, "slave_repl_offset:").and_then(|text| text.parse::<u64>().ok());
+            if value(self, "master_link_status:").as_deref() == Some("up")
+                && here.is_some_and(|here| here >= there)
+                && value(primary, "slave0:").is_some_and(|line| line.contains("state=online"))
+            {
+                return;
+            }
+            assert!(Instant::now() < end, "the replica does not follow: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
         }
-        Server::spawn(port, directory, |command, directory| {
-            let time = directory.join("time");
-            command
-                .arg(format!("LD_PRELOAD={FAKETIME}:{LIBC}"))
-                .arg(format!("FAKETIME_TIMESTAMP_FILE={}", time.display()))
-                .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"])
-                .arg(program.path())
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
-                .args(["--maxmemory-policy", "noeviction"])
-                .args(more);
-        })
     }
 
     /// A sentinel with the `sentinel.conf` of its directory. Its clock is the real one.
     pub fn start_sentinel(directory: tempfile::TempDir) -> Server {
         let port = free_port();
-        Server::spawn(port, directory, |command, _| {
+        Server::spawn(port, directory, |command| {
             command.arg(Program::Redis.path()).args(["sentinel.conf", "--sentinel"]);
             command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
         })
     }
 
-    fn spawn(port: u16, directory: tempfile::TempDir, program: impl FnOnce(&mut Command, &std::path::Path)) -> Server {
-        let script = "\"$@\" > log 2>&1 & server=$!; cat > /dev/null; kill -9 $server; wait";
+    fn spawn(port: u16, directory: tempfile::TempDir, program: impl FnOnce(&mut Command)) -> Server {
+        // libfaketime leaves two files behind where its process is killed.
+        let script = "\"$@\" > log 2>&1 & server=$!; cat > /dev/null; kill -9 $server; wait
+                      rm -f /dev/shm/faketime_shm_$server /dev/shm/sem.faketime_sem_$server";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh", "env"]);
-        program(&mut command, directory.path());
+        program(&mut command);
+        // What an earlier one said there is not this one's.
+        let _ = std::fs::remove_file(directory.path().join("log"));
         let watcher = command
             .current_dir(directory.path())
             .stdin(Stdio::piped())
@@ -129,15 +160,16 @@ impl Server {
     }
 
     fn wait(&self) {
-        let end = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < end {
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
+        let end = Instant::now() + Duration::from_secs(60);
+        // Its own word: whoever answers on the port may be somebody else's.
+        while !["Ready to accept connections", "Sentinel ID is"].iter().any(|word| self.log().contains(word)) {
+            assert!(Instant::now() < end, "no server on port {}: {}", self.port, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
-        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-        panic!("no server on port {}: {log}", self.port);
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     pub fn address(&self) -> String {
@@ -147,7 +179,7 @@ impl Server {
     /// A connection for what a test does by hand.
     pub fn admin(&self) -> Connection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).expect("an address");
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             match client.get_connection() {
                 Ok(connection) => return connection,
@@ -205,8 +237,21 @@ impl Drop for Server {
     }
 }
 
+fn options(command: &mut Command, program: Program, port: u16, more: &[&str]) {
+    command
+        .arg(program.path())
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+        // A replica waits for no others to come.
+        .args(["--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0"])
+        .args(more);
+    if more.contains(&"--cluster-enabled") {
+        // Instead of the one 10 000 above: clients get such ports.
+        command.args(["--cluster-port", &free_port().to_string()]);
+    }
+}
+
 /// Three primaries that share the slots.
-pub fn cluster() -> Vec<Server> {
+pub fn cluster(clock: Clock) -> Vec<Server> {
     let options = [
         "--cluster-enabled",
         "yes",
@@ -218,7 +263,17 @@ pub fn cluster() -> Vec<Server> {
         "--cluster-require-full-coverage",
         "no",
     ];
-    let nodes: Vec<Server> = (0..3).map(|_| Server::start(Program::Redis, &options)).collect();
+    let start = match clock {
+        Clock::Real => Server::start,
+        Clock::Set => Server::start_with_clock,
+    };
+    let nodes: Vec<Server> = (0..3).map(|_| start(Program::Redis, &options)).collect();
+    let bus: String = redis::cmd("CONFIG")
+        .arg("GET")
+        .arg("cluster-port")
+        .query::<Vec<String>>(&mut nodes[0].admin())
+        .expect("CONFIG GET")
+        .remove(1);
     for (at, node) in nodes.iter().enumerate() {
         let mut admin = node.admin();
         let (from, to) = (at * 16_384 / 3, (at + 1) * 16_384 / 3 - 1);
@@ -227,10 +282,10 @@ pub fn cluster() -> Vec<Server> {
         redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(at + 1).exec(&mut admin).expect("SET-CONFIG-EPOCH");
         if at > 0 {
             let mut meet = redis::cmd("CLUSTER");
-            meet.arg("MEET").arg("127.0.0.1").arg(nodes[0].port).exec(&mut admin).expect("MEET");
+            meet.arg("MEET").arg("127.0.0.1").arg(nodes[0].port).arg(&bus).exec(&mut admin).expect("MEET");
         }
     }
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     for node in &nodes {
         let mut admin = node.admin();
         loop {

@@ -13,7 +13,7 @@ use session_store_redis::{EdgeClock, RedisConfig, RedisStore, Topology};
 use store_contract::Subject;
 use tokio::runtime::Runtime;
 
-use super::server::{Program, Server, cluster};
+use super::server::{Clock, Program, Server, cluster};
 
 /// All stores of this process run here.
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -73,10 +73,10 @@ impl Running {
     fn start(kind: Kind) -> Running {
         let aof = |fsync: &'static str| ["--appendonly", "yes", "--appendfsync", fsync];
         let servers = match kind {
-            Kind::Redis => vec![Server::start(Program::Redis, &[])],
-            Kind::RedisFsync => vec![Server::start(Program::Redis, &aof("always"))],
-            Kind::ValkeyFsync => vec![Server::start(Program::Valkey, &aof("everysec"))],
-            Kind::Cluster => cluster(),
+            Kind::Redis => vec![Server::start_with_clock(Program::Redis, &[])],
+            Kind::RedisFsync => vec![Server::start_with_clock(Program::Redis, &aof("always"))],
+            Kind::ValkeyFsync => vec![Server::start_with_clock(Program::Valkey, &aof("everysec"))],
+            Kind::Cluster => cluster(Clock::Set),
         };
         let address = servers[0].address();
         let topology = match kind {
