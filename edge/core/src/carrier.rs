@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use session_store::op::{StoreError, StoreOp, StoreReply};
-use session_store::record::{Binding, DialogRecord};
+use session_store::record::{Binding, DialogRecord, PeerFlow};
 use sip_proto::message::{HeaderId, Message, Request};
 use sip_proto::uri::{SipUri, Uri};
 
@@ -103,16 +103,30 @@ impl EdgeState {
     }
 
     fn page_to_contact(&mut self, delivery: Delivery) {
-        let Principal::User(user) = &delivery.leg.principal else {
-            return self.delivered(&delivery, DeliveryOutcome::Unreachable);
-        };
+        let Principal::User(user) = &delivery.leg.principal else { return self.page_past_lease(delivery, None) };
         let domain = Uri::parse(user).ok().and_then(|uri| uri.sip()).map(|uri| uri.host_str().to_ascii_lowercase());
         match domain.and_then(|d| self.config.domains.get(&d).cloned()) {
             Some(domain) => {
                 let aor = self.aor_key(domain.tenant, user);
                 self.store(StoreOp::ReadBindings { aor }, Waiting::DeliveryBindings(Box::new(delivery)));
             }
-            None => self.delivered(&delivery, DeliveryOutcome::Unreachable),
+            None => self.page_past_lease(delivery, None),
+        }
+    }
+
+    /// No living edge has a connection of the caller. One without a lease may still have it; that is tried once, then its Contact.
+    fn page_past_lease(&mut self, mut delivery: Delivery, contact: Option<String>) {
+        let way = delivery.avoid.is_none().then(|| self.way_past_lease(&delivery.leg.way.flow)).flatten();
+        match (way, contact) {
+            (Some(target), _) => {
+                delivery.avoid = delivery.leg.way.flow.flow.clone();
+                let caller = delivery.leg.way.caller_uri.clone();
+                self.send_page(delivery, &caller, target, true);
+            }
+            (None, Some(uri)) => {
+                self.locate(&uri, 0, Located::Page { delivery: Box::new(delivery), uri: uri.clone() });
+            }
+            (None, None) => self.delivered(&delivery, DeliveryOutcome::Unreachable),
         }
     }
 
@@ -126,11 +140,7 @@ impl EdgeState {
         let own = bindings.iter().find_map(|b| self.binding_flow(b).map(|target| (b.uri.clone(), target)));
         match (own, bindings.first()) {
             (Some((uri, target)), _) => self.page_at(delivery, &uri, target),
-            (None, Some(binding)) => {
-                let uri = binding.uri.clone();
-                self.locate(&uri, 0, Located::Page { delivery: Box::new(delivery), uri: uri.clone() });
-            }
-            (None, None) => self.delivered(&delivery, DeliveryOutcome::Unreachable),
+            (None, first) => self.page_past_lease(delivery, first.map(|binding| binding.uri.clone())),
         }
     }
 
@@ -224,7 +234,12 @@ impl EdgeState {
             let next_hop = crate::dialogs::dialog_state(&record).next_hop().to_owned();
             return self.locate(&next_hop, listener, then);
         }
-        self.reach_dialog(dialog, &record, then);
+        let known = self.flow_of_dialog(&record, dialog).is_some();
+        let peer = PeerFlow { flow: record.flow.clone(), source: record.source.clone() };
+        match self.way_past_lease(&peer).filter(|_| !known) {
+            Some(target) => self.located(then, Some(target)),
+            None => self.reach_dialog(dialog, &record, then),
+        }
     }
 
     /// Whether the dialog of a message may only be missing for the moment.

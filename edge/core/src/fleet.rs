@@ -114,6 +114,7 @@ impl EdgeState {
     }
 
     pub(crate) fn on_mesh(&mut self, from: u64, message: MeshMessage) {
+        self.deaf.remove(&from);
         match message {
             MeshMessage::Send { boot, conn, bytes, tag, call_id } => {
                 if boot == self.owner.boot && self.flows.contains(conn) {
@@ -186,7 +187,8 @@ impl EdgeState {
         }
     }
 
-    pub(crate) fn mesh_failed(&mut self, _to: u64, tag: u64) {
+    pub(crate) fn mesh_failed(&mut self, to: u64, tag: u64) {
+        self.not_reached(to);
         match self.meshed.remove(&tag) {
             Some(failed) => {
                 self.timers.arm(TimerKey::Meshed(tag), None);

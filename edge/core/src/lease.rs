@@ -61,6 +61,12 @@ impl Membership {
         self.pods.iter().find(|p| p.owner.pod == pod && p.owner.boot == boot && p.lease_left_ms > 0)
     }
 
+    /// That life of that pod, if nothing is known of its end but that its lease ran out: cut off from the store, or dead.
+    #[must_use]
+    pub fn lapsed(&self, pod: u64, boot: u64) -> Option<&PodState> {
+        self.pods.iter().find(|p| p.owner.pod == pod && p.owner.boot == boot && p.lease_left_ms == 0)
+    }
+
     /// That pod, in whatever life.
     #[must_use]
     pub fn living_pod(&self, pod: u64) -> Option<&PodState> {

@@ -93,6 +93,8 @@ pub struct EdgeState {
     pub(crate) membership: Option<Arc<Membership>>,
     /// Messages to other edges of which a failure would matter.
     pub(crate) meshed: BTreeMap<u64, Meshed>,
+    /// Edges that were not reached over the mesh, and when; at most one entry for each that the store knows.
+    pub(crate) deaf: BTreeMap<u64, Mono>,
     pub(crate) outage: Outage,
     /// Tombstones that the store did not take yet, with the tries so far.
     pub(crate) burials: BTreeMap<DialogKey, u32>,
@@ -129,6 +131,7 @@ impl EdgeState {
             foreign: BTreeSet::new(),
             membership: None,
             meshed: BTreeMap::new(),
+            deaf: BTreeMap::new(),
             outage: Outage::default(),
             burials: BTreeMap::new(),
             opening: 0,

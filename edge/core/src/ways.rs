@@ -12,6 +12,9 @@ use crate::state::EdgeState;
 use crate::token::FlowToken;
 use crate::transactions::Target;
 
+/// An edge without a lease that was not reached is not tried again for so long: it is most probably dead.
+const DEAF_MS: u64 = 5_000;
+
 impl EdgeState {
     /// A flow as a record keeps it.
     pub(crate) fn peer_flow(&self, flow: &Flow) -> PeerFlow {
@@ -39,6 +42,30 @@ impl EdgeState {
                 let way = Target::Peer { pod, boot, conn: *conn, transport, listener, remote };
                 (!other.address.is_empty()).then_some(way)
             }
+        }
+    }
+
+    /// The last resort: a connection of an edge whose lease ran out. It may be cut off from the store only, with its sockets open (sip.md,
+    /// section 8, rule 3), and its peer has no other way. What is written there is said under the lease of the edge that asks for it.
+    /// `None` where that edge was not reached a moment ago.
+    pub(crate) fn way_past_lease(&self, peer: &PeerFlow) -> Option<Target> {
+        let token = FlowToken::from_text(&self.config.token_keys, peer.flow.as_deref()?)?;
+        let FlowKey::Stream(conn) = token.flow else { return None };
+        let (pod, boot) = (token.owner.pod, token.owner.boot);
+        let other = self.membership.as_ref()?.lapsed(pod, boot)?;
+        let is_deaf = self.deaf.get(&pod).is_some_and(|since| self.now.mono < since.plus_millis(DEAF_MS));
+        let remote = remote_of(&peer.source).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let way = Target::Peer { pod, boot, conn, transport: token.transport, listener: token.listener, remote };
+        (!is_deaf && !other.address.is_empty()).then_some(way)
+    }
+
+    /// A message did not reach that edge.
+    pub(crate) fn not_reached(&mut self, pod: u64) {
+        let listed = self.membership.as_ref().is_some_and(|m| m.pods.iter().any(|known| known.owner.pod == pod));
+        if listed {
+            let now = self.now.mono;
+            self.deaf.retain(|_, since| now < since.plus_millis(DEAF_MS));
+            self.deaf.insert(pod, now);
         }
     }
 

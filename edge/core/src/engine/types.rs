@@ -230,7 +230,7 @@ pub struct Delivery {
     pub body: Bytes,
     /// To be written before it leaves: rides on `NextCseq` in a dialog; out of one it is an operation of its own.
     pub close: Option<Box<CloseExchange>>,
-    /// In a dialog: this flow was tried for it and is dead.
+    /// This flow was tried for it and is dead.
     pub avoid: Option<String>,
 }
 

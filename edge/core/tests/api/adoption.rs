@@ -1,6 +1,6 @@
 //! An edge dies: what it left goes on elsewhere; and an edge that was stopped or cut off does nothing that somebody else does now.
 
-use edge_core::input::{Input, Transport};
+use edge_core::input::{ConnId, FlowKey, Input, Transport};
 use edge_core::node::NodeInput;
 use session_store::op::StoreOp;
 
@@ -318,4 +318,44 @@ fn a_timers_action_that_lost_a_race_goes_by_the_record() {
     assert!(said.iter().all(|s| s == "200"), "no BYE: {said:?}");
     assert_eq!(fleet.edges[0].world.core.stats().dialogs, 1);
     assert!(alice.to_tag.is_some());
+}
+
+/// An exchange out of a dialog (`in_dialog`: in one) on a connection of edge 0, which then does not reach the store any more.
+fn answered_past_the_lease(in_dialog: bool, mesh_is_cut: bool) -> (Vec<Sent>, Vec<Sent>) {
+    let mut fleet = Fleet::new(2);
+    fleet.on(0, |world| {
+        let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+        world.input(Input::FlowOpened { flow: flow.clone() });
+        let mut alice = Ua::new(world, "alice", &flow, ECHO);
+        let (headers, body) = both();
+        if in_dialog {
+            alice.call(world, &headers, &body.replace("none@1", "pay@1"));
+        }
+        let method = if in_dialog { "INFO" } else { "MESSAGE" };
+        assert_eq!(alice.ask(world, method, MCP, &tool_call(1, "pay")).status(), Some(200));
+        world.posted();
+    });
+    fleet.edges[0].has_store = false;
+    fleet.mesh_is_cut = mesh_is_cut;
+    fleet.advance(ADOPTION_MS);
+    (fleet.sent(0), fleet.sent(1))
+}
+
+#[test]
+fn an_adopter_answers_on_the_connection_of_an_edge_that_is_cut_off_from_the_store() {
+    for in_dialog in [false, true] {
+        let (first, second) = answered_past_the_lease(in_dialog, false);
+        let answer = first.iter().find(|s| s.message.is_request()).expect("an answer on the caller's own connection");
+        assert!(text(&answer.message).contains("-31001"), "{}", text(&answer.message));
+        assert_eq!(answer.to, To::Flow(FlowKey::Stream(ConnId(1))));
+        assert!(second.is_empty());
+    }
+}
+
+#[test]
+fn an_edge_without_a_lease_that_is_not_reached_is_as_good_as_dead() {
+    let (first, second) = answered_past_the_lease(true, true);
+    assert!(first.is_empty());
+    // The Contact is what is left.
+    assert!(second.iter().any(|s| s.message.is_request() && matches!(s.to, To::Address(..))), "{second:?}");
 }
