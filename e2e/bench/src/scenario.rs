@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod exchange;
+pub mod page;
 pub mod register;
 
 use std::net::SocketAddr;

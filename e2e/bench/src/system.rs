@@ -91,6 +91,12 @@ pub fn cpu_micros(roots: &[u32]) -> u64 {
     all.iter().filter(|(pid, _, _)| tree.binary_search(pid).is_ok()).map(|(_, _, micros)| micros).sum()
 }
 
+/// The load of the last minute.
+pub fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
 /// Summed proportional set size of the process trees, in bytes.
 pub fn memory_bytes(roots: &[u32]) -> u64 {
     let of = |pid: u32| {

@@ -1,5 +1,6 @@
 //! INVITE, 200, ACK, BYE, 200. The called side, where there is one, is a UA of ours behind the server.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use sip_proto::message::Message;
@@ -9,13 +10,34 @@ use crate::load::{Next, Work};
 
 /// Calls to one address.
 pub struct Calls {
-    pub target: String,
-    pub from: SocketAddr,
+    target: String,
+    from: SocketAddr,
     /// Where our called side listens, if it is ours that answers.
-    pub called: Option<SocketAddr>,
+    called: Option<SocketAddr>,
     /// Header lines of the INVITE (`Supported: mcp`, …).
-    pub more: String,
-    pub salt: u64,
+    more: String,
+    salt: u64,
+    /// So many calls are not ended but kept.
+    hold: Option<usize>,
+    started: usize,
+    held: Vec<Dialog>,
+}
+
+impl Calls {
+    pub fn new(target: String, from: SocketAddr, called: Option<SocketAddr>, more: &str) -> Calls {
+        let salt = std::process::id().into();
+        Calls { target, from, called, more: more.to_owned(), salt, hold: None, started: 0, held: Vec::new() }
+    }
+
+    /// `count` calls, which are not ended.
+    pub fn held(self, count: usize) -> Calls {
+        Calls { hold: Some(count), ..self }
+    }
+
+    /// The calls that are up.
+    pub fn into_held(self) -> Vec<Dialog> {
+        self.held
+    }
 }
 
 /// One call.
@@ -27,11 +49,15 @@ pub struct Unit {
 impl Work for Calls {
     type Unit = Unit;
 
-    fn start(&mut self, id: u64) -> (Unit, Vec<u8>) {
+    fn start(&mut self, id: u64) -> Option<(Unit, Vec<u8>)> {
+        if self.hold.is_some_and(|count| self.started >= count) {
+            return None;
+        }
+        self.started += 1;
         let dialog = Dialog { id, salt: self.salt, target: self.target.clone(), cseq: 1, ..Dialog::default() };
         let more = format!("{}Content-Type: application/sdp\r\n", self.more);
         let invite = dialog.request("INVITE", 1, self.from, &more, OFFER);
-        (Unit { dialog, ended: false }, invite)
+        Some((Unit { dialog, ended: false }, invite))
     }
 
     fn answer(&mut self, unit: &mut Unit, message: &Message) -> Next {
@@ -41,6 +67,10 @@ impl Work for Calls {
                 unit.dialog.established(message);
                 unit.ended = true;
                 let ack = unit.dialog.request("ACK", 1, self.from, "", "");
+                if self.hold.is_some() {
+                    self.held.push(unit.dialog.clone());
+                    return Next::Last(ack);
+                }
                 Next::Then(ack, unit.dialog.request("BYE", 2, self.from, "", ""))
             }
             (200..=299, true) if message.cseq().method.as_str() == "BYE" => Next::Done,
@@ -64,6 +94,48 @@ impl Work for Calls {
     }
 
     fn told(&mut self, _: &mut Unit, _: &Message) -> Next {
+        Next::Nothing
+    }
+}
+
+/// The ends of calls that were held.
+pub struct Ends {
+    held: VecDeque<Dialog>,
+    from: SocketAddr,
+}
+
+impl Ends {
+    pub fn new(held: Vec<Dialog>, from: SocketAddr) -> Ends {
+        Ends { held: held.into(), from }
+    }
+}
+
+impl Work for Ends {
+    /// The number of its INVITE.
+    type Unit = u64;
+
+    fn start(&mut self, _: u64) -> Option<(u64, Vec<u8>)> {
+        let dialog = self.held.pop_front()?;
+        Some((dialog.id, dialog.request("BYE", 2, self.from, "", "")))
+    }
+
+    fn number(&self, unit: &u64) -> Option<u64> {
+        Some(*unit)
+    }
+
+    fn answer(&mut self, _: &mut u64, message: &Message) -> Next {
+        match message.status().unwrap_or(0) {
+            100..=199 => Next::Nothing,
+            200..=299 => Next::Done,
+            status => Next::Failed(status),
+        }
+    }
+
+    fn request(&mut self, message: &Message) -> (Option<Vec<u8>>, Option<u64>) {
+        (Some(response(message, "200 OK", "called", "", "")), None)
+    }
+
+    fn told(&mut self, _: &mut u64, _: &Message) -> Next {
         Next::Nothing
     }
 }

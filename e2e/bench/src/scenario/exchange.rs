@@ -1,5 +1,5 @@
-//! A call with a number of MCP exchanges by INFO in it: request, 200, the answer as an INFO of the server's side, 200. One SIP request
-//! of ours is open at a time.
+//! A call with a number of MCP exchanges in it: request, 200, the answer as a request of the server's side, 200. One SIP request of ours
+//! is open at a time.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,28 @@ use sip_proto::message::Message;
 use super::{Dialog, OFFER, response};
 use crate::load::{Next, Work, number};
 
+/// How MCP travels in the dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Message,
+    Info,
+}
+
 /// Calls with exchanges.
 pub struct Exchanges {
-    pub target: String,
-    pub from: SocketAddr,
-    pub per_call: u32,
-    pub more: String,
-    /// Name of a tool that answers at once, and its arguments as JSON.
-    pub tool: String,
-    pub arguments: String,
-    pub salt: u64,
+    target: String,
+    from: SocketAddr,
+    per_call: u32,
+    carrier: Carrier,
+    salt: u64,
+    completed: u64,
+}
+
+impl Exchanges {
+    /// `per_call` calls of the tool `echo` in each call to `target`.
+    pub fn new(target: String, from: SocketAddr, per_call: u32, carrier: Carrier) -> Exchanges {
+        Exchanges { target, from, per_call, carrier, salt: std::process::id().into(), completed: 0 }
+    }
 }
 
 /// One call.
@@ -31,7 +43,7 @@ pub struct Unit {
 #[derive(PartialEq)]
 enum Stage {
     Calling,
-    /// The INFO is out; whether its 200 and its answer came.
+    /// The request is out; whether its 200 and its answer came.
     Asking {
         accepted: bool,
         answered: bool,
@@ -44,23 +56,28 @@ impl Exchanges {
         unit.dialog.cseq += 1;
         unit.stage = Stage::Asking { accepted: false, answered: false };
         let body = format!(
-            "{{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"tools/call\",\"params\":{{\"name\":\"{}\",\"arguments\":{},\
-             \"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\",\
+            "{{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"tools/call\",\"params\":{{\"name\":\"echo\",\
+             \"arguments\":{{\"message\":\"hello\"}},\"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\",\
              \"io.modelcontextprotocol/clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}},\
              \"io.modelcontextprotocol/clientCapabilities\":{{}}}}}}}}",
-            unit.answered + 1,
-            self.tool,
-            self.arguments
+            unit.answered + 1
         );
-        let more = "Info-Package: mcp\r\nContent-Disposition: Info-Package\r\nContent-Type: application/mcp+json\r\n";
-        unit.dialog.request("INFO", unit.dialog.cseq, self.from, more, &body)
+        let (method, more) = match self.carrier {
+            Carrier::Message => ("MESSAGE", "Content-Type: application/mcp+json\r\n"),
+            Carrier::Info => (
+                "INFO",
+                "Info-Package: mcp\r\nContent-Disposition: Info-Package\r\nContent-Type: application/mcp+json\r\n",
+            ),
+        };
+        unit.dialog.request(method, unit.dialog.cseq, self.from, more, &body)
     }
 
-    fn go_on(&self, unit: &mut Unit) -> Next {
+    fn go_on(&mut self, unit: &mut Unit) -> Next {
         if unit.stage != (Stage::Asking { accepted: true, answered: true }) {
             return Next::Nothing;
         }
         unit.answered += 1;
+        self.completed += 1;
         if unit.answered < self.per_call {
             return Next::Request(self.ask(unit));
         }
@@ -73,11 +90,15 @@ impl Exchanges {
 impl Work for Exchanges {
     type Unit = Unit;
 
-    fn start(&mut self, id: u64) -> (Unit, Vec<u8>) {
+    fn completed(&self) -> Option<u64> {
+        Some(self.completed)
+    }
+
+    fn start(&mut self, id: u64) -> Option<(Unit, Vec<u8>)> {
         let dialog = Dialog { id, salt: self.salt, target: self.target.clone(), cseq: 1, ..Dialog::default() };
-        let more = format!("{}Content-Type: application/sdp\r\n", self.more);
-        let invite = dialog.request("INVITE", 1, self.from, &more, OFFER);
-        (Unit { dialog, answered: 0, stage: Stage::Calling }, invite)
+        let more = "Supported: mcp\r\nRecv-Info: mcp\r\nContent-Type: application/sdp\r\n";
+        let invite = dialog.request("INVITE", 1, self.from, more, OFFER);
+        Some((Unit { dialog, answered: 0, stage: Stage::Calling }, invite))
     }
 
     fn answer(&mut self, unit: &mut Unit, message: &Message) -> Next {
@@ -92,7 +113,7 @@ impl Work for Exchanges {
                 Next::Then(ack, ask)
             }
             (200..=299, Stage::Asking { accepted, .. })
-                if cseq.method.as_str() == "INFO" && cseq.seq == unit.dialog.cseq =>
+                if matches!(cseq.method.as_str(), "INFO" | "MESSAGE") && cseq.seq == unit.dialog.cseq =>
             {
                 *accepted = true;
                 self.go_on(unit)

@@ -15,9 +15,12 @@ pub const PASSWORD: &str = "wonderland";
 
 /// Refreshes.
 pub struct Registers {
-    pub realm: String,
-    pub from: SocketAddr,
-    pub salt: u64,
+    realm: String,
+    from: SocketAddr,
+    salt: u64,
+    expires: u32,
+    /// Each user once, then no more.
+    is_once: bool,
     users: Vec<User>,
     free: VecDeque<usize>,
 }
@@ -38,18 +41,36 @@ pub struct Unit {
 }
 
 impl Registers {
-    pub fn new(users: usize, realm: &str, from: SocketAddr, salt: u64) -> Registers {
+    pub fn new(users: usize, realm: &str, from: SocketAddr) -> Registers {
         Registers {
             realm: realm.to_owned(),
             from,
-            salt,
+            salt: std::process::id().into(),
+            expires: 3_600,
+            is_once: false,
             users: vec![User::default(); users],
             free: (0..users).collect(),
         }
     }
 
+    /// Each user once.
+    pub fn once(self) -> Registers {
+        Registers { is_once: true, ..self }
+    }
+
+    /// Registrations are taken back.
+    pub fn leaving(self) -> Registers {
+        Registers { expires: 0, ..self }
+    }
+
+    fn done_with(&mut self, unit: &Unit) {
+        if !self.is_once {
+            self.free.push_back(unit.user);
+        }
+    }
+
     fn refresh(&mut self, unit: &Unit) -> Vec<u8> {
-        let Registers { realm, from, salt, .. } = self;
+        let Registers { realm, from, salt, expires, .. } = self;
         let user = &mut self.users[unit.user];
         user.cseq += 1;
         let (id, cseq, name) = (unit.id, user.cseq, unit.user);
@@ -74,7 +95,7 @@ impl Registers {
             "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {from};branch=z9hG4bK{id:x}.{salt:x}.{cseq};rport\r\nMax-Forwards: 70\r\n\
              From: <sip:u{name}@{realm}>;tag=r{id:x}\r\nTo: <sip:u{name}@{realm}>\r\nCall-ID: {id}.{salt:x}@bench\r\n\
              CSeq: {cseq} REGISTER\r\nContact: <sip:u{name}@{from}>;+mcp;+mcp.ver=\"1.0\";\
-             +mcp.cap=\"summarize@1,translate@2\"\r\n{credentials}Expires: 3600\r\nContent-Length: 0\r\n\r\n"
+             +mcp.cap=\"summarize@1,translate@2\"\r\n{credentials}Expires: {expires}\r\nContent-Length: 0\r\n\r\n"
         )
         .into_bytes()
     }
@@ -83,19 +104,23 @@ impl Registers {
 impl Work for Registers {
     type Unit = Unit;
 
-    fn start(&mut self, id: u64) -> (Unit, Vec<u8>) {
-        // More units than users: the oldest one's user has two requests open, which the registrar sorts by CSeq.
-        let user = self.free.pop_front().unwrap_or(usize::try_from(id).unwrap_or(0) % self.users.len());
+    fn start(&mut self, id: u64) -> Option<(Unit, Vec<u8>)> {
+        let user = match self.free.pop_front() {
+            Some(user) => user,
+            None if self.is_once => return None,
+            // More units than users: one has two requests open, which the registrar sorts by CSeq.
+            None => usize::try_from(id).unwrap_or(0) % self.users.len(),
+        };
         let unit = Unit { id, user, answered: 0 };
         let request = self.refresh(&unit);
-        (unit, request)
+        Some((unit, request))
     }
 
     fn answer(&mut self, unit: &mut Unit, message: &Message) -> Next {
         match message.status().unwrap_or(0) {
             100..=199 => Next::Nothing,
             200..=299 => {
-                self.free.push_back(unit.user);
+                self.done_with(unit);
                 Next::Done
             }
             401 if unit.answered < 2 => {
@@ -106,7 +131,7 @@ impl Work for Registers {
                 Next::Request(self.refresh(unit))
             }
             status => {
-                self.free.push_back(unit.user);
+                self.done_with(unit);
                 Next::Failed(status)
             }
         }

@@ -18,22 +18,37 @@ pub enum Store {
     Redis(SocketAddr),
 }
 
+/// How it is configured.
+pub struct Setup<'a> {
+    pub store: Store,
+    /// URL of the MCP server of `echo@bench.example`.
+    pub backend: &'a str,
+    /// So many users (`u0` …) may register.
+    pub users: usize,
+    /// Class of the domain, as the manifest names it.
+    pub durability: &'static str,
+}
+
+impl Setup<'_> {
+    pub fn new(store: Store, backend: &str) -> Setup<'_> {
+        Setup { store, backend, users: 0, durability: "Memory" }
+    }
+}
+
 pub struct Edge {
     pub program: Program,
     pub address: SocketAddr,
 }
 
 impl Edge {
-    /// `backend`: URL of the MCP server of `echo@bench.example`. `users`: so many (`u0` …) may register.
-    ///
     /// # Errors
     /// When it cannot be started or does not answer.
-    pub fn start(store: &Store, backend: &str, users: usize, folder: &Path) -> io::Result<Edge> {
+    pub fn start(setup: &Setup<'_>, folder: &Path) -> io::Result<Edge> {
         let address: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
         let admin: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests)?;
-        fs::write(manifests.join("bench.yaml"), objects(store, address, backend, users))?;
+        fs::write(manifests.join("bench.yaml"), objects(setup, address))?;
         let mut command = Command::new(beside("sipmcp-edge"));
         command.arg("--manifests").arg(&manifests).args(["--admin", &admin.to_string(), "--shards", "1"]);
         command.args(["--log-level", "warn"]).env("SIPMCP_AUDIT", folder.join("audit.log"));
@@ -49,12 +64,13 @@ impl Edge {
     }
 }
 
-fn objects(store: &Store, address: SocketAddr, backend: &str, users: usize) -> String {
+fn objects(setup: &Setup<'_>, address: SocketAddr) -> String {
+    let Setup { store, backend, users, durability } = setup;
     let (ip, port) = (address.ip(), address.port());
     let (reference, stored) = match store {
         Store::Memory => (String::new(), String::new()),
         Store::Redis(redis) => (
-            "  storeRef: {name: bench}\n".to_owned(),
+            "  sessionStoreRef: {name: bench}\n".to_owned(),
             format!(
                 "---\napiVersion: sipmcp.dev/v1alpha1\nkind: SessionStore\nmetadata: {{name: bench}}\nspec:\n  \
                  redis: {{topology: Single, addresses: [\"{redis}\"]}}\n---\napiVersion: v1\nkind: Secret\n\
@@ -64,7 +80,7 @@ fn objects(store: &Store, address: SocketAddr, backend: &str, users: usize) -> S
             ),
         ),
     };
-    let known: String = (0..users)
+    let known: String = (0..*users)
         .map(|n| format!("  u{n}: SHA-256:{}\n", a1(Algorithm::Sha256, &format!("u{n}"), "bench.example", PASSWORD)))
         .collect();
     let digest = match users {
@@ -74,6 +90,15 @@ fn objects(store: &Store, address: SocketAddr, backend: &str, users: usize) -> S
     let secret = match users {
         0 => String::new(),
         _ => format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: bench-users}}\nstringData:\n{known}"),
+    };
+    // Who shows no credentials may call declared addresses only: the first user is one.
+    let phone = match users {
+        0 => "",
+        _ => {
+            "---\napiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {name: u0}\nspec:\n  \
+             address: {user: u0, domainRef: {name: bench}}\n  backend: {sipContact: {authentication: Digest}}\n  \
+             capabilities: {source: Declared}\n"
+        }
     };
     format!(
         "apiVersion: sipmcp.dev/v1alpha1
@@ -93,6 +118,7 @@ kind: SipDomain
 metadata: {{name: bench}}
 spec:
   domain: bench.example
+  durability: {durability}
 {digest}  transport: {{allowPlain: [UDP]}}
 {secret}---
 apiVersion: sipmcp.dev/v1alpha1
@@ -110,6 +136,6 @@ spec:
   address: {{user: echo, domainRef: {{name: bench}}}}
   backend: {{mcpHttp: {{url: \"{backend}\", revisions: [\"2026-07-28\"]}}}}
   capabilities: {{source: Discovered, tools: [{{name: echo, effect: ReadOnly}}]}}
-"
+{phone}"
     )
 }

@@ -14,6 +14,8 @@ use crate::scenario::register::PASSWORD;
 pub enum Role {
     /// Relays calls with topology hiding; its dialogs lie in Redis (topos_redis).
     SharedCalls { redis: SocketAddr, to: SocketAddr },
+    /// Relays, with state of the transaction only.
+    Relay { to: SocketAddr },
     /// Registrar in memory, with SHA-256 digest.
     Registrar,
 }
@@ -67,6 +69,7 @@ fn configuration(role: Role, address: SocketAddr) -> String {
             redis.port(),
             relay(to)
         ),
+        Role::Relay { to } => format!("{base}{}", relay(to)),
         Role::Registrar => format!(
             "{base}loadmodule \"usrloc.so\"\nloadmodule \"registrar.so\"\nloadmodule \"auth.so\"\n\
              modparam(\"usrloc\", \"db_mode\", 0)\nmodparam(\"auth\", \"algorithm\", \"SHA-256\")\nmodparam(\"auth\", \"qop\", \"auth\")\n\
