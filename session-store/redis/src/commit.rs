@@ -35,6 +35,13 @@ struct Job {
     done: oneshot::Sender<Result<Value, Failure>>,
 }
 
+/// What is waited for.
+#[derive(Clone, Copy)]
+struct Waits {
+    limit: Duration,
+    fsync_replicas: u8,
+}
+
 pub(crate) struct Commit {
     jobs: mpsc::Sender<Job>,
     /// Of the last call: what a probe has to wait for.
@@ -43,10 +50,12 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
-    pub fn new(config: &RedisConfig, address: &str) -> Commit {
+    /// Calls of one connection wait as long as `limit` for their class.
+    pub fn new(config: &RedisConfig, address: &str, limit: Duration) -> Commit {
         let (jobs, queue) = mpsc::channel(config.in_flight.max(1));
         let link = Link::new(Opener::new(config, address), None);
-        let task = tokio::spawn(work(link, queue, config.clone())).abort_handle();
+        let task =
+            tokio::spawn(work(link, queue, Waits { limit, fsync_replicas: config.fsync_replicas })).abort_handle();
         Commit { jobs, class: Mutex::new(Durability::Memory), task }
     }
 
@@ -84,7 +93,7 @@ impl Drop for Commit {
     }
 }
 
-async fn work(link: Link, mut queue: mpsc::Receiver<Job>, config: RedisConfig) {
+async fn work(link: Link, mut queue: mpsc::Receiver<Job>, waits: Waits) {
     // Known per connection: whether the disk is written before each reply anyway.
     let mut always_synced: Option<(u64, bool)> = None;
     let mut batch = Vec::with_capacity(BATCH);
@@ -118,7 +127,7 @@ async fn work(link: Link, mut queue: mpsc::Receiver<Job>, config: RedisConfig) {
                 Err(_) => false,
             },
         };
-        let results = commit(&mut connection, &batch, &config, synced).await;
+        let results = commit(&mut connection, &batch, waits, synced).await;
         match results {
             Ok(results) => {
                 let mut results = results.into_iter();
@@ -146,7 +155,7 @@ fn finish(batch: &mut Vec<Job>, mut result: impl FnMut(&Job) -> Result<Value, Fa
 async fn commit(
     connection: &mut MultiplexedConnection,
     batch: &[Job],
-    config: &RedisConfig,
+    waits: Waits,
     synced: bool,
 ) -> Result<Vec<Result<Value, Failure>>, Failure> {
     let has = |class| batch.iter().any(|job| job.class == class);
@@ -155,20 +164,20 @@ async fn commit(
         pipeline
             .add_command(job.command.as_ref().map_or_else(|| redis::cmd("PING"), |command| command.as_ref().clone()));
     }
-    let limit = (config.response_timeout * (WAIT_PART - 1) / WAIT_PART).as_millis().max(1);
+    let limit = (waits.limit * (WAIT_PART - 1) / WAIT_PART).as_millis().max(1);
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     let replicated = has(Durability::Replica);
     if replicated {
         pipeline.cmd("WAIT").arg(1).arg(limit);
     }
-    let wait_for_disk = has(Durability::Fsync) && !(synced && config.fsync_replicas == 0);
+    let wait_for_disk = has(Durability::Fsync) && !(synced && waits.fsync_replicas == 0);
     if wait_for_disk {
-        pipeline.cmd("WAITAOF").arg(1).arg(config.fsync_replicas).arg(limit);
+        pipeline.cmd("WAITAOF").arg(1).arg(waits.fsync_replicas).arg(limit);
     }
     pipeline.ignore_errors();
     let count = pipeline.len();
     let sending = connection.send_packed_commands(&pipeline, 0, count);
-    let mut values = match tokio::time::timeout(config.response_timeout + SERVER_TICK, sending).await {
+    let mut values = match tokio::time::timeout(waits.limit + SERVER_TICK, sending).await {
         Err(_) => return Err(Failure::Late),
         Ok(Err(error)) => return Err(Failure::of_error(&error)),
         Ok(Ok(values)) => values,
@@ -176,8 +185,7 @@ async fn commit(
     if values.len() != count {
         return Err(Failure::Closed(format!("{} replies to {count} commands", values.len())));
     }
-    let on_disk =
-        if wait_for_disk { values.pop().map_or(Err("no reply".into()), |v| disk(&v, config)) } else { Ok(()) };
+    let on_disk = if wait_for_disk { values.pop().map_or(Err("no reply".into()), |v| disk(&v, waits)) } else { Ok(()) };
     let on_replica = if replicated { values.pop().map_or(Err("no reply".into()), |v| replica(&v)) } else { Ok(()) };
     let released = |(value, job): (Value, &Job)| {
         let value = of_value(value)?;
@@ -199,10 +207,10 @@ fn replica(value: &Value) -> Result<(), String> {
     }
 }
 
-fn disk(value: &Value, config: &RedisConfig) -> Result<(), String> {
+fn disk(value: &Value, waits: Waits) -> Result<(), String> {
     let Value::Array(counts) = value else { return Err(format!("WAITAOF: {value:?}")) };
     match counts.as_slice() {
-        [Value::Int(here), Value::Int(there)] if *here >= 1 && *there >= i64::from(config.fsync_replicas) => Ok(()),
+        [Value::Int(here), Value::Int(there)] if *here >= 1 && *there >= i64::from(waits.fsync_replicas) => Ok(()),
         _ => Err("the write was not on disk in time".into()),
     }
 }

@@ -45,8 +45,12 @@ pub struct RedisConfig {
     /// Deadline of a heartbeat: longer, so that a slow store does not fence every edge.
     pub heartbeat_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Deadline of an operation that no call waits for ([`crate::RedisStore::execute`]), its wait for a turn included.
+    pub background_timeout: Duration,
     /// Operations in flight per server; more are refused as unavailable.
     pub in_flight: usize,
+    /// Of those that no call waits for; more wait for their turn. One of them may keep the server busy for some milliseconds.
+    pub background_in_flight: usize,
     /// Replicas that must have a write of class `Fsync` on their disk, too (WAITAOF).
     pub fsync_replicas: u8,
     /// The edge's wall clock.
@@ -54,7 +58,7 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// The limits of the design: 150 ms, 1.4 s for heartbeats, 1 s to connect, 4096 in flight.
+    /// The limits of the design: 150 ms, 1.4 s for heartbeats, 1 s to connect, 4096 in flight. Work in the background: 3 s, 16 in flight.
     #[must_use]
     pub fn new(topology: Topology, key_prefix: &str) -> RedisConfig {
         RedisConfig {
@@ -68,7 +72,9 @@ impl RedisConfig {
             response_timeout: Duration::from_millis(150),
             heartbeat_timeout: Duration::from_millis(1_400),
             connect_timeout: Duration::from_secs(1),
+            background_timeout: Duration::from_secs(3),
             in_flight: 4_096,
+            background_in_flight: 16,
             fsync_replicas: 0,
             clock: EdgeClock::system(),
         }

@@ -214,6 +214,11 @@ pub(crate) fn tenant(op: &StoreOp) -> Option<Tenant> {
     }
 }
 
+/// Whether no call waits for it: what an edge does for many calls at once, after a death or an outage or for an operator.
+pub(crate) fn is_background(op: &StoreOp) -> bool {
+    matches!(op, StoreOp::Adopt { .. } | StoreOp::RestoreDialog { .. } | StoreOp::Export { .. } | StoreOp::Erase { .. })
+}
+
 /// Whether nothing has to be durable: it reads, or renews a lease.
 pub(crate) fn is_light(op: &StoreOp) -> bool {
     matches!(

@@ -14,7 +14,7 @@ pub(crate) enum Failure {
     Closed(String),
     /// Executed, but not as durable as the class demands, so it counts as unknown.
     NotDurable(String),
-    /// The server says that it cannot do it now; it did not.
+    /// The server says that it cannot do it now, or not for this user; it did not.
     Cannot(String),
     /// It is no primary (any more).
     ReadOnly,
@@ -26,7 +26,7 @@ pub(crate) enum Failure {
     NoFunction,
     /// Out of memory.
     Full,
-    /// What is stored cannot be read by this library, or the command is not permitted.
+    /// What is stored cannot be read by this library.
     Unreadable(String),
 }
 
@@ -39,9 +39,8 @@ impl Failure {
             "ASK" => Failure::Ask(text.split_whitespace().nth(1).unwrap_or_default().to_owned()),
             "READONLY" => Failure::ReadOnly,
             "OOM" => Failure::Full,
-            "NOREPLICAS" | "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "UNBLOCKED" => {
-                Failure::Cannot(full())
-            }
+            "NOREPLICAS" | "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "UNBLOCKED"
+            | "NOAUTH" | "WRONGPASS" | "NOPERM" => Failure::Cannot(full()),
             _ if full().contains("Function not found") => Failure::NoFunction,
             _ => Failure::Unreadable(full()),
         }
@@ -85,6 +84,7 @@ mod tests {
         assert_eq!(Failure::of_text("ERR", "Function not found"), Failure::NoFunction);
         assert_eq!(Failure::of_text("OOM", "command not allowed"), Failure::Full);
         assert!(matches!(Failure::of_text("NOREPLICAS", "Not enough good replicas"), Failure::Cannot(_)));
+        assert!(matches!(Failure::of_text("NOAUTH", "Authentication required."), Failure::Cannot(_)));
         assert!(matches!(Failure::of_text("LAYOUT", "dialog 9"), Failure::Unreadable(_)));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use session_store::Durability;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::breaker::Breaker;
 use crate::clock::StoreClock;
@@ -44,13 +44,26 @@ pub(crate) struct Node {
     data: Link,
     heartbeat: OnceLock<Link>,
     commit: OnceLock<Commit>,
+    background: OnceLock<Background>,
     breaker: Mutex<Breaker>,
     /// Of the commit connection: a replica that is gone is no reason to refuse class `Memory`.
     commit_breaker: Mutex<Breaker>,
     attended: AtomicBool,
+    /// Held by who loads the library, and how often it was loaded.
+    loading: tokio::sync::Mutex<()>,
+    loads: AtomicU64,
     in_flight: AtomicUsize,
     /// The connection whose server was looked at (version, policy, role).
     checked: AtomicU64,
+}
+
+/// Connections and turns of the operations that no call waits for. A sweep through all slot labels must not stand before the calls on their
+/// connection, nor take their place in the server, nor open their circuit where it is late.
+struct Background {
+    link: Link,
+    commit: OnceLock<Commit>,
+    turns: Semaphore,
+    waiting: AtomicUsize,
 }
 
 /// Counts one operation in flight while it lives.
@@ -80,9 +93,12 @@ impl Node {
             data: Link::new(opener, first),
             heartbeat: OnceLock::new(),
             commit: OnceLock::new(),
+            background: OnceLock::new(),
             breaker: Mutex::new(breaker),
             commit_breaker: Mutex::new(commit_breaker),
             attended: AtomicBool::new(false),
+            loading: tokio::sync::Mutex::new(()),
+            loads: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             checked: checked.into(),
         }
@@ -132,8 +148,7 @@ impl Node {
 
     /// Executes one function call.
     pub async fn call(&self, command: &Arc<Cmd>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
-        let admits = |breaker: &Mutex<Breaker>| breaker.lock().is_ok_and(|breaker| breaker.admits());
-        if !admits(&self.breaker) || (class != Durability::Memory && !admits(&self.commit_breaker)) {
+        if !self.admits(class) {
             return Err(Failure::NotSent);
         }
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.common.config.in_flight {
@@ -147,6 +162,67 @@ impl Node {
         };
         self.judge(&result, class);
         result
+    }
+
+    /// Executes one function call that no call waits for: in its turn, of which there are few, on connections of its own. Its turn comes
+    /// within half of the time that is left, while the breakers admit anything, or it is not sent. That it is late says nothing to a
+    /// breaker; that the server says it cannot, does.
+    pub async fn call_background(
+        &self,
+        command: &Arc<Cmd>,
+        class: Durability,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        let config = &self.common.config;
+        let background = self.background.get_or_init(|| Background {
+            link: Link::new(Opener::new(config, &self.address), None),
+            commit: OnceLock::new(),
+            turns: Semaphore::new(config.background_in_flight.max(1)),
+            waiting: AtomicUsize::new(0),
+        });
+        if background.waiting.fetch_add(1, Ordering::Relaxed) >= config.in_flight {
+            background.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::NotSent);
+        }
+        let _one = InFlight(&background.waiting);
+        let turn = async {
+            loop {
+                while !self.admits(class) {
+                    tokio::time::sleep(LOOK_FOR_A_TURN).await;
+                }
+                let turn = background.turns.acquire().await;
+                if self.admits(class) {
+                    return turn;
+                }
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(Ok(_turn)) = tokio::time::timeout(left / 2, turn).await else { return Err(Failure::NotSent) };
+        let result = match class {
+            Durability::Memory => {
+                let opened = tokio::time::timeout_at(deadline.into(), background.link.opened()).await;
+                let Ok((number, _)) = opened else { return Err(Failure::NotSent) };
+                let result = self.send(&background.link, command, deadline).await;
+                if result == Err(Failure::Late) {
+                    // It may be a connection that nothing will ever come through again.
+                    background.link.broke(number);
+                }
+                result
+            }
+            class => {
+                let new = || Commit::new(config, &self.address, config.background_timeout / 2);
+                background.commit.get_or_init(new).call(command.clone(), class, deadline).await
+            }
+        };
+        if matches!(result, Err(Failure::Cannot(_) | Failure::ReadOnly)) {
+            self.judge(&result, class);
+        }
+        result
+    }
+
+    fn admits(&self, class: Durability) -> bool {
+        let admits = |breaker: &Mutex<Breaker>| breaker.lock().is_ok_and(|breaker| breaker.admits());
+        admits(&self.breaker) && (class == Durability::Memory || admits(&self.commit_breaker))
     }
 
     /// The same after ASKING, for a slot that is moving here.
@@ -247,13 +323,23 @@ impl Node {
     }
 
     fn commit(&self) -> &Commit {
-        self.commit.get_or_init(|| Commit::new(&self.common.config, &self.address))
+        self.commit.get_or_init(|| Commit::new(&self.common.config, &self.address, self.common.config.response_timeout))
     }
 
     /// Loads the library that was flushed under us.
     pub async fn load_library(&self, deadline: Instant) -> Result<(), Failure> {
         let Some((_, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
-        let loading = server::ensure_library(&mut connection, &self.address);
+        // All that is in flight finds it gone; one of them loads it for all.
+        let before = self.loads.load(Ordering::Acquire);
+        let loading = async {
+            let _one = self.loading.lock().await;
+            if self.loads.load(Ordering::Acquire) != before {
+                return Ok(());
+            }
+            let loaded = server::ensure_library(&mut connection, &self.address).await;
+            self.loads.fetch_add(u64::from(loaded.is_ok()), Ordering::Release);
+            loaded
+        };
         match tokio::time::timeout_at(deadline.into(), loading).await {
             Err(_) => Err(Failure::Late),
             Ok(Ok(())) => Ok(()),
@@ -368,6 +454,9 @@ impl Node {
         tokio::time::timeout(deadline, asking).await.unwrap_or(Err(late))
     }
 }
+
+/// How often an operation whose turn has come looks whether the circuit is closed again.
+const LOOK_FOR_A_TURN: Duration = Duration::from_millis(20);
 
 const NO_PRIMARY: &str = "READONLY: it is no primary any more";
 

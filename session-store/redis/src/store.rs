@@ -31,6 +31,15 @@ const REDIRECTS: usize = 3;
 /// Addresses of an index that are read at once.
 const PAGE: usize = 64;
 
+/// Whose time an operation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Somebody's call waits.
+    Call,
+    /// Nobody's.
+    Background,
+}
+
 /// A store on Redis or Valkey. Clones share connections.
 #[derive(Clone)]
 pub struct RedisStore(Arc<Inner>);
@@ -127,11 +136,16 @@ impl RedisStore {
 
     /// Executes one operation within the response timeout.
     ///
+    /// `Adopt`, `RestoreDialog`, `Export` and `Erase` are nobody's call: they wait for one of few turns per server
+    /// ([`RedisConfig::background_in_flight`]), have a longer deadline ([`RedisConfig::background_timeout`]; `Export` and `Erase` for each
+    /// part), go through connections of their own, and open no circuit where they are late. While one is open they are not sent.
+    ///
     /// # Errors
     /// `Unavailable`: not reachable, not in time, the circuit is open, or not as durable as the tenant's class asks; whether it was
     /// executed is not known. `Full`: the server's memory. `Unreadable`: what is stored cannot be read.
     pub async fn execute(&self, op: StoreOp) -> Result<StoreReply, StoreError> {
-        let deadline = Instant::now() + self.0.common.config.response_timeout;
+        let lane = if encode::is_background(&op) { Lane::Background } else { Lane::Call };
+        let deadline = self.deadline(lane);
         let mut trips = 0;
         let result = match &op {
             StoreOp::FindCapability { capability, limit } => {
@@ -139,7 +153,7 @@ impl RedisStore {
             }
             StoreOp::Export { conversation } => self.export(conversation, &mut trips).await,
             StoreOp::Erase { conversation } => self.erase(conversation, &mut trips).await,
-            op => self.run(op, deadline, &mut trips).await,
+            op => self.run(op, lane, deadline, &mut trips).await,
         };
         self.0.trips.count(op_name(&op), trips);
         result
@@ -215,18 +229,34 @@ impl RedisStore {
         }
     }
 
-    async fn run(&self, op: &StoreOp, deadline: Instant, trips: &mut u64) -> Result<StoreReply, StoreError> {
+    fn deadline(&self, lane: Lane) -> Instant {
+        let config = &self.0.common.config;
+        Instant::now()
+            + match lane {
+                Lane::Call => config.response_timeout,
+                Lane::Background => config.background_timeout,
+            }
+    }
+
+    async fn run(
+        &self,
+        op: &StoreOp,
+        lane: Lane,
+        deadline: Instant,
+        trips: &mut u64,
+    ) -> Result<StoreReply, StoreError> {
         let encoder = self.encoder();
         let plan = encoder.plan(op)?;
         let class = self.class(op);
         if let Some(before) = plan.before {
-            match self.send(before, class, deadline, trips).await?.as_slice() {
+            match self.send(before, lane, class, deadline, trips).await?.as_slice() {
                 [Value::BulkString(tag), ..] if tag == b"done" => {}
                 _ => return Ok(StoreReply::NonceReplayed),
             }
         }
-        let beside: Vec<_> = plan.beside.into_iter().map(|call| self.send_beside(call, class, deadline)).collect();
-        let value = self.send(plan.main, class, deadline, trips).await;
+        let beside: Vec<_> =
+            plan.beside.into_iter().map(|call| self.send_beside(call, lane, class, deadline)).collect();
+        let value = self.send(plan.main, lane, class, deadline, trips).await;
         for other in beside {
             // What is found under another name is part of what is acknowledged.
             other.await.unwrap_or(Err(StoreError::Unavailable))?;
@@ -252,7 +282,7 @@ impl RedisStore {
         self.0.unattended.send_modify(|under_way| *under_way += 1);
         let store = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = store.send(call, Durability::Memory, deadline, &mut 0).await {
+            if let Err(error) = store.send(call, Lane::Call, Durability::Memory, deadline, &mut 0).await {
                 tracing::warn!(%error, "a conversation's directory was not told that its dialog lives on");
             }
             store.0.unattended.send_modify(|under_way| *under_way -= 1);
@@ -268,17 +298,19 @@ impl RedisStore {
     fn send_beside(
         &self,
         call: Call,
+        lane: Lane,
         class: Durability,
         deadline: Instant,
     ) -> tokio::task::JoinHandle<Result<Vec<Value>, StoreError>> {
         let store = self.clone();
-        tokio::spawn(async move { store.send(call, class, deadline, &mut 0).await })
+        tokio::spawn(async move { store.send(call, lane, class, deadline, &mut 0).await })
     }
 
     /// One call, to whoever has its key.
     async fn send(
         &self,
         call: Call,
+        lane: Lane,
         class: Durability,
         deadline: Instant,
         trips: &mut u64,
@@ -288,7 +320,11 @@ impl RedisStore {
         for _ in 0..=REDIRECTS {
             let node = self.map().node(call.routed_by()).cloned().ok_or(StoreError::Unavailable)?;
             *trips += 1;
-            let failure = match node.call(&command, class, deadline).await {
+            let result = match lane {
+                Lane::Call => node.call(&command, class, deadline).await,
+                Lane::Background => node.call_background(&command, class, deadline).await,
+            };
+            let failure = match result {
                 Ok(Value::Array(values)) => return Ok(values),
                 Ok(other) => return Err(StoreError::Unreadable { reason: format!("{other:?} is no reply of ours") }),
                 Err(failure) => failure,
@@ -349,7 +385,8 @@ impl RedisStore {
         let mut skip = 0;
         while found.len() < limit {
             let page = self.encoder().offered(capability, skip, PAGE);
-            let mut row = Row::of(Value::Array(self.send(page, Durability::Memory, deadline, trips).await?))?;
+            let mut row =
+                Row::of(Value::Array(self.send(page, Lane::Call, Durability::Memory, deadline, trips).await?))?;
             row.text()?;
             let mut list = row.row()?;
             let mut aors = Vec::new();
@@ -361,7 +398,12 @@ impl RedisStore {
             let is_last = aors.len() < PAGE;
             let reading: Vec<_> = aors
                 .into_iter()
-                .map(|aor| (aor, self.send_beside(self.encoder().read_bindings(&aor), Durability::Memory, deadline)))
+                .map(|aor| {
+                    (
+                        aor,
+                        self.send_beside(self.encoder().read_bindings(&aor), Lane::Call, Durability::Memory, deadline),
+                    )
+                })
                 .collect();
             *trips += u64::from(!reading.is_empty());
             for (aor, reading) in reading {
@@ -382,14 +424,9 @@ impl RedisStore {
     }
 
     /// The legs that a conversation may have.
-    async fn legs(
-        &self,
-        conversation: &ConversationKey,
-        deadline: Instant,
-        trips: &mut u64,
-    ) -> Result<Vec<DialogKey>, StoreError> {
+    async fn legs(&self, conversation: &ConversationKey, trips: &mut u64) -> Result<Vec<DialogKey>, StoreError> {
         let call = self.encoder().legs(conversation);
-        let mut row = Row::of(Value::Array(self.send(call, Durability::Memory, deadline, trips).await?))?;
+        let mut row = Row::of(Value::Array(self.part(call, Durability::Memory, trips).await?))?;
         row.text()?;
         let mut list = row.row()?;
         let mut legs = Vec::new();
@@ -400,14 +437,17 @@ impl RedisStore {
         Ok(legs)
     }
 
+    /// One part of an operation of many, with a deadline of its own.
+    async fn part(&self, call: Call, class: Durability, trips: &mut u64) -> Result<Vec<Value>, StoreError> {
+        self.send(call, Lane::Background, class, self.deadline(Lane::Background), trips).await
+    }
+
     /// Not a call's business: it has as long as it takes, leg by leg.
     async fn export(&self, conversation: &ConversationKey, trips: &mut u64) -> Result<StoreReply, StoreError> {
-        let limit = self.0.common.config.response_timeout;
         let (mut dialogs, mut sessions, mut exchanges) = (Vec::new(), Vec::new(), Vec::new());
-        for leg in self.legs(conversation, Instant::now() + limit, trips).await? {
+        for leg in self.legs(conversation, trips).await? {
             let call = self.encoder().export_leg(&leg, conversation);
-            let mut row =
-                Row::of(Value::Array(self.send(call, Durability::Memory, Instant::now() + limit, trips).await?))?;
+            let mut row = Row::of(Value::Array(self.part(call, Durability::Memory, trips).await?))?;
             if row.text()? != "leg" {
                 continue;
             }
@@ -433,19 +473,18 @@ impl RedisStore {
     }
 
     async fn erase(&self, conversation: &ConversationKey, trips: &mut u64) -> Result<StoreReply, StoreError> {
-        let limit = self.0.common.config.response_timeout;
         let class = self.class(&StoreOp::Erase { conversation: *conversation });
-        let legs = self.legs(conversation, Instant::now() + limit, trips).await?;
+        let legs = self.legs(conversation, trips).await?;
         let mut gone = 0;
         for leg in &legs {
             let call = self.encoder().erase_leg(leg, conversation);
-            let mut row = Row::of(Value::Array(self.send(call, class, Instant::now() + limit, trips).await?))?;
+            let mut row = Row::of(Value::Array(self.part(call, class, trips).await?))?;
             row.text()?;
             gone += row.number::<usize>()?;
         }
         if !legs.is_empty() {
             let call = self.encoder().unlist_legs(conversation, &legs);
-            self.send(call, class, Instant::now() + limit, trips).await?;
+            self.part(call, class, trips).await?;
         }
         Ok(StoreReply::Erased(gone))
     }

@@ -246,6 +246,19 @@ fn a_library_that_was_flushed_is_loaded_again() {
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
     assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })), "nobody notices");
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
+    let many: Vec<_> = (0..200)
+        .map(|_| {
+            let store = store.clone();
+            RUNTIME.spawn(async move { store.execute(read(1)).await })
+        })
+        .collect();
+    for one in many {
+        assert!(
+            matches!(RUNTIME.block_on(one).expect("no panic"), Ok(StoreReply::Dialog { .. })),
+            "nor do many at once"
+        );
+    }
+    redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
     let epoch = StoreOp::TakeEpoch {
         pod: 1,
         boot: 1,
@@ -255,6 +268,59 @@ fn a_library_that_was_flushed_is_loaded_again() {
         generation: [1; 16],
     };
     assert!(matches!(RUNTIME.block_on(store.execute_heartbeat(epoch)), Ok(StoreReply::Epoch { .. })));
+}
+
+#[test]
+fn a_password_that_was_changed_is_named_and_the_old_one_works_again() {
+    let server = Server::start(Program::Redis, &[]);
+    let mut admin = server.admin();
+    let mut set = |password: &str| {
+        redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(password).exec(&mut admin).expect("CONFIG SET");
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut admin).expect("KILL");
+    };
+    set("first");
+    let mut config = patient(Topology::Single { address: server.address() });
+    (config.password, config.response_timeout) = (Some("first".to_owned().into()), Duration::from_secs(2));
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    set("second");
+    let mut health = store.health();
+    push_until_open(&mut s, &health);
+    let named = async {
+        while !health.current().reason.is_some_and(|reason| reason.contains("does not accept the user or the password"))
+        {
+            health.changed().await;
+        }
+    };
+    let named = RUNTIME.block_on(async { tokio::time::timeout(Duration::from_secs(60), named).await });
+    assert!(named.is_ok(), "{:?}", health.current());
+    assert!(!format!("{:?}", health.current()).contains("first"), "it is told to nobody");
+    is_refused_at_once(&mut s);
+    set("first");
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+}
+
+#[test]
+fn a_user_that_lost_its_rights_is_named() {
+    let server = Server::start(Program::Redis, &[]);
+    let store = connect(server.address());
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    let mut admin = server.admin();
+    let mut set = |rule: &str| {
+        redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).exec(&mut admin).expect("ACL SETUSER");
+    };
+    set("-fcall");
+    assert_eq!(s.run(read(1)), Err(StoreError::Unavailable));
+    let mut health = store.health();
+    until(&mut health, |state| state == BreakerState::Open);
+    assert!(health.current().reason.is_some_and(|reason| reason.contains("NOPERM")), "{:?}", health.current());
+    set("+fcall");
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
 }
 
 #[test]
