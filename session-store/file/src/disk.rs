@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
 };
@@ -14,6 +15,7 @@ use redb::{
 use crate::error::OpenError;
 use crate::keys::{EdgeKeys, RANDOM_OCTETS};
 use crate::log::{Entries, Log};
+use crate::suspicious::Suspicious;
 
 /// Entries: bytes of the name → sealed value.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
@@ -77,7 +79,7 @@ impl StoreFile {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(OpenError::io(folder, "synchronised"))?;
         tighten(path)?;
         // The database checks less than its documentation promises where pages are damaged, and may panic there.
-        let opened = catch_unwind(AssertUnwindSafe(|| open_database(path, true)));
+        let opened = catch_unwind(AssertUnwindSafe(|| open_database(path)));
         let (db, mut contained) =
             opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "the database's structure is wrong")))?;
         for batch in log.read(contained)? {
@@ -194,7 +196,7 @@ impl StoreFile {
     pub(crate) fn checkpoint(&mut self, entries: &Entries) -> Result<(), String> {
         let db = match self.db.take() {
             Some(db) => db,
-            None => open_database(&self.path, false).map_err(|error| error.to_string())?.0,
+            None => open_database(&self.path).map_err(|error| error.to_string())?.0,
         };
         // After an error the database refuses everything until it is opened again, so it is not kept.
         write(&db, self.batch, entries, None).map_err(|error| error.to_string())?;
@@ -243,18 +245,15 @@ fn builder() -> Builder {
     builder
 }
 
-/// The database and the number of the last batch in it.
-fn open_database(path: &Path, check: bool) -> Result<(Database, u64), OpenError> {
+/// The database, every page of it checked, and the number of the last batch in it. Where the last transaction is damaged the one before
+/// it stands again: the log, which continues the last one, tells.
+fn open_database(path: &Path) -> Result<(Database, u64), OpenError> {
     let file = private(path, false).map_err(OpenError::io(path, "opened"))?;
     if file.metadata().map_err(OpenError::io(path, "read"))?.len() == 0 {
         return Err(OpenError::NotAStore { path: path.to_owned(), reason: "it is empty".into() });
     }
-    let mut db = builder().create_file(file).map_err(|error| database(path, error))?;
-    if check {
-        // Its `false` may mean no more than free pages counted anew. It may also mean that the last transaction was damaged and the one
-        // before it stands again: the log, which continues the last one, tells.
-        db.check_integrity().map_err(|error| database(path, error))?;
-    }
+    let file = Suspicious::new(FileBackend::new(file).map_err(|error| database(path, error))?);
+    let db = builder().create_with_backend(file).map_err(|error| database(path, error))?;
     let number = |key: &str| -> Result<u64, OpenError> {
         let bytes = meta(&db, key).map_err(|error| storage(path, &error))?;
         let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());

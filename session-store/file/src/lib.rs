@@ -16,6 +16,7 @@ mod error;
 mod keys;
 mod log;
 mod store;
+mod suspicious;
 mod worker;
 
 pub use disk::{Clock, StoreFile};

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use session_store::memory::Capacity;
 use session_store_file::{FileStore, OpenError, StoreFile};
 
-use super::support::{MEMORY, open, sealer, sealer_of, seen, tenant_number};
+use super::support::{CHILD, MEMORY, child, open, sealer, sealer_of, seen, tenant_number};
 
 fn filled(path: &Path) {
     let store = open(path).unwrap();
@@ -111,6 +111,39 @@ fn a_record_of_a_newer_version_is_refused() {
     drop(db);
     let error = message(&path);
     assert!(error.contains("record 0b cannot be read: record version 99"), "{error}");
+}
+
+/// Every octet of the file, one after the other: the numbers of pages are among them. In a process of its own with little memory, which
+/// would end where a length from the file is believed.
+#[test]
+fn scan() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let path = Path::new(&path);
+    let (bytes, log) = (fs::read(path).unwrap(), fs::read(path.with_extension("store.log")).unwrap());
+    // Of the header every octet counts; behind it some of each page that is in use (free ones are zeros).
+    let header = (0..320).flat_map(|at| [(at, 0x01), (at, 0x80)]);
+    let used = (512..bytes.len()).filter(|at| bytes[*at] != 0).step_by(499).map(|at| (at, 0xff));
+    for (at, flip) in header.chain(used) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= flip;
+        fs::write(path, &bytes).unwrap();
+        fs::write(path.with_extension("store.log"), &log).unwrap();
+        match StoreFile::open(path) {
+            Ok(_) | Err(OpenError::Damaged { .. } | OpenError::NotAStore { .. } | OpenError::Newer { .. }) => {}
+            Err(other) => panic!("octet {at} changed by {flip:#x}: {other}"),
+        }
+    }
+    println!("\ntold the end");
+}
+
+#[test]
+fn no_length_in_the_file_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.store");
+    filled(&path);
+    let (mut process, mut lines) = child("api::damage::scan", &path, "ulimit -v 4000000;");
+    assert_eq!(lines.next().as_deref(), Some("the end"));
+    assert!(process.wait().unwrap().success());
 }
 
 proptest! {
