@@ -3,7 +3,7 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-"$ROOT/scripts/install.sh" everything modern peers
+"$ROOT/scripts/install.sh" everything modern peers redis
 cargo build --locked -q -p edge -p cli -p echo-agent
 export SIPMCP_BIN=$TARGET/debug SIPMCP_CACHE=$CACHE
 log=$(mktemp)

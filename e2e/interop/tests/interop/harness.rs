@@ -5,10 +5,13 @@ pub mod backend;
 pub mod certificates;
 pub mod cli;
 pub mod edge;
+pub mod fleet;
 pub mod manifests;
+pub mod pipe;
 pub mod place;
 pub mod process;
 pub mod raw;
+pub mod ring;
 
 use std::time::Duration;
 

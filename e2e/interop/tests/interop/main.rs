@@ -9,5 +9,6 @@ mod harness;
 mod lifecycle;
 mod load;
 mod names;
+mod registered;
 mod sipp;
 mod table;

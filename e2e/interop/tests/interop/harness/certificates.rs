@@ -22,7 +22,12 @@ pub struct Authority {
     pub edge: Pair,
     /// For sip:alice@demo.example.
     pub alice: Pair,
+    /// For the mesh: each names one edge of [`FLEET`], and both ends show one.
+    pub mesh: Vec<Pair>,
 }
+
+/// What the edges of a fleet are called.
+pub const FLEET: [&str; 2] = ["edge-1", "edge-2"];
 
 pub fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
@@ -30,19 +35,20 @@ pub fn authority() -> &'static Authority {
 }
 
 fn make() -> Authority {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
     let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, "interop");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let issuer = CertifiedIssuer::self_signed(params, key()).unwrap();
-    let issue = |names: Vec<SanType>, common: &str, usage: ExtendedKeyUsagePurpose| {
+    let issue = |names: Vec<SanType>, common: &str, usages: &[ExtendedKeyUsagePurpose]| {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common);
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages.to_vec();
         let own = key();
         Pair { certificate: params.signed_by(&own, &issuer).unwrap().pem(), key: own.serialize_pem() }
     };
@@ -52,8 +58,12 @@ fn make() -> Authority {
         .iter()
         .flat_map(|domain| [uri(format!("sip:{domain}")), SanType::DnsName((*domain).try_into().unwrap())]);
     Authority {
-        edge: issue(names.collect(), "demo.example", ExtendedKeyUsagePurpose::ServerAuth),
-        alice: issue(vec![uri("sip:alice@demo.example".into())], "alice", ExtendedKeyUsagePurpose::ClientAuth),
+        edge: issue(names.collect(), "demo.example", &[ServerAuth]),
+        alice: issue(vec![uri("sip:alice@demo.example".into())], "alice", &[ClientAuth]),
+        mesh: FLEET
+            .iter()
+            .map(|name| issue(vec![SanType::DnsName((*name).try_into().unwrap())], name, &[ServerAuth, ClientAuth]))
+            .collect(),
         pem: issuer.pem(),
     }
 }

@@ -20,7 +20,14 @@ pub struct Edge {
 impl Edge {
     #[track_caller]
     pub fn start(manifests: Manifests) -> Edge {
-        let mut program = Program::start("edge", &command(&manifests, ADMIN));
+        let command = command(&manifests, ADMIN);
+        Edge::run("edge", manifests, &command)
+    }
+
+    /// The same by a command that knows more.
+    #[track_caller]
+    pub fn run(name: &str, manifests: Manifests, command: &Command) -> Edge {
+        let mut program = Program::start(name, command);
         program.line("ready", |line| line.contains(" ready"));
         Edge { program, manifests }
     }

@@ -1,18 +1,20 @@
 //! A SIP client that shares no line with ours: sockets, text, and digest by the crate `digest_auth`.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use digest_auth::{AuthContext, HttpMethod, WwwAuthenticateHeader};
 use serde_json::Value;
 
 use super::PATIENCE;
+use super::certificates;
 use super::edge::Edge;
 use super::manifests::PASSWORD;
+use super::pipe::Pipe;
 
 /// A message as it came.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub struct Sip {
     headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub raw: Vec<u8>,
+    /// Where a datagram came from.
+    source: Option<SocketAddr>,
 }
 
 impl Sip {
@@ -36,7 +40,7 @@ impl Sip {
         let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         let length = length.map_or(0, |(_, value)| value.parse().unwrap_or(0));
         let body = raw.get(end..end + length)?.to_vec();
-        Some((Sip { start, headers, body, raw: raw[..end + length].to_vec() }, end + length))
+        Some((Sip { start, headers, body, raw: raw[..end + length].to_vec(), source: None }, end + length))
     }
 
     /// Of a response; 0 for a request.
@@ -71,12 +75,12 @@ impl Sip {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    fn tag(&self, name: &str) -> Option<String> {
+    pub fn tag(&self, name: &str) -> Option<String> {
         let (_, tag) = self.header(name).split_once(";tag=")?;
         Some(tag.split(';').next()?.to_owned())
     }
 
-    fn cseq(&self) -> (u32, String) {
+    pub fn cseq(&self) -> (u32, String) {
         let value = self.header("CSeq");
         let (number, method) = value.split_once(' ').unwrap_or((value, ""));
         (number.parse().unwrap_or(0), method.trim().to_owned())
@@ -86,12 +90,15 @@ impl Sip {
 enum Socket {
     Udp(UdpSocket),
     Tcp(TcpStream, Vec<u8>),
+    Tls(Pipe, Vec<u8>),
 }
 
 /// One user agent on one socket.
 pub struct Client {
     socket: Socket,
     pub local: SocketAddr,
+    /// Of its Contact.
+    host: String,
     remote: SocketAddr,
     transport: &'static str,
     waiting: VecDeque<Sip>,
@@ -101,6 +108,8 @@ pub struct Client {
     challenge: Option<WwwAuthenticateHeader>,
     /// The last challenge as it came.
     pub challenged: Option<String>,
+    /// Requests that came, where copies of them are dropped.
+    pub seen: Option<HashSet<String>>,
 }
 
 /// Who calls whom; a dialog once it has a To tag.
@@ -154,6 +163,17 @@ impl Client {
         Client::new(Socket::Tcp(stream, Vec::new()), local, edge.address("tcp"), "TCP", user, domain)
     }
 
+    /// On a connection that `openssl` makes. Nobody else can open one to it: its Contact is a name that nobody can look up.
+    #[track_caller]
+    pub fn tls(edge: &Edge, user: Option<&'static str>, domain: &str) -> Option<Client> {
+        let ca = certificates::files(edge.manifests.scratch()).ca;
+        let pipe = Pipe::connect(edge.address("tls"), &ca)?;
+        let local = (Ipv4Addr::LOCALHOST, 9).into();
+        let mut client = Client::new(Socket::Tls(pipe, Vec::new()), local, edge.address("tls"), "TLS", user, domain);
+        client.host = format!("{}.invalid", unique());
+        Some(client)
+    }
+
     fn new(
         socket: Socket,
         local: SocketAddr,
@@ -169,6 +189,7 @@ impl Client {
         Client {
             socket,
             local,
+            host: local.to_string(),
             remote,
             transport,
             waiting: VecDeque::new(),
@@ -177,12 +198,19 @@ impl Client {
             from,
             challenge: None,
             challenged: None,
+            seen: None,
         }
     }
 
     pub fn contact(&self) -> String {
         let user = self.user.unwrap_or("anonymous");
-        format!("<sip:{user}@{};transport={}>", self.local, self.transport.to_ascii_lowercase())
+        format!("<sip:{user}@{};transport={}>", self.host, self.transport.to_ascii_lowercase())
+    }
+
+    /// Its datagrams go to another edge from now on.
+    pub fn towards(&mut self, edge: &Edge) {
+        assert!(matches!(self.socket, Socket::Udp(_)), "a connection ends where it was opened to");
+        self.remote = edge.address("udp");
     }
 
     /// The bytes of the next request of a call.
@@ -235,12 +263,13 @@ impl Client {
                 socket.send_to(bytes, self.remote).unwrap();
             }
             Socket::Tcp(stream, _) => stream.write_all(bytes).unwrap(),
+            Socket::Tls(pipe, _) => pipe.write(bytes),
         }
     }
 
     fn receive(&mut self, deadline: Instant) -> Option<Sip> {
         loop {
-            if let Socket::Tcp(_, buffer) = &mut self.socket {
+            if let Socket::Tcp(_, buffer) | Socket::Tls(_, buffer) = &mut self.socket {
                 while buffer.starts_with(b"\r\n") {
                     buffer.drain(..2);
                 }
@@ -250,22 +279,31 @@ impl Client {
                 }
             }
             let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            if let Socket::Tls(pipe, buffer) = &mut self.socket {
+                buffer.extend(pipe.read(left)?);
+                continue;
+            }
             let mut chunk = vec![0; 65_536];
+            let mut source = None;
             let read = match &mut self.socket {
                 Socket::Udp(socket) => {
                     socket.set_read_timeout(Some(left)).unwrap();
-                    socket.recv_from(&mut chunk).map(|(read, _)| read)
+                    socket.recv_from(&mut chunk).map(|(read, from)| {
+                        source = Some(from);
+                        read
+                    })
                 }
+                Socket::Tls(..) => unreachable!("read above"),
                 Socket::Tcp(stream, _) => {
                     stream.set_read_timeout(Some(left)).unwrap();
                     stream.read(&mut chunk)
                 }
             };
             match (read, &mut self.socket) {
-                (Ok(0), Socket::Tcp(..)) => return None,
+                (Ok(0), Socket::Tcp(..)) | (Ok(_), Socket::Tls(..)) => return None,
                 (Ok(read), Socket::Udp(_)) => {
                     if let Some((message, _)) = Sip::parse(&chunk[..read]) {
-                        return Some(message);
+                        return Some(Sip { source, ..message });
                     }
                 }
                 (Ok(read), Socket::Tcp(_, buffer)) => buffer.extend_from_slice(&chunk[..read]),
@@ -278,19 +316,32 @@ impl Client {
     /// The first message that `wanted` accepts; others wait for later.
     #[track_caller]
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Sip) -> bool) -> Sip {
-        let deadline = Instant::now() + PATIENCE;
+        self.within(PATIENCE, wanted).unwrap_or_else(|| {
+            let came: Vec<&str> = self.waiting.iter().map(|message| message.start.as_str()).collect();
+            panic!("{what} never came to {} {}; what came: {came:?}", self.transport, self.local);
+        })
+    }
+
+    /// The same, or nothing after this time.
+    pub fn within(&mut self, limit: Duration, wanted: impl Fn(&Sip) -> bool) -> Option<Sip> {
+        let deadline = Instant::now() + limit;
         if let Some(place) = self.waiting.iter().position(&wanted) {
-            return self.waiting.remove(place).unwrap();
+            return self.waiting.remove(place);
         }
         loop {
-            match self.receive(deadline) {
-                Some(message) if wanted(&message) => return message,
-                Some(message) => self.waiting.push_back(message),
-                None => {
-                    let came: Vec<&str> = self.waiting.iter().map(|message| message.start.as_str()).collect();
-                    panic!("{what} never came to {} {}; what came: {came:?}", self.transport, self.local);
-                }
+            let message = self.receive(deadline)?;
+            let first = message.status() > 0
+                || self
+                    .seen
+                    .as_mut()
+                    .is_none_or(|seen| seen.insert(format!("{} {}", message.method(), message.header("Via"))));
+            if !first {
+                continue;
             }
+            if wanted(&message) {
+                return Some(message);
+            }
+            self.waiting.push_back(message);
         }
     }
 
@@ -382,15 +433,26 @@ impl Client {
     }
 
     pub fn reply(&mut self, request: &Sip, status: &str) {
+        self.respond(request, status, "", "");
+    }
+
+    /// A response with header fields and a body of its own.
+    pub fn respond(&mut self, request: &Sip, status: &str, headers: &str, body: &str) {
         let mut text = format!("SIP/2.0 {status}\r\n");
-        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
+        for name in ["Via", "From", "To", "Call-ID", "CSeq", "Record-Route"] {
             for value in request.all(name) {
                 let tag = if name == "To" && !value.contains(";tag=") { ";tag=raw" } else { "" };
                 text.push_str(&format!("{name}: {value}{tag}\r\n"));
             }
         }
-        text.push_str("Content-Length: 0\r\n\r\n");
-        self.send(text.as_bytes());
+        text.push_str(&format!("{headers}Content-Length: {}\r\n\r\n{body}", body.len()));
+        match (&mut self.socket, request.source) {
+            // To whoever sent the request: that may be any edge.
+            (Socket::Udp(socket), Some(source)) => {
+                socket.send_to(text.as_bytes(), source).unwrap();
+            }
+            _ => self.send(text.as_bytes()),
+        }
     }
 }
 
