@@ -40,6 +40,7 @@ impl Part {
 pub struct Report {
     pub parts: Vec<Part>,
     is_quick: bool,
+    keep: bool,
     start: Instant,
     ended: usize,
     out: PathBuf,
@@ -62,7 +63,16 @@ impl Report {
             Err(error) => return Err(format!("{}: {error}", args.out.display())),
         };
         let (out, table) = (args.out.clone(), args.table.clone());
-        Ok(Report { parts: parts.collect(), is_quick: args.quick, start, ended: 0, out, table, before })
+        Ok(Report {
+            parts: parts.collect(),
+            is_quick: args.quick,
+            keep: args.keep,
+            start,
+            ended: 0,
+            out,
+            table,
+            before,
+        })
     }
 
     /// A run of this part ended; what could not be made is an error.
@@ -74,8 +84,9 @@ impl Report {
         let Some(part) = self.parts.get_mut(part) else { return Ok(()) };
         match run {
             Ok(tally) => {
-                let (row, was_clean) = (part.row, row_is_clean(part.row, &tally));
-                for note in tally.notes.iter().filter(|_| !was_clean) {
+                // A row that must show something is looked at as a whole, unless somebody wants to see the runs.
+                let (row, is_shown) = (part.row, !tally.is_clean() && (self.keep || !part.row.is_expected_to_lose()));
+                for note in tally.notes.iter().filter(|_| is_shown) {
                     clear();
                     eprintln!("{} {:?}: {note}", row.id(), row.class);
                 }
@@ -135,11 +146,6 @@ impl Report {
             eprintln!("{}", self.line());
         }
     }
-}
-
-/// A run of a row that must show something is looked at as a whole row only.
-fn row_is_clean(row: Row, tally: &Tally) -> bool {
-    row.is_expected_to_lose() || row.holds(tally)
 }
 
 fn minutes(seconds: f64) -> String {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::Fallible;
 use crate::run::Journal;
 use crate::tally::Tally;
-use crate::ua::{Fate, Tool, Ua, lock};
+use crate::ua::{Call, Dialog, Fate, Tool, Ua, lock};
 use crate::world::World;
 
 /// A call that takes longer has failed (after fail-over).
@@ -91,7 +91,10 @@ pub async fn run(world: &mut World, journal: &Journal<'_>, tally: &mut Tally) ->
     let executions = world.executions();
     for call in world.clients.iter().flat_map(Ua::calls) {
         let ran = executions.get(&call.id).copied().unwrap_or(0);
-        tally.doubles += u64::from(ran.saturating_sub(1));
+        if ran > 1 {
+            tally.doubles += u64::from(ran - 1);
+            tally.note(format!("ran {ran} times: {} in dialog {}", call.id, call.dialog.call_id));
+        }
         match call.fate() {
             Some(Fate::Answered) => tally.answered += 1,
             Some(Fate::Retryable) => tally.retryable += 1,
@@ -111,19 +114,31 @@ pub async fn run(world: &mut World, journal: &Journal<'_>, tally: &mut Tally) ->
 /// INVITE, a payment and its answer, BYE. A retryable error is tried again, as it asks for.
 async fn call(ua: &Ua) -> Fallible<()> {
     let dialog = ua.invite().await?;
+    let paid = pay(ua, &dialog).await;
+    // Also where it failed: whoever gives a call up hangs up.
+    let ended = ua.bye(&dialog).await;
+    if let (Err((Some(call), _)), Ok(())) = (&paid, &ended) {
+        call.cancelled();
+    }
+    paid.map_err(|(_, why)| why).and(ended)
+}
+
+async fn pay(ua: &Ua, dialog: &Arc<Dialog>) -> Result<(), (Option<Arc<Call>>, String)> {
     let end = Instant::now() + 2 * LIMIT;
     loop {
-        let call = ua.call(&dialog, Tool::Pay, Duration::ZERO);
+        let call = ua.call(dialog, Tool::Pay, Duration::ZERO);
         while call.is_open() && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         match call.fate() {
-            Some(Fate::Answered) => break,
+            Some(Fate::Answered) => return Ok(()),
             // Nobody but us hangs up.
             Some(Fate::Retryable | Fate::Cancelled) => {}
-            Some(Fate::Refused(why) | Fate::Wrong(why)) => return Err(why),
-            None => return Err(format!("no answer to the payment {}", call.id)),
+            Some(Fate::Refused(why) | Fate::Wrong(why)) => return Err((None, why)),
+            None => {
+                let why = format!("no answer to the payment {}", call.id);
+                return Err((Some(call), why));
+            }
         }
     }
-    ua.bye(&dialog).await
 }

@@ -20,6 +20,7 @@ use crate::process::resident;
 use crate::roll;
 use crate::table::Row;
 use crate::tally::Tally;
+use crate::ua::requests::GIVE_UP;
 use crate::ua::{Call, Dialog, Fate, Tool, Ua, lock};
 use crate::world::World;
 
@@ -185,7 +186,9 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     while pulses.join_next().await.is_some() {}
     let calls: Vec<Arc<Call>> = world.clients.iter().flat_map(Ua::calls).collect();
     fates(&calls, term).await;
-    judge(&calls, &world.executions(), term, tally);
+    if let Some(slowest) = judge(&calls, &world.executions(), term, tally) {
+        journal.say(&format!("the last fate after {:.1} s: {slowest}", tally.slowest.as_secs_f64()));
+    }
     journal.say("looking at every edge");
     verify(world, &dialogs, tally).await;
     let ended: Vec<(Ua, Arc<Dialog>)> = std::mem::take(&mut lock(&load.ended));
@@ -295,9 +298,8 @@ async fn pulse(
     load: Arc<Load>,
 ) {
     while !*stop.borrow() {
-        let sent = Instant::now();
-        let answer = ua.is_alive(&dialog, None, sent + Duration::from_secs(32)).await;
-        load.look(sent, answer.is_ok() && sent.elapsed() <= Duration::from_secs(32));
+        let (sent, answer) = ua.timed(&dialog, "OPTIONS").await;
+        load.look(sent, answer.is_ok() && sent.elapsed() <= GIVE_UP);
         match answer {
             Ok(()) => lock(&load.recovery).extend(began.take().map(|began| began.elapsed())),
             Err(error) => {
@@ -312,9 +314,8 @@ async fn pulse(
 /// Hangs up while the store is away.
 async fn leave(ua: Ua, dialog: Arc<Dialog>, within: Duration, load: Arc<Load>) {
     tokio::time::sleep(within).await;
-    let sent = Instant::now();
-    let answer = ua.bye(&dialog).await;
-    load.look(sent, answer.is_ok());
+    let (sent, answer) = ua.timed(&dialog, "BYE").await;
+    load.look(sent, answer.is_ok() && sent.elapsed() <= GIVE_UP);
     match answer {
         Ok(()) => lock(&load.ended).push((ua, dialog)),
         Err(error) => lock(&load.notes).push(format!("{} {:?} hangs up: {error}", ua.user(), ua.transport())),
@@ -374,8 +375,9 @@ async fn fates(calls: &[Arc<Call>], term: Term) {
     }
 }
 
-fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, term: Term, tally: &mut Tally) {
-    let over = term.over;
+/// Counts the fates; names the exchange whose caller waited longest.
+fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, term: Term, tally: &mut Tally) -> Option<String> {
+    let (over, mut slowest) = (term.over, None);
     for call in calls {
         let ran = executions.get(&call.id).copied().unwrap_or(0);
         let name = || {
@@ -398,7 +400,11 @@ fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, term: Term, ta
         let known = call.took().map(|took| call.sent + took);
         let is_told = !matches!(call.fate(), None | Some(Fate::Refused(_) | Fate::Cancelled));
         if let Some(at) = known.filter(|_| is_told) {
-            tally.slowest = tally.slowest.max(at.saturating_duration_since(term.of(call)));
+            let took = at.saturating_duration_since(term.of(call));
+            if took > tally.slowest {
+                tally.slowest = took;
+                slowest = Some(format!("{:?} for {}", call.fate(), name()));
+            }
         }
         match call.fate() {
             _ if is_told && known.is_some_and(|at| at > term.due(call)) => {
@@ -428,6 +434,7 @@ fn judge(calls: &[Arc<Call>], executions: &BTreeMap<String, u32>, term: Term, ta
             }
         }
     }
+    slowest
 }
 
 /// Every registration and every dialog, at every edge.

@@ -5,14 +5,14 @@ pub mod dialog;
 pub mod exchange;
 mod incoming;
 pub mod link;
-mod requests;
+pub mod requests;
 mod transact;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip_proto::message::Message;
@@ -28,6 +28,9 @@ pub use dialog::Dialog;
 pub use exchange::{Call, Fate, Tool};
 use link::{Event, Link, QUEUE};
 
+/// So long after its answer a repetition is recognised (64·T1); what comes later with the same name is a new request, which a caller of an
+/// unsafe tool must not make.
+const REPEATABLE: Duration = Duration::from_secs(32);
 /// Responses that are remembered for copies of their requests.
 const REMEMBERED: usize = 256;
 
@@ -266,7 +269,7 @@ impl Ua {
                 None if registered == 0 => self.0.changed.notified().await,
                 None => {
                     if self.link(None, None).await.is_err() {
-                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 }
             }
@@ -276,7 +279,8 @@ impl Ua {
     /// Sends again what was sent on an earlier connection and is not answered.
     fn repeat(&self, number: u64) {
         let calls = self.calls();
-        for call in calls.into_iter().filter(|call| call.is_open() && !call.is_being_sent()) {
+        let is_young = |call: &Call| call.tool.is_safe() || call.sent.elapsed() < REPEATABLE;
+        for call in calls.into_iter().filter(|call| call.is_open() && !call.is_being_sent() && is_young(call)) {
             let last = call.link.swap(number, Ordering::Relaxed);
             if last < number {
                 let ua = self.clone();

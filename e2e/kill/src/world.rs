@@ -18,12 +18,13 @@ use crate::process::Program;
 use crate::redis::Store;
 use crate::ua::{Counts, Transport, Ua};
 
-/// In memory, so that other users of the disk do not stop the store or the edges; on the disk where that is what is asked for.
-fn folder(class: Class) -> Fallible<tempfile::TempDir> {
+/// In memory, so that other users of the disk do not stop the store or the edges. A file there outlives `kill -9` as one on a disk does; the
+/// power of the machine is not what is cut here.
+fn folder() -> Fallible<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("kill-");
-    let made = match class != Class::Fsync && memory.is_dir() {
+    let made = match memory.is_dir() {
         true => builder.tempdir_in(memory).or_else(|_| builder.tempdir()),
         false => builder.tempdir(),
     };
@@ -56,7 +57,7 @@ impl World {
         class: Class,
         journal: bool,
     ) -> Fallible<World> {
-        let folder = folder(class)?;
+        let folder = folder()?;
         let path = folder.path();
         let net = Net::take();
         let store = Store::start(topology, class, args.server.as_deref(), net, path).await?;

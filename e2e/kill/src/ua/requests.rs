@@ -196,6 +196,23 @@ impl Ua {
         .await
     }
 
+    /// OPTIONS or BYE in the dialog at any edge, and when its turn came.
+    pub async fn timed(&self, dialog: &Dialog, method: &'static str) -> (Instant, Fallible<()>) {
+        let turn = std::sync::Mutex::new(None);
+        let finish = |request: Request| {
+            lock(&turn).get_or_insert_with(Instant::now);
+            request
+        };
+        // Its turn comes after at most one request of a tool call, and that gives up by itself.
+        let deadline = Instant::now() + GIVE_UP + CALL_GIVES_UP;
+        let response = self.in_dialog_request(dialog, method, None, deadline, &finish, b"").await;
+        let answer = response.and_then(|response| match is_ok(&response) {
+            true => Ok(()),
+            false => Err(format!("{method}: {}", status(&response))),
+        });
+        (lock(&turn).unwrap_or_else(Instant::now), answer)
+    }
+
     /// OPTIONS in the dialog, at one edge or any.
     pub async fn is_alive(&self, dialog: &Dialog, at: Option<usize>, deadline: Instant) -> Fallible<()> {
         let response = self.in_dialog_request(dialog, "OPTIONS", at, deadline, &|request| request, b"").await?;
