@@ -19,7 +19,7 @@ use crate::key::{
     AorKey, CapabilityKey, ConversationKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey, Slot, Tenant,
 };
 use crate::name::EntryName;
-use crate::op::{NonceUse, StoreError, StoreOp, StoreReply};
+use crate::op::{NonceUse, StoreError, StoreOp, StoreReply, claim_ms};
 use crate::record::Binding;
 use entries::{Edge, Guard, Nonce, Removed, StoredDialog, StoredExchange, StoredSession};
 
@@ -147,7 +147,8 @@ impl MemoryStore {
             StoreOp::Confirm { dialog } => Ok(self.confirm(now_ms, dialog)),
             StoreOp::Begin { dialog, by, flow, cseq, method, nonce, exchange } => {
                 self.with_nonce(now_ms, nonce, |store| {
-                    let request = dialogs::InDialog { by, flow, cseq, is_bye: method == "BYE" };
+                    let request =
+                        dialogs::InDialog { by, flow, cseq, is_bye: method == "BYE", claim_ms: claim_ms(&method) };
                     store.begin(now_ms, dialog, request, exchange.map(|e| *e))
                 })
             }

@@ -12,6 +12,15 @@ use crate::record::{
 
 /// A tombstone of a dialog or an answered INVITE lives 64·T1.
 pub const TOMBSTONE_MS: u64 = 32_000;
+/// So long a request in a dialog is served by whoever claimed it, milliseconds. After that it may be claimed once more, by a copy that
+/// reached another edge: the first one is gone, else it would have answered ([`claim_ms`]).
+pub const CLAIM_MS: u64 = 1_000;
+
+/// How long [`StoreOp::Begin`] keeps copies of this method out: MESSAGE, INFO and OPTIONS are answered at once and may be begun again, since
+/// what a MESSAGE or INFO opens has a name of its own. `None`: as long as it is remembered.
+pub fn claim_ms(method: &str) -> Option<u64> {
+    matches!(method, "MESSAGE" | "INFO" | "OPTIONS").then_some(CLAIM_MS)
+}
 /// An INVITE without a final response is kept so long that CANCEL finds it.
 pub const GUARD_MS: u64 = 180_000;
 /// An answer is kept so long for a repetition.
@@ -116,7 +125,7 @@ pub enum StoreOp {
     ReadDialog { dialog: DialogKey },
     /// ACK: accepted → confirmed; drops the 2xx bytes.
     Confirm { dialog: DialogKey },
-    /// In-dialog request: CSeq must rise; claims it; may open an exchange in the same step (of this dialog: it has the same slot).
+    /// In-dialog request: CSeq must rise; claims it (for [`claim_ms`] where the dialog has no other leg); may open an exchange in the same step (of this dialog: it has the same slot).
     /// `flow`: the peer is reached there from now on (not taken from another principal, nor from a request that is not `Begun`). It alone
     /// moves `flow` and `source` of the record; a writer's value counts only when the record is made.
     Begin {
@@ -236,7 +245,7 @@ pub enum StoreReply {
     Begun { version: u64, record: Box<DialogRecord>, exchange: Option<OpenOutcome> },
     /// This CSeq was answered: the same response again.
     Replay { response: Bytes },
-    /// This CSeq is being served.
+    /// This CSeq is being served: its claim has not lapsed.
     InProgress,
     /// CSeq lower than the highest seen: 500 (RFC 3261 §12.2.2).
     OutOfOrder,

@@ -1,7 +1,7 @@
 //! CSeq order, replay, compare-and-set, fences, tombstones.
 
 use bytes::Bytes;
-use session_store::op::{Actor, Fence, OpenOutcome, StoreOp, StoreReply, TOMBSTONE_MS};
+use session_store::op::{Actor, CLAIM_MS, Fence, OpenOutcome, StoreOp, StoreReply, TOMBSTONE_MS};
 use session_store::record::{DialogPhase, DialogRecord, Owner, PeerFlow};
 
 use crate::samples::*;
@@ -18,10 +18,39 @@ fn update(version: u64, record: DialogRecord, ttl_ms: u64) -> StoreOp {
 
 pub fn a_request_is_claimed_once_and_its_response_is_replayed(s: &mut dyn Subject) {
     with_dialog(s, 1);
-    assert!(matches!(run(s, begin(1, 2, "MESSAGE")), StoreReply::Begun { exchange: None, .. }));
-    assert_eq!(run(s, begin(1, 2, "MESSAGE")), StoreReply::InProgress);
+    assert!(matches!(run(s, begin(1, 2, "UPDATE")), StoreReply::Begun { exchange: None, .. }));
+    assert_eq!(run(s, begin(1, 2, "UPDATE")), StoreReply::InProgress);
     assert_eq!(run(s, commit(1, 2, b"200")), StoreReply::Version(1));
-    assert_eq!(run(s, begin(1, 2, "MESSAGE")), StoreReply::Replay { response: Bytes::from_static(b"200") });
+    assert_eq!(run(s, begin(1, 2, "UPDATE")), StoreReply::Replay { response: Bytes::from_static(b"200") });
+}
+
+pub fn a_claim_that_nobody_answers_lapses(s: &mut dyn Subject) {
+    with_dialog(s, 1);
+    // A re-INVITE or UPDATE may wait for a person, and changes the dialog: its copies wait as long as it is remembered.
+    run(s, begin(1, 2, "UPDATE"));
+    s.pass(CLAIM_MS + SLACK_MS);
+    assert_eq!(run(s, begin(1, 2, "UPDATE")), StoreReply::InProgress);
+    // Who claimed these died.
+    for (cseq, method) in [(3, "MESSAGE"), (4, "INFO"), (5, "OPTIONS")] {
+        run(s, begin(1, cseq, method));
+        s.pass(CLAIM_MS + SLACK_MS);
+        assert!(matches!(run(s, begin(1, cseq, method)), StoreReply::Begun { .. }), "{method}");
+        run(s, commit(1, cseq, b"200"));
+        assert_eq!(run(s, begin(1, cseq, method)), StoreReply::Replay { response: Bytes::from_static(b"200") });
+    }
+    // Others went on meanwhile: it comes again with a number of its own.
+    run(s, begin(1, 6, "MESSAGE"));
+    run(s, begin(1, 7, "MESSAGE"));
+    s.pass(CLAIM_MS + SLACK_MS);
+    assert_eq!(run(s, begin(1, 6, "MESSAGE")), StoreReply::OutOfOrder);
+}
+
+pub fn a_claim_in_a_call_of_two_legs_lasts(s: &mut dyn Subject) {
+    let two = DialogRecord { peer: Some(dialog(2)), ..record() };
+    run(s, StoreOp::RestoreDialog { dialog: dialog(1), record: Box::new(two), ttl_ms: HOUR, conversation: None });
+    run(s, begin(1, 2, "MESSAGE"));
+    s.pass(CLAIM_MS + SLACK_MS);
+    assert_eq!(run(s, begin(1, 2, "MESSAGE")), StoreReply::InProgress, "the other leg has time");
 }
 
 pub fn cseq_only_rises(s: &mut dyn Subject) {
@@ -38,15 +67,15 @@ pub fn cseq_only_rises(s: &mut dyn Subject) {
 
 pub fn a_response_is_kept_as_long_as_it_may_be_asked_for(s: &mut dyn Subject) {
     with_dialog(s, 1);
-    run(s, begin(1, 5, "MESSAGE"));
+    run(s, begin(1, 5, "UPDATE"));
     run(s, begin(1, 6, "MESSAGE"));
     run(s, commit(1, 6, b"200"));
     s.pass(TOMBSTONE_MS - SLACK_MS);
-    assert_eq!(run(s, begin(1, 5, "MESSAGE")), StoreReply::InProgress);
+    assert_eq!(run(s, begin(1, 5, "UPDATE")), StoreReply::InProgress);
     assert_eq!(run(s, begin(1, 6, "MESSAGE")), StoreReply::Replay { response: Bytes::from_static(b"200") });
     s.pass(2 * SLACK_MS);
     // No longer kept; the number is not free again.
-    assert_eq!(run(s, begin(1, 5, "MESSAGE")), StoreReply::OutOfOrder);
+    assert_eq!(run(s, begin(1, 5, "UPDATE")), StoreReply::OutOfOrder);
     assert_eq!(run(s, begin(1, 6, "MESSAGE")), StoreReply::OutOfOrder);
 }
 
@@ -214,10 +243,10 @@ pub fn begin_moves_the_flow(s: &mut dyn Subject) {
 
 pub fn a_repeated_request_moves_no_flow(s: &mut dyn Subject) {
     with_dialog(s, 1);
-    run(s, begin_from(1, 2, "MESSAGE", Some(flow(2))));
-    assert_eq!(run(s, begin_from(1, 2, "MESSAGE", Some(flow(3)))), StoreReply::InProgress);
+    run(s, begin_from(1, 2, "UPDATE", Some(flow(2))));
+    assert_eq!(run(s, begin_from(1, 2, "UPDATE", Some(flow(3)))), StoreReply::InProgress);
     run(s, commit(1, 2, b"200"));
-    assert!(matches!(run(s, begin_from(1, 2, "MESSAGE", Some(flow(3)))), StoreReply::Replay { .. }));
+    assert!(matches!(run(s, begin_from(1, 2, "UPDATE", Some(flow(3)))), StoreReply::Replay { .. }));
     assert_eq!(run(s, begin_from(1, 1, "MESSAGE", Some(flow(3)))), StoreReply::OutOfOrder);
     assert_eq!(dialog_of(s, 1).1.flow, flow(2).flow);
 }

@@ -176,7 +176,8 @@ pub fn an_exchange_begins_with_a_request_in_a_dialog(s: &mut dyn Subject) {
         by: alice(),
         flow: None,
         cseq,
-        method: "MESSAGE".into(),
+        // Its claim does not lapse.
+        method: "UPDATE".into(),
         nonce: None,
         exchange: Some(Box::new(OpenExchange { limit: 1, ..open(exchange(1, n), A, digest, false) })),
     };

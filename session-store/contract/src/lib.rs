@@ -115,6 +115,8 @@ macro_rules! suite {
             }
             dialogs {
                 a_request_is_claimed_once_and_its_response_is_replayed
+                a_claim_that_nobody_answers_lapses
+                a_claim_in_a_call_of_two_legs_lasts
                 cseq_only_rises
                 a_response_is_kept_as_long_as_it_may_be_asked_for
                 compare_and_set_tells_the_loser_what_is_there

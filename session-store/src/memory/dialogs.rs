@@ -17,6 +17,7 @@ pub(super) struct InDialog {
     pub flow: Option<PeerFlow>,
     pub cseq: u32,
     pub is_bye: bool,
+    pub claim_ms: Option<u64>,
 }
 
 /// Whether this is the dialog's own principal, on its own flow where the principal says nothing.
@@ -45,6 +46,13 @@ impl StoredDialog {
     /// What is remembered of a request.
     fn seen(&self, now_ms: u64, cseq: u32) -> Option<&Request> {
         self.requests.get(&cseq).filter(|request| request.expires_at > now_ms)
+    }
+
+    /// Whether a request was claimed so long ago and has no answer.
+    fn has_lapsed(&self, now_ms: u64, cseq: u32, claim_ms: u64) -> bool {
+        let request = self.seen(now_ms, cseq).filter(|request| request.response.is_none());
+        request
+            .is_some_and(|request| request.expires_at.saturating_sub(TOMBSTONE_MS).saturating_add(claim_ms) <= now_ms)
     }
 
     fn remember(&mut self, now_ms: u64, cseq: u32, response: Option<Bytes>) {
@@ -115,13 +123,17 @@ impl MemoryStore {
         request: InDialog,
         exchange: Option<OpenExchange>,
     ) -> Result<StoreReply, StoreError> {
-        let InDialog { by, flow, cseq, is_bye } = request;
+        let InDialog { by, flow, cseq, is_bye, claim_ms } = request;
         let Some(dialog) = self.live_dialog(now_ms, key) else { return Ok(StoreReply::Unknown) };
-        if let Some(reply) = refuse_request(dialog, now_ms, &by, cseq) {
-            return Ok(reply);
+        let lapsed = claim_ms.is_some_and(|ms| dialog.record.peer.is_none() && dialog.has_lapsed(now_ms, cseq, ms));
+        match refuse_request(dialog, now_ms, &by, cseq) {
+            None => {}
+            Some(StoreReply::InProgress) if lapsed => {}
+            Some(reply) => return Ok(reply),
         }
         // An equal number is a request whose answer is no longer kept: a replay. BYE alone is claimed by its tombstone.
-        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest || (cseq == highest && !is_bye)) {
+        let may_be_equal = is_bye || lapsed;
+        if dialog.record.cseq_in.is_some_and(|highest| cseq < highest || (cseq == highest && !may_be_equal)) {
             return Ok(StoreReply::OutOfOrder);
         }
         // Before the claim: where the journal is full, nothing was changed and the sender may try again.

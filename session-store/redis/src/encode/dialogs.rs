@@ -1,7 +1,7 @@
 //! Dialogs (`functions/dialogs.lua`).
 
 use session_store::key::DialogKey;
-use session_store::op::{StoreError, StoreOp, TOMBSTONE_MS};
+use session_store::op::{StoreError, StoreOp, TOMBSTONE_MS, claim_ms};
 use session_store::record::{DialogRecord, PeerFlow};
 
 use super::{Call, Encoder, Plan, same_slot};
@@ -52,7 +52,11 @@ impl Encoder<'_> {
                 let (before, call) = self.with_nonce(call("begin", dialog), nonce.as_ref());
                 let source = by.source.as_ref().map(|source| self.source(dialog, source)).unwrap_or_default();
                 let call = call.text(names::dialog(dialog)).text(self.principal(dialog, &by.principal)).text(source);
-                let call = call.text(cseq).flag(method == "BYE");
+                let claim = match claim_ms(method) {
+                    _ if method == "BYE" => "bye".to_owned(),
+                    claim => claim.map(|ms| ms.to_string()).unwrap_or_default(),
+                };
+                let call = call.text(cseq).text(claim);
                 let call = match flow {
                     None => call.text("").text(""),
                     Some(flow) => {

@@ -202,7 +202,17 @@ register('confirm', function(keys, args)
   return { 'version', f.ver }
 end, { 'allow-oom' })
 
--- 3-5 nonce, 6 name, 7 principal, 8 source or '', 9 CSeq, 10 '1' for BYE, 11 sealed flow or '', 12 hash of its source, 13 lifetime of a
+-- Whether a request of that CSeq was claimed so long ago (milliseconds, or '') and has no answer.
+local function has_lapsed(key, cseq, claim, ttl, at)
+  local entry = claim ~= '' and call('HGET', key, cseq)
+  if not entry then
+    return false
+  end
+  local stop, response = string.match(entry, '^(%d+):(.*)$')
+  return response == '' and tonumber(stop) - tonumber(ttl) + tonumber(claim) <= at
+end
+
+-- 3-5 nonce, 6 name, 7 principal, 8 source or '', 9 CSeq, 10 'bye' for BYE, else how long a claim keeps copies out, or '', 11 sealed flow or '', 12 hash of its source, 13 lifetime of a
 -- remembered request, 14 limit of them, 15 '1' with an exchange, 16... the exchange
 register('begin', function(keys, args)
   if not nonce_rises(keys, args) then
@@ -212,13 +222,18 @@ register('begin', function(keys, args)
   local key, requests = keys[1], requests_key(p, s, name)
   local f, at = load_dialog(key), now()
   local no = refused_request(f, requests, args[7], args[8], cseq, at)
+  local is_bye, may_be_equal = args[10] == 'bye', args[10] == 'bye'
+  if no and no[1] == 'inprogress' and not is_bye and (not f.pe or f.pe == '') then
+    may_be_equal = has_lapsed(requests, cseq, args[10], args[13], at)
+    no = not may_be_equal and no or nil
+  end
   if no then
     return no
   end
   -- An equal number is a request whose answer is no longer kept: a replay. BYE alone is claimed by its tombstone.
   if f.ci ~= '' then
     local number, highest = tonumber(cseq), tonumber(f.ci)
-    if number < highest or (number == highest and args[10] ~= '1') then
+    if number < highest or (number == highest and not may_be_equal) then
       return { 'order' }
     end
   end
@@ -230,7 +245,7 @@ register('begin', function(keys, args)
   if args[11] ~= '' then
     call('HSET', key, 'fl', args[11], 'sr', args[12])
   end
-  if args[10] ~= '1' then
+  if not is_bye then
     remember(requests, cseq, '', args[13], tonumber(args[14]), at)
   end
   return { 'begun', dialog_state(key), exchange }
