@@ -10,6 +10,7 @@ mod answer;
 mod bodies;
 mod copied;
 pub(crate) mod legs;
+pub(crate) mod paged;
 mod policy;
 pub(crate) mod reach;
 pub(crate) mod relay;
@@ -53,6 +54,8 @@ const CSEQ_MARGIN: u32 = 100;
 pub(crate) struct Bridges {
     calls: BTreeMap<u64, Setup>,
     by_guard: BTreeMap<GuardKey, u64>,
+    /// Requests out of a dialog that are passed on; each has a server transaction.
+    pages: BTreeMap<u64, paged::Paged>,
     /// Requests that wait for their peer to register again; at most [`reach::MAX_PARKED`].
     parked: BTreeMap<u64, Parked>,
     /// By the dialog whose ACK we wait for; ends with the client transaction of the INVITE (Timer M).
@@ -67,7 +70,12 @@ pub(crate) struct Bridges {
 impl Bridges {
     /// Calls, requests and ACKs that are not done.
     pub fn len(&self) -> usize {
-        self.calls.len() + self.parked.len() + self.acks.len() + self.changing.len() + self.leaving.len()
+        self.calls.len()
+            + self.pages.len()
+            + self.parked.len()
+            + self.acks.len()
+            + self.changing.len()
+            + self.leaving.len()
     }
 }
 
@@ -77,6 +85,7 @@ pub(crate) enum Step {
     Opened(u64),
     Bindings(u64),
     Capable(u64),
+    Paged(u64),
     Placed(u64),
     /// An early dialog: the bytes of the provisional response.
     Early(u64, u16, bytes::Bytes),
@@ -105,6 +114,7 @@ impl EdgeState {
             Step::Opened(call) => self.setup_opened(call, reply),
             Step::Bindings(call) => self.setup_bindings(call, reply),
             Step::Capable(call) => self.setup_capable(call, reply),
+            Step::Paged(page) => self.page_told(page, reply),
             Step::Placed(call) => self.setup_placed(call, reply),
             Step::Early(call, status, bytes) => self.setup_early(call, status, bytes, reply),
             Step::Answered(call) => self.setup_answered(call, reply),

@@ -55,6 +55,8 @@ pub(crate) enum Located {
         call: u64,
         index: usize,
     },
+    /// A request out of a dialog that is passed on.
+    Paged(u64),
     /// The CANCEL of a leg that another edge opened.
     Cancel(Box<CancelOf>),
     /// A request between two legs, an ACK, an error of ours.
@@ -80,7 +82,11 @@ impl Located {
                 Some(record) => return uri.clone_into(&mut record.remote_target),
                 None => return,
             },
-            Located::Page { .. } | Located::Accept(_) | Located::Leg { .. } | Located::Cancel(_) => return,
+            Located::Page { .. }
+            | Located::Paged(_)
+            | Located::Accept(_)
+            | Located::Leg { .. }
+            | Located::Cancel(_) => return,
         };
         uri.clone_into(&mut record.remote_target);
     }
@@ -248,6 +254,7 @@ impl EdgeState {
             (Located::HangUp { hang_up, cseq, record }, target) => self.send_bye(hang_up, cseq, &record, target),
             (Located::Refresh { refresh, cseq, record }, target) => self.send_refresh(*refresh, cseq, record, target),
             (Located::Leg { call, index }, target) => self.leg_at(call, index, target),
+            (Located::Paged(page), target) => self.page_at_contact(page, target),
             (Located::Cancel(cancel), target) => self.cancel_at(*cancel, target),
             (Located::Relay(relay), target) => self.send_relay(*relay, target),
             (Located::Ack(out), target) => self.send_ack(&out, target),

@@ -6,7 +6,7 @@ use sip_proto::message::HeaderId;
 
 use crate::answer::{ACCEPT, ALLOW, Answer};
 use crate::config::{AgentConfig, DomainConfig};
-use crate::gate::{policies, transport_allowed};
+use crate::gate::{Caller, policies, transport_allowed};
 use crate::negotiate::option_tags;
 use crate::request::Request;
 use crate::router::Callee;
@@ -46,8 +46,10 @@ impl EdgeState {
         let addressed = request.message.request_uri().is_some_and(|uri| uri.contains('@'));
         let answer = if addressed {
             match self.visible(request, &caller, callee.cloned())? {
-                Callee::Agent(agent) => self.offered(request, &caller.principal, domain, &agent),
-                Callee::User | Callee::Offers(_) => alive(),
+                Callee::Agent(agent) if !agent.backend.is_sip_contact() => {
+                    self.offered(request, &caller.principal, domain, &agent)
+                }
+                callee => return self.passed_options(request, caller, &callee),
             }
         } else {
             alive()
@@ -66,6 +68,22 @@ impl EdgeState {
             None => self.answer(request, &answer),
         }
         Ok(())
+    }
+
+    /// Who registers speaks for itself.
+    fn passed_options(&mut self, request: &Request, caller: Caller, callee: &Callee) -> Result<(), Answer> {
+        let merged = self.merged_key(request);
+        if self.servers.is_merged(&merged) {
+            return Err(Answer::new(482).phrase("Merged Request"));
+        }
+        if request.message.max_forwards() == Some(0) {
+            return Err(Answer::new(483));
+        }
+        if !self.has_room() {
+            self.stats.limit("storeOperations");
+            return Err(self.unavailable("Too Much Work"));
+        }
+        self.bridge_page(request, caller, callee, merged)
     }
 
     /// 200 that says nothing but that somebody is here.
@@ -95,7 +113,7 @@ impl EdgeState {
         let denied = policies.mcp_denied_for_all().is_some()
             || policies.nothing_left(crate::gate::policy_principal(principal)).is_some();
         let answer = Answer::new(200).header(HeaderId::Allow, ALLOW);
-        if denied || agent.backend.is_sip_contact() {
+        if denied {
             return answer.header(HeaderId::Accept, "application/sdp").header(HeaderId::Supported, "timer");
         }
         let answer = answer.header(HeaderId::Accept, ACCEPT);

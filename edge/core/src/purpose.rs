@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
         call: u64,
         index: usize,
     },
+    /// A request out of a dialog that is passed on.
+    Paged(u64),
     /// A request between two legs.
     Relay(Box<Relay>),
     /// Nobody waits for its answer.
@@ -44,6 +46,7 @@ impl EdgeState {
             Purpose::Bye(dialog) => self.bury(dialog),
             Purpose::Refresh(refresh) => self.refresh_concluded(*refresh, transaction, outcome),
             Purpose::Leg { call, index } => self.leg_concluded(call, index, transaction, outcome),
+            Purpose::Paged(page) => self.page_concluded(page, &outcome),
             Purpose::Relay(relay) => self.relay_concluded(*relay, transaction, outcome),
             Purpose::Nothing => {}
         }

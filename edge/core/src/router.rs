@@ -182,7 +182,8 @@ impl EdgeState {
             (Some(_), Err(())) => None,
             _ => uri.user_unescaped(),
         };
-        if domain.is_some() && uri.user().is_none() && message.cseq().method == Method::Invite {
+        if domain.is_some() && uri.user().is_none() && matches!(message.cseq().method, Method::Invite | Method::Message)
+        {
             let names = self.capabilities_wanted(message);
             let callee = (!names.is_empty()).then_some(Callee::Offers(names));
             return Address { domain, callee, is_sip: true };
@@ -255,7 +256,7 @@ impl EdgeState {
         let agent = match callee {
             Callee::Agent(agent) if !agent.backend.is_sip_contact() => agent,
             callee if service == Service::Invite => return self.bridge_call(request, caller, &callee, merged),
-            Callee::Agent(_) | Callee::User | Callee::Offers(_) => return Err(Answer::new(480)),
+            callee => return self.bridge_page(request, caller, &callee, merged),
         };
         match service {
             Service::Invite => self.on_invite(request, caller, &agent, merged),

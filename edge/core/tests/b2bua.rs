@@ -18,6 +18,8 @@ mod edges;
 mod forks;
 #[path = "b2bua/mcp.rs"]
 mod mcp;
+#[path = "b2bua/paged.rs"]
+mod paged;
 #[path = "b2bua/registered.rs"]
 mod registered;
 #[path = "b2bua/relayed.rs"]

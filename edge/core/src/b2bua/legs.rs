@@ -51,6 +51,15 @@ pub(super) struct BridgeLeg {
     pub target: Option<Target>,
 }
 
+/// Who a request of ours is from: who was authenticated, whatever From says (SEC-4).
+pub(super) fn asserted(caller: &Caller, from: &NameAddr<'_>) -> String {
+    let said = from.typed_uri().sip().map(|uri| canonical(&uri.aor()));
+    match &caller.principal {
+        Principal::User(user) if said.as_ref() != Some(user) => user.clone(),
+        Principal::User(_) | Principal::Anonymous => from.uri().to_owned(),
+    }
+}
+
 impl EdgeState {
     /// Our tag in a dialog of a bridge.
     pub(super) fn leg_tag(&self, key: DialogKey, caller: &Caller) -> String {
@@ -146,12 +155,7 @@ impl EdgeState {
         let leg = setup.legs.get_mut(index)?;
         let placed = &leg.placed;
         let from = message.from();
-        let said = from.typed_uri().sip().map(|uri| canonical(&uri.aor()));
-        let local_uri = match &setup.caller.principal {
-            // Who was authenticated, whatever From says (SEC-4).
-            Principal::User(user) if said.as_ref() != Some(user) => user.clone(),
-            Principal::User(_) | Principal::Anonymous => from.uri().to_owned(),
-        };
+        let local_uri = asserted(&setup.caller, &from);
         let mut request = Outgoing::new("INVITE", &placed.target).via(self.via(
             target.transport(),
             target.listener(),

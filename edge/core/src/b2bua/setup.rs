@@ -36,7 +36,7 @@ use crate::timers::TimerKey;
 use crate::transactions::{InviteProgress, RING_MS};
 
 /// Agents that are found by one capability.
-const MAX_FOUND: usize = 64;
+pub(super) const MAX_FOUND: usize = 64;
 
 /// Where a call stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -411,7 +411,7 @@ impl EdgeState {
 }
 
 /// The canonical address of record of an agent.
-fn address(agent: &AgentConfig) -> String {
+pub(super) fn address(agent: &AgentConfig) -> String {
     let text = format!("sip:{}@{}", escaped_user(&agent.user), agent.domain);
     let parsed = sip_proto::uri::Uri::parse(&text).ok().and_then(|uri| uri.sip()).map(|uri| canonical(&uri.aor()));
     parsed.unwrap_or_else(|| shown(&text))

@@ -37,6 +37,8 @@ pub struct Fleet {
     held: VecDeque<(usize, edge_core::input::OpId, StoreOp)>,
     pub mesh: usize,
     next: u64,
+    /// What went to an address last.
+    opened: Option<u64>,
 }
 
 /// The configuration of these tests: alice and bob are users, `sam`, `tess` and `uma` agents that register themselves.
@@ -85,6 +87,7 @@ impl Fleet {
             held: VecDeque::new(),
             mesh: 0,
             next: 0,
+            opened: None,
         };
         for edge in 0..count {
             let owner = fleet.edges[edge].owner;
@@ -158,7 +161,8 @@ impl Fleet {
         while let Some(effect) = self.edges[edge].core.poll_effect() {
             match effect {
                 Effect::Send { flow, bytes, .. } => self.record(edge, To::Flow(flow), bytes),
-                Effect::SendTo { transport, remote, bytes, .. } => {
+                Effect::SendTo { transport, remote, bytes, tag, .. } => {
+                    self.opened = Some(tag);
                     self.record(edge, To::Address(transport, remote), bytes)
                 }
                 Effect::Store { op, operation } if self.holding => self.held.push_back((edge, op, operation)),
@@ -242,6 +246,12 @@ impl Fleet {
     pub fn close(&mut self, phone: &Phone) {
         let FlowKey::Stream(conn) = phone.flow.key else { panic!("no stream") };
         self.input(phone.edge, Input::FlowClosed { conn });
+    }
+
+    /// What went to an address last found nobody there.
+    pub fn unreachable(&mut self, edge: usize) {
+        let tag = self.opened.take().expect("something went to an address");
+        self.input(edge, Input::SendFailed { tag });
     }
 
     /// An edge is gone, without a word.
@@ -336,6 +346,8 @@ pub struct Phone {
     pub target: String,
     pub cseq: u32,
     pub branch: String,
+    /// Of its Contact.
+    pub transport: &'static str,
 }
 
 impl Phone {
@@ -356,6 +368,7 @@ impl Phone {
             target: String::new(),
             cseq: 0,
             branch: String::new(),
+            transport: "tls",
         }
     }
 
@@ -374,7 +387,7 @@ impl Phone {
     }
 
     pub fn uri(&self) -> String {
-        format!("sip:{}@{};transport=tls", self.user, self.flow.remote)
+        format!("sip:{}@{};transport={}", self.user, self.flow.remote, self.transport)
     }
 
     /// A new connection to another edge, with the same dialog.
@@ -414,6 +427,14 @@ impl Phone {
         self.to = format!("<{uri}>");
         let edge = self.edge;
         self.send_at(fleet, edge, "INVITE", extra, body);
+    }
+
+    /// A request out of a dialog.
+    pub fn page(&mut self, fleet: &mut Fleet, method: &str, uri: &str, extra: &str, body: &str) {
+        self.target = uri.to_owned();
+        self.to = format!("<{uri}>");
+        self.peer_tag.clear();
+        self.send(fleet, method, extra, body);
     }
 
     pub fn send(&mut self, fleet: &mut Fleet, method: &str, extra: &str, body: &str) {

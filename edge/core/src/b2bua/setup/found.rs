@@ -1,15 +1,17 @@
 //! Agents that are found by what they offer (REG-2): one that this caller may see and use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use session_store::op::{StoreError, StoreReply};
+use session_store::record::Binding;
 use sip_proto::message::{HeaderId, Message};
 use sip_proto::preferences::Preferences;
 
 use super::address;
 use crate::answer::Answer;
 use crate::config::AgentConfig;
-use crate::gate::{policies, policy_principal};
+use crate::gate::{Caller, policies, policy_principal};
 use crate::negotiate::shows;
 use crate::state::EdgeState;
 
@@ -49,13 +51,37 @@ impl EdgeState {
         self.setup_ready(call);
     }
 
-    /// By capability: one agent that this caller may see and use, among the best one at random.
+    /// By capability: one agent that this caller may see and use.
     pub(super) fn choose_agent(&mut self, call: u64) -> Result<(), Answer> {
         let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
-        let domain = setup.caller.domain.clone();
-        let principal = setup.caller.principal.clone();
+        let caller = setup.caller.clone();
+        let (wanted, capabilities, found) = (setup.wanted.clone(), setup.capabilities.clone(), setup.found.clone());
+        let (aor, agent) = self.pick_agent(&caller, &wanted, &capabilities, &found)?;
+        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
+        let (request, parts) = (setup.request.clone(), setup.parts.clone());
+        let offer = self.judge_offer(&request, &caller, &agent, &parts)?;
+        if let Some(setup) = self.bridges.calls.get_mut(&call) {
+            setup.found.retain(|binding| binding.aor == aor);
+            setup.callee = address(&agent);
+            setup.agent = agent;
+            setup.offer = offer;
+        }
+        Ok(())
+    }
+
+    /// One agent that this caller may see and use and that offers one of these capabilities, among the best one at random; with its
+    /// address of record.
+    pub(in crate::b2bua) fn pick_agent(
+        &mut self,
+        caller: &Caller,
+        wanted: &Preferences,
+        capabilities: &[String],
+        found: &[Binding],
+    ) -> Result<(String, Arc<AgentConfig>), Answer> {
+        let domain = caller.domain.clone();
+        let principal = caller.principal.clone();
         let mut by_rank: BTreeMap<(u16, u16), Vec<String>> = BTreeMap::new();
-        for binding in &setup.found {
+        for binding in found {
             let user = sip_proto::uri::Uri::parse(&binding.aor).ok().and_then(|uri| uri.sip());
             let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
             let Some(agent) = self.config.agents.get(&(domain.domain.clone(), user)) else { continue };
@@ -69,8 +95,8 @@ impl EdgeState {
                     && (name.contains(':') || shown_alike(agent, &domain, &principal, tool))
             };
             let Ok(contact) = sip_proto::header::NameAddr::parse(&binding.contact) else { continue };
-            let Some(score) = setup.wanted.score(&contact) else { continue };
-            if may && agent.backend.is_sip_contact() && setup.capabilities.iter().any(|name| offered(&name)) {
+            let Some(score) = wanted.score(&contact) else { continue };
+            if may && agent.backend.is_sip_contact() && capabilities.iter().any(|name| offered(&name)) {
                 let rank = (1000 - contact.q().unwrap_or(1000).min(1000), 1000 - score.min(1000));
                 let aors = by_rank.entry(rank).or_default();
                 if !aors.contains(&binding.aor) {
@@ -87,16 +113,7 @@ impl EdgeState {
         let user = sip_proto::uri::Uri::parse(&aor).ok().and_then(|uri| uri.sip());
         let user = user.and_then(|uri| Some(uri.user_unescaped()?.into_owned())).unwrap_or_default();
         let agent = self.agent_at(&domain.domain, &user).ok_or_else(|| Answer::new(404))?;
-        let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
-        let (request, caller, parts) = (setup.request.clone(), setup.caller.clone(), setup.parts.clone());
-        let offer = self.judge_offer(&request, &caller, &agent, &parts)?;
-        if let Some(setup) = self.bridges.calls.get_mut(&call) {
-            setup.found.retain(|binding| binding.aor == aor);
-            setup.callee = address(&agent);
-            setup.agent = agent;
-            setup.offer = offer;
-        }
-        Ok(())
+        Ok((aor, agent))
     }
 }
 
