@@ -326,14 +326,18 @@ impl Node {
         self.commit.get_or_init(|| Commit::new(&self.common.config, &self.address, self.common.config.response_timeout))
     }
 
-    /// Loads the library that was flushed under us.
-    pub async fn load_library(&self, deadline: Instant) -> Result<(), Failure> {
-        let Some((_, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
-        // All that is in flight finds it gone; one of them loads it for all.
-        let before = self.loads.load(Ordering::Acquire);
+    /// How often the library was loaded so far.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Acquire)
+    }
+
+    /// Loads the library that was flushed under us. All that is in flight finds it gone, and one loads it for all: `before` is how often it
+    /// had been loaded when the caller sent what found it gone.
+    pub async fn load_library(&self, before: u64, deadline: Instant) -> Result<(), Failure> {
+        let Some((number, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
         let loading = async {
             let _one = self.loading.lock().await;
-            if self.loads.load(Ordering::Acquire) != before {
+            if self.loads() != before {
                 return Ok(());
             }
             let loaded = server::ensure_library(&mut connection, &self.address).await;
@@ -343,7 +347,10 @@ impl Node {
         match tokio::time::timeout_at(deadline.into(), loading).await {
             Err(_) => Err(Failure::Late),
             Ok(Ok(())) => Ok(()),
-            Ok(Err(StartError::Unreachable { reason, .. })) => Err(Failure::Closed(reason)),
+            Ok(Err(StartError::Unreachable { reason, .. })) => {
+                self.data.broke(number);
+                Err(Failure::Closed(reason))
+            }
             Ok(Err(error)) => Err(Failure::Unreadable(error.to_string())),
         }
     }
@@ -408,8 +415,11 @@ impl Node {
         };
         if self.checked.load(Ordering::Relaxed) != number {
             Self::fit(config, &mut connection, &self.address).await.map_err(|error| {
-                if matches!(error, StartError::Replica { .. }) {
-                    self.common.look_again();
+                match error {
+                    StartError::Replica { .. } => self.common.look_again(),
+                    // It closed, or nothing comes through it: no operation is sent while the circuit is open, so nobody else would notice.
+                    StartError::Unreachable { .. } | StartError::NotRedis { .. } => self.data.broke(number),
+                    _ => {}
                 }
                 (true, error.to_string())
             })?;
@@ -417,6 +427,7 @@ impl Node {
         }
         let mut command = redis::cmd("FCALL");
         command.arg(library::function("probe")).arg(0);
+        let before = self.loads();
         let (asked, started) = (self.common.clock.edge.now_ms(), Instant::now());
         match self.send(&self.data, &command, started + limit).await {
             Ok(value) => {
@@ -426,7 +437,7 @@ impl Node {
                 Ok(())
             }
             Err(Failure::NoFunction) => {
-                let loaded = self.load_library(Instant::now() + config.connect_timeout).await;
+                let loaded = self.load_library(before, Instant::now() + config.connect_timeout).await;
                 loaded.map_err(|failure| later(format!("{failure:?}")))
             }
             Err(Failure::ReadOnly) => {

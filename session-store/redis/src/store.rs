@@ -172,9 +172,10 @@ impl RedisStore {
         for _ in 0..REDIRECTS {
             let Some(node) = self.map().node(call.routed_by()).cloned() else { break };
             self.0.trips.count(op_name(&op), 1);
+            let loads = node.loads();
             last = match node.call_heartbeat(&command, deadline).await {
                 Ok(value) => return self.decoder().reply(&op, value),
-                Err(Failure::NoFunction) => match node.load_library(deadline).await {
+                Err(Failure::NoFunction) => match node.load_library(loads, deadline).await {
                     Ok(()) => continue,
                     Err(failure) => failure,
                 },
@@ -320,6 +321,7 @@ impl RedisStore {
         for _ in 0..=REDIRECTS {
             let node = self.map().node(call.routed_by()).cloned().ok_or(StoreError::Unavailable)?;
             *trips += 1;
+            let loads = node.loads();
             let result = match lane {
                 Lane::Call => node.call(&command, class, deadline).await,
                 Lane::Background => node.call_background(&command, class, deadline).await,
@@ -333,7 +335,7 @@ impl RedisStore {
                 // It was not executed: once more.
                 Failure::NoFunction if !loaded => {
                     loaded = true;
-                    node.load_library(deadline).await.map_err(Failure::into_store_error)?;
+                    node.load_library(loads, deadline).await.map_err(Failure::into_store_error)?;
                 }
                 Failure::Ask(address) => match self.map().by_address(&address) {
                     Some(other) => {

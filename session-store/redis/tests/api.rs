@@ -7,6 +7,7 @@ mod api {
     mod contract;
     mod durability;
     mod full;
+    pub mod proxy;
     mod records;
     mod sentinel;
     pub mod server;

@@ -8,48 +8,21 @@ use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store_redis::{BreakerState, RedisConfig, RedisStore, Topology};
 use store_contract::Subject;
 use store_contract::samples::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::breaker::until;
 use super::full::OnOne;
+use super::proxy::{Fate, count, proxy};
 use super::server::{Program, Server};
 use super::subject::{RUNTIME, patient, sealer};
 
-/// Forwards bytes to a server. The answers of a connection that a sweep was asked on stay here from then on; counts what was asked.
+/// The answers of a connection that a sweep was asked on stay away from then on; counts what was asked.
 fn proxy_that_keeps_sweeps(to: u16) -> (String, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
-    let listener = RUNTIME.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
     let all = asked.clone();
-    RUNTIME.spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let all = all.clone();
-            tokio::spawn(async move {
-                let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
-                let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
-                let mut kept = false;
-                loop {
-                    tokio::select! {
-                        read = client.read(&mut from_client) => {
-                            let Ok(n @ 1..) = read else { return };
-                            let sweeps = from_client[..n].windows(6).filter(|word| word == b"_adopt").count();
-                            all.fetch_add(sweeps, Ordering::SeqCst);
-                            kept |= sweeps > 0;
-                            if server.write_all(&from_client[..n]).await.is_err() {
-                                return;
-                            }
-                        }
-                        read = server.read(&mut from_server) => {
-                            let Ok(n @ 1..) = read else { return };
-                            if !kept && client.write_all(&from_server[..n]).await.is_err() {
-                                return;
-                            }
-                        }
-                    }
-                }
-            });
-        }
+    let address = proxy(to, move |bytes| {
+        let sweeps = count(bytes, b"_adopt");
+        all.fetch_add(sweeps, Ordering::SeqCst);
+        if sweeps > 0 { Fate::Silent } else { Fate::Goes }
     });
     (address, asked)
 }

@@ -1,7 +1,7 @@
 //! A store that is slow, stopped, or that may not write: refused at once, followed by health, and in use again by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use session_store::op::{StoreError, StoreOp, StoreReply};
@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::full::OnOne;
+use super::proxy::{Fate, count, proxy};
 use super::server::{Program, Server};
 use super::subject::{RUNTIME, patient, sealer};
 
@@ -240,7 +241,8 @@ fn noreplicas_opens_the_circuit_at_once() {
 #[test]
 fn a_library_that_was_flushed_is_loaded_again() {
     let server = Server::start(Program::Redis, &[]);
-    let store = connect(server.address());
+    let config = patient(Topology::Single { address: server.address() });
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
     let mut s = OnOne(&store);
     with_dialog(&mut s, 1);
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
@@ -258,6 +260,10 @@ fn a_library_that_was_flushed_is_loaded_again() {
             "nor do many at once"
         );
     }
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.admin()).expect("INFO");
+    let loads = stats.lines().find_map(|line| line.strip_prefix("cmdstat_function|load:calls="));
+    let loads = loads.and_then(|line| line.split(',').next()?.parse::<u64>().ok());
+    assert_eq!(loads, Some(3), "at the start, for the first, and once for the many");
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut server.admin()).expect("FUNCTION FLUSH");
     let epoch = StoreOp::TakeEpoch {
         pod: 1,
@@ -301,6 +307,52 @@ fn a_password_that_was_changed_is_named_and_the_old_one_works_again() {
     set("first");
     until(&mut health, |state| state == BreakerState::Closed);
     assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+}
+
+/// For a while each new connection meets this fate when it is looked at. No operation is sent meanwhile, so nothing else notices.
+fn is_used_again_after(fate: Fate) {
+    let server = Server::start(Program::Redis, &[]);
+    let (is_out, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let address = {
+        let (is_out, looks) = (is_out.clone(), looks.clone());
+        proxy(server.port, move |bytes| {
+            if !is_out.load(Ordering::SeqCst) {
+                return Fate::Goes;
+            }
+            if count(bytes, b"$4\r\nINFO\r\n") > 0 {
+                looks.fetch_add(1, Ordering::SeqCst);
+                return fate;
+            }
+            // What was open before goes first.
+            if count(bytes, b"FCALL") > 0 { Fate::Closes } else { Fate::Goes }
+        })
+    };
+    let mut config = patient(Topology::Single { address });
+    config.connect_timeout = Duration::from_secs(1);
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+    is_out.store(true, Ordering::SeqCst);
+    let mut health = store.health();
+    push_until_open(&mut s, &health);
+    let (before, end) = (looks.load(Ordering::SeqCst), Instant::now() + Duration::from_secs(60));
+    while looks.load(Ordering::SeqCst) < before + 3 {
+        assert!(Instant::now() < end, "it holds on to {:?}", health.current());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    is_out.store(false, Ordering::SeqCst);
+    until(&mut health, |state| state == BreakerState::Closed);
+    assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
+}
+
+#[test]
+fn a_connection_that_closes_before_it_was_looked_at_is_replaced() {
+    is_used_again_after(Fate::Closes);
+}
+
+#[test]
+fn a_connection_that_falls_silent_before_it_was_looked_at_is_replaced() {
+    is_used_again_after(Fate::Silent);
 }
 
 #[test]
