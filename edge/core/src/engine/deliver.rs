@@ -23,6 +23,9 @@ const ATTEMPTS: u32 = 10;
 const ANSWER_ATTEMPTS: u32 = 76;
 const FIRST_WAIT_MS: u64 = 500;
 const LONGEST_WAIT_MS: u64 = 4_000;
+/// An answer of an earlier life of this edge waits for its adoption by this one: so long between two looks, and so many of them.
+const ADOPTION_WAIT_MS: u64 = 500;
+const ADOPTION_TRIES: u32 = 80;
 /// So often a message that was overtaken goes again, after a random wait of at most so much, times the tries.
 const OVERTAKEN_TRIES: u32 = 8;
 const OVERTAKEN_WAIT_MS: u64 = 40;
@@ -178,10 +181,10 @@ impl Engine {
             // It was opened in an earlier life of this edge, whose remains this one has not adopted yet.
             DeliveryOutcome::Fenced
                 if outgoing.ends.as_ref().is_some_and(|ends| ends.owner != ctx.owner)
-                    && outgoing.tries.store + 1 < ATTEMPTS =>
+                    && outgoing.tries.store + 1 < ADOPTION_TRIES =>
             {
                 outgoing.tries.store += 1;
-                self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(LONGEST_WAIT_MS));
+                self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(ADOPTION_WAIT_MS));
             }
             // Somebody else answers this exchange now.
             DeliveryOutcome::Fenced => {

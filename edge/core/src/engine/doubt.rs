@@ -223,6 +223,10 @@ impl Engine {
         let Some(mut doubt) = self.doubts.remove(&key) else { return };
         doubt.is_writing = false;
         match reply {
+            // It is left to whoever adopts what this life leaves.
+            Ok(StoreReply::Exchange(OpenOutcome::Opened { .. })) if !ctx.has_lease() => {
+                self.timers.clear(Timer::Doubt(key));
+            }
             Ok(StoreReply::Exchange(OpenOutcome::Opened { session })) => {
                 self.timers.clear(Timer::Doubt(key));
                 self.stats.taken_over += 1;

@@ -113,6 +113,8 @@ impl Engine {
             },
         };
         Ok(match envelope.kind() {
+            // What it opens would belong to a life that has ended; another edge takes it.
+            Kind::Request if !ctx.has_lease() => return Err(No { status: 503, phrase: "No Lease" }),
             Kind::Request => match self.consider_request(ctx, inbound, envelope) {
                 Ok(exchange) => What::Request(Box::new(exchange)),
                 Err(refused) => What::Refused(refused),

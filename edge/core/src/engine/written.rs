@@ -84,6 +84,9 @@ impl Engine {
     ) -> SipAnswer {
         let key = exchange.session;
         let error = match outcome {
+            // The lease ended while it was written (sip.md, section 8, rule 2): nothing is forwarded. Who adopts what this life leaves, or
+            // who hears the caller's repetition, finds it in the journal.
+            OpenOutcome::Opened { .. } if !ctx.has_lease() => return UNAVAILABLE,
             OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
             OpenOutcome::Opened { session } => return self.begin(ctx, exchange, fate, session),
             OpenOutcome::RepeatInFlight { owner } => {

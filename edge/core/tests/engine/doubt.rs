@@ -174,14 +174,41 @@ fn without_a_lease_nothing_is_taken_and_a_leg_that_ends_leaves_no_doubt() {
     let leg = rig.out_of_dialog("modern", "alice");
     let body = call(7, "deploy");
     lose_the_reply(&mut rig, &leg, &body);
+    // The lease ends while the repetition is written.
+    let (ticket, _, operation) = write(&mut rig, &leg, &body);
     rig.valid_until = Some(Mono(0));
-    assert_eq!(rig.send(&leg, Some(X), &body), 200);
+    let Ok(StoreReply::Exchange(outcome)) = rig.run(operation) else { panic!("in flight") };
+    assert_eq!(redeem(&mut rig, ticket, Ok(Written::Exchange(outcome))), 200);
     assert!(rig.calls.is_empty());
     rig.close(&leg);
     rig.valid_until = None;
     rig.pass(60_000);
     assert!(rig.calls.is_empty());
     rig.assert_empty();
+}
+
+#[test]
+fn xch_6_what_was_opened_when_the_lease_ended_is_not_forwarded_and_its_adopter_tells_its_caller() {
+    let mut rig = edge();
+    let leg = rig.dialog("modern");
+    rig.stored_dialog(&leg);
+    let body = call(7, "deploy");
+    let (ticket, _, operation) = write(&mut rig, &leg, &body);
+    let Ok(StoreReply::Exchange(outcome)) = rig.run(operation) else { panic!("opened") };
+    // It stood still before it read the reply.
+    rig.valid_until = Some(Mono(0));
+    assert_eq!(redeem(&mut rig, ticket, Ok(Written::Exchange(outcome))), 503);
+    // And nothing is begun in a life that has ended.
+    assert_eq!(rig.send(&leg, Some(X), &body), 503);
+    assert!(rig.calls.is_empty());
+    rig.assert_empty();
+    let dead = rig.owner;
+    let mut heir = rig.other_edge();
+    assert_eq!(heir.adopt(dead), 1);
+    assert_eq!(heir.one_error().0, -31001);
+    assert!(heir.calls.is_empty());
+    heir.pass(60_000);
+    heir.assert_empty();
 }
 
 #[test]
