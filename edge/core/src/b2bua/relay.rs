@@ -2,6 +2,7 @@
 //! the other dialog's next number is taken, and it leaves there. Its sender hears the answer of the far end, and hears it only when what it
 //! changes is stored; so nothing is lost with the edge that carries it.
 
+mod asked;
 mod changed;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use sip_proto::message::{HeaderId, Message, Transportation};
 use sip_proto::method::Method;
 use sip_proto::session_timer::{SessionTimer, SessionTimerPolicy, UacTimer};
 
+use self::asked::Asked;
 use super::Step;
 use super::bodies::{Mcp, Parts, Passed};
 use super::copied::{self, ALLOW};
@@ -63,6 +65,8 @@ pub(crate) struct Relay {
     answer: Option<Message>,
     given: Option<Passed>,
     timer: Option<SessionTimer>,
+    /// It is an MCP request that policy let pass: what its audit record says.
+    asked: Option<Asked>,
     /// What leaves when it is stored.
     response: Bytes,
     tries: u8,
@@ -176,6 +180,7 @@ impl EdgeState {
             answer: None,
             given: None,
             timer: None,
+            asked: None,
             response: Bytes::new(),
             tries: 0,
         };
@@ -242,6 +247,7 @@ impl EdgeState {
 
     fn relay_done(&mut self, relay: &Relay, status: u16, response: Bytes) {
         self.unmark(relay);
+        self.asked_done(relay, status);
         let cseq = relay.request.message.cseq().seq;
         let operation = StoreOp::Commit { dialog: relay.dialog, cseq, response: response.clone(), record: None };
         self.answer_bytes(&relay.request, status, response);
@@ -317,12 +323,18 @@ impl EdgeState {
                 return Err(Answer::new(sip.status()).phrase(sip.phrase()));
             }
         };
+        let asked = Asked::of(&envelope, &relay.request, record, &domain, &agent);
         if !by_caller {
+            relay.asked = asked;
             return Ok(());
         }
         match self.judge_said(&principal, &domain, &agent, &envelope, true) {
-            Said::Pass => Ok(()),
+            Said::Pass => {
+                relay.asked = asked;
+                Ok(())
+            }
             Said::Shorter(body) => {
+                relay.asked = asked;
                 relay.mcp = Mcp::Replace(body);
                 Ok(())
             }

@@ -39,6 +39,7 @@ pub struct Fleet {
     next: u64,
     /// What went to an address last.
     opened: Option<u64>,
+    pub audit: Vec<edge_core::audit::AuditRecord>,
 }
 
 /// The configuration of these tests: alice and bob are users, `sam`, `tess` and `uma` agents that register themselves.
@@ -88,6 +89,7 @@ impl Fleet {
             mesh: 0,
             next: 0,
             opened: None,
+            audit: Vec::new(),
         };
         for edge in 0..count {
             let owner = fleet.edges[edge].owner;
@@ -185,6 +187,7 @@ impl Fleet {
                         (None, None) => {}
                     }
                 }
+                Effect::Audit(record) => self.audit.push(record),
                 _ => {}
             }
         }

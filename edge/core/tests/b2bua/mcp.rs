@@ -278,3 +278,41 @@ fn a_plain_call_needs_a_rule_that_allows_one() {
     invite(&mut fleet, &mut alice, TAG, &sdp("a"));
     fleet.take(&sam);
 }
+
+#[test]
+fn obs_1_a_request_between_two_legs_has_one_audit_record_that_says_whether_it_was_handed_over() {
+    use edge_core::audit::{AuditKind, Outcome};
+    let (mut fleet, mut alice, mut sam) = stand(vec![allow("all", None)]);
+    let exchange = "MCP-Exchange: AAAAAAAAAAAAAAAAAAAAAA;rel=caller\r\nContent-Type: application/mcp+json\r\n";
+    for (status, outcome) in [(200, Outcome::Ok), (415, Outcome::Error(415))] {
+        fleet.audit.clear();
+        alice.send(&mut fleet, "MESSAGE", exchange, &tool_call(7, "echo"));
+        assert!(fleet.audit.is_empty());
+        let request = fleet.take(&sam);
+        sam.reply(&mut fleet, &request, status, "", "");
+        assert_eq!(alice.status(&mut fleet), status);
+        let [record] = &fleet.audit[..] else { panic!("{:?}", fleet.audit) };
+        assert_eq!(
+            (record.kind, record.tool.as_deref(), &record.outcome),
+            (AuditKind::ToolCall, Some("echo"), &outcome)
+        );
+        assert_eq!(
+            (record.principal.as_str(), record.agent.as_str()),
+            ("sip:alice@acme.example", "sip:sam@acme.example")
+        );
+        assert_eq!(record.rule, "default/sam/all");
+    }
+    // The agent asks its caller; answers and notifications have no record.
+    fleet.audit.clear();
+    let question = r#"{"jsonrpc":"2.0","id":1,"method":"elicitation/create","params":{"message":"?"}}"#;
+    for body in [question, r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, r#"{"jsonrpc":"2.0","method":"notifications/x"}"#]
+    {
+        sam.send(&mut fleet, "MESSAGE", exchange, body);
+        let request = fleet.take(&alice);
+        alice.reply(&mut fleet, &request, 200, "", "");
+        assert_eq!(sam.status(&mut fleet), 200);
+    }
+    let [record] = &fleet.audit[..] else { panic!("{:?}", fleet.audit) };
+    assert_eq!((record.kind, record.method.as_deref()), (AuditKind::McpRequest, Some("elicitation/create")));
+    assert_eq!(record.principal, "sip:sam@acme.example");
+}
