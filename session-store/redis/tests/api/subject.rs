@@ -66,6 +66,7 @@ pub fn patient(topology: Topology) -> RedisConfig {
     config.response_timeout = Duration::from_secs(5);
     config.heartbeat_timeout = Duration::from_secs(5);
     config.connect_timeout = Duration::from_secs(5);
+    config.background_timeout = Duration::from_secs(20);
     config
 }
 
