@@ -236,3 +236,29 @@ fn killed(fleet: &mut Fleet) {
     hang_up(&mut moves, &mut other_back, &mut bob);
     fleet.edges[0].status_until("nothing is left", |status| status["counts"]["dialogs"] == 0);
 }
+
+#[test]
+fn xch_1_a_message_out_of_a_dialog_reaches_an_agent_at_another_edge_and_its_answer_comes_back() {
+    play(paged);
+}
+
+fn paged(fleet: &mut Fleet) {
+    for (transport, callers) in [("udp", "tcp"), ("tls", "udp")] {
+        let Some(mut desk) = desk(fleet, 0, transport) else { return };
+        let mut alice = alice(fleet, 1, callers);
+        desk.register("", "");
+        // Its answer is a message of its own, and finds her where she registered.
+        alice.register("", "");
+        let asked = tool_call(7, "echo", r#"{"text":"hello"}"#);
+        let (mut to_desk, mut to_alice) = (Call::to(DESK), Call::to("sip:alice@demo.example"));
+        let headers = format!("{EXCHANGE}{MCP}");
+        let request = across(&mut alice, &mut to_desk, &mut desk, "MESSAGE", &headers, &asked);
+        assert_eq!(String::from_utf8_lossy(&request.body), asked);
+        assert_eq!(request.header("MCP-Exchange"), "AAAAAAAAAAAAAAAAAAAAAA;rel=caller");
+        let answer = across(&mut desk, &mut to_alice, &mut alice, "MESSAGE", &headers, RESULT);
+        assert_eq!(String::from_utf8_lossy(&answer.body), RESULT);
+        across(&mut alice, &mut Call::to(DESK), &mut desk, "OPTIONS", "", "");
+        desk.register(";expires=0", "");
+        alice.register(";expires=0", "");
+    }
+}
