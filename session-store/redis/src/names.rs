@@ -7,9 +7,11 @@ use session_store::op::StoreError;
 use session_store::record::Owner;
 
 pub(crate) fn hex(bytes: &[u8; 16]) -> String {
-    use std::fmt::Write;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
     bytes.iter().fold(String::with_capacity(32), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
+        out.push(digit(byte >> 4));
+        out.push(digit(*byte));
         out
     })
 }

@@ -34,9 +34,17 @@ pub fn run(bench: &Bench) -> io::Result<()> {
         let roots = [edge.program.pid(), redis.program.pid()];
         let work = || Exchanges::new(format!("sip:echo@{DOMAIN}"), from, PER_CALL, Carrier::Info);
         let run = |push, plan: &Plan| sample(work(), &sockets, edge.address, &roots, push, plan);
-        let full =
-            run(Push::InFlight(64), &Plan { warm: bench.warm, window: bench.window.min(Duration::from_secs(3)) });
-        println!("latency-{name}\n{}", describe("full load", &full));
+        let short = Plan { warm: bench.warm, window: bench.window.min(Duration::from_secs(3)) };
+        let mut full = run(Push::InFlight(64), &short);
+        for _ in 0..3 {
+            println!("latency-{name}\n{}", describe("full load", &full));
+            if full.seen.operations > 0 {
+                break;
+            }
+            // A store that misses its deadline under full load opens the breaker for a while.
+            std::thread::sleep(Duration::from_secs(2));
+            full = run(Push::InFlight(64), &short);
+        }
         completed(name, "full load", &full)?;
         let half = full.seen.per_second() / 2.0;
         let mut p99 = Vec::new();

@@ -29,11 +29,11 @@ local function end_early(p, s, name, ttl)
   end
 end
 
--- A dialog is made of nothing, or of its early one; else the reply.
+-- A dialog is made of nothing, or of its early one, which comes second; else the reply.
 local function refused_dialog(p, s, name)
   local f = load_dialog(dialog_key(p, s, name))
   if not f or f.ph == 'e' then
-    return nil
+    return nil, f
   end
   return { f.ph == 'd' and 'gone' or 'fenced' }
 end
@@ -106,11 +106,14 @@ end)
 -- 3 owner, 4 dialog, 5 lifetime, 6... the record
 register('early_call', function(keys, args)
   local p, s, name = args[1], args[2], args[4]
-  local no = refused(load_guard(keys[1]), args[3]) or refused_dialog(p, s, name)
+  local no, early = refused(load_guard(keys[1]), args[3]), nil
+  if not no then
+    no, early = refused_dialog(p, s, name)
+  end
   if no then
     return no
   end
-  return { 'version', make_dialog(p, s, name, args[3], '', args, 6, tonumber(args[5]), now()) }
+  return { 'version', make_dialog(p, s, name, early, args[3], '', args, 6, tonumber(args[5]), now()) }
 end)
 
 -- 3 guard, 4 owner, 5 lifetime of the guard, 6 dialog, 7 lifetime of the record, 8 conversation or '', 9... the record; then the other
@@ -120,16 +123,22 @@ register('answer_call', function(keys, args)
   local key = keys[1]
   local other = 9 + DIALOG_ARGS
   local g = load_guard(key)
-  local no = refused(g, owner) or refused_dialog(p, s, name) or (args[other] and refused_dialog(p, s, args[other]))
+  local no, early, other_early = refused(g, owner), nil, nil
+  if not no then
+    no, early = refused_dialog(p, s, name)
+  end
+  if not no and args[other] then
+    no, other_early = refused_dialog(p, s, args[other])
+  end
   if no then
     return no
   end
   local at, ttl = now(), tonumber(args[7])
   settle(p, s, args[3], key, g, 'a', args[5])
   call('HDEL', key, 'iv', 'lg')
-  local version = make_dialog(p, s, name, owner, args[8], args, 9, ttl, at)
+  local version = make_dialog(p, s, name, early, owner, args[8], args, 9, ttl, at)
   if args[other] then
-    make_dialog(p, s, args[other], owner, args[8], args, other + 1, ttl, at)
+    make_dialog(p, s, args[other], other_early, owner, args[8], args, other + 1, ttl, at)
   end
   return { 'answered', version }
 end)

@@ -51,6 +51,13 @@ local function set_or_drop(key, field, value)
   end
 end
 
+local function add_field(fields, field, value)
+  if value ~= '' then
+    fields[#fields + 1] = field
+    fields[#fields + 1] = value
+  end
+end
+
 -- A writer's new record. CSeq only rises, a dialog that is being ended stays so, owner and flow are the store's, whatever the writer read
 -- before.
 local function replace_dialog(p, s, name, f, args, i, ttl, at)
@@ -68,10 +75,9 @@ local function replace_dialog(p, s, name, f, args, i, ttl, at)
   own(p, s, f.o, 'd', name, ttl, at)
 end
 
--- Writes a dialog that `owner` owns, over its early one if there is one. Gives the version.
-local function make_dialog(p, s, name, owner, conversation, args, i, ttl, at)
+-- Writes a dialog that `owner` owns, over its early one `f` if there is one. Gives the version.
+local function make_dialog(p, s, name, f, owner, conversation, args, i, ttl, at)
   local key = dialog_key(p, s, name)
-  local f = load_dialog(key)
   if f then
     if f.o ~= owner then
       disown(p, s, f.o, 'd', name)
@@ -83,13 +89,12 @@ local function make_dialog(p, s, name, owner, conversation, args, i, ttl, at)
     return f.ver
   end
   call('DEL', requests_key(p, s, name))
-  call('HSET', key, 'v', LAYOUT, 'ver', 1, 'ph', args[i], 'ci', args[i + 1], 'co', args[i + 2], 'pr', args[i + 3], 'sr', args[i + 4],
-    'o', owner, 'r', args[i + 6], 'fl', args[i + 8])
-  for field, value in pairs({ pe = args[i + 5], cv = conversation, ab = args[i + 7] }) do
-    if value ~= '' then
-      call('HSET', key, field, value)
-    end
-  end
+  local fields = { 'v', LAYOUT, 'ver', '1', 'ph', args[i], 'ci', args[i + 1], 'co', args[i + 2], 'pr', args[i + 3], 'sr', args[i + 4],
+    'o', owner, 'r', args[i + 6], 'fl', args[i + 8] }
+  add_field(fields, 'pe', args[i + 5])
+  add_field(fields, 'cv', conversation)
+  add_field(fields, 'ab', args[i + 7])
+  call('HSET', key, unpack(fields))
   call('PEXPIRE', key, ttl)
   own(p, s, owner, 'd', name, ttl, at)
   return '1'
@@ -101,21 +106,30 @@ local function end_other_leg(p, s, f)
     return
   end
   local key = dialog_key(p, s, f.pe)
-  local other = load_dialog(key)
+  local other = call('HMGET', key, 'v', 'ph')
+  if not other[1] then
+    return
+  end
+  check_layout('dialog', other[1])
   -- No new version: what a writer has read of it still holds.
-  if other and other.ph ~= 'd' then
+  if other[2] ~= 'd' and other[2] ~= 't' then
     call('HSET', key, 'ph', 't')
   end
 end
 
--- Turns a live dialog into its tombstone and returns what it was.
-local function tombstone(p, s, name, f, ttl)
+-- Turns a live dialog into its tombstone and returns what it was. `cseq`: of the request that ends it, or nil.
+local function tombstone(p, s, name, f, ttl, cseq)
   local key = dialog_key(p, s, name)
   local was = dialog_state(key)
   f.ver = int(f.ver + 1)
   was[1] = f.ver
   call('HDEL', key, 'r', 'ab', 'fl')
-  call('HSET', key, 'ph', 'd', 'ver', f.ver)
+  if cseq then
+    was[3] = cseq
+    call('HSET', key, 'ph', 'd', 'ver', f.ver, 'ci', cseq)
+  else
+    call('HSET', key, 'ph', 'd', 'ver', f.ver)
+  end
   call('PEXPIRE', key, ttl)
   disown(p, s, f.o, 'd', name)
   return was
@@ -187,19 +201,21 @@ register('read_dialog', function(keys, args)
 end, { 'no-writes' })
 
 register('confirm', function(keys, args)
-  local f = load_dialog(keys[1])
-  if not f then
+  local f = call('HMGET', keys[1], 'v', 'ver', 'ph')
+  if not f[1] then
     return { 'unknown' }
   end
-  if f.ph == 'd' then
+  check_layout('dialog', f[1])
+  local version, phase = f[2], f[3]
+  if phase == 'd' then
     return { 'gone' }
   end
-  if f.ph == 'a' then
-    f.ver = int(f.ver + 1)
-    call('HSET', keys[1], 'ph', 'c', 'ver', f.ver)
+  if phase == 'a' then
+    version = int(version + 1)
+    call('HSET', keys[1], 'ph', 'c', 'ver', version)
     call('HDEL', keys[1], 'ab')
   end
-  return { 'version', f.ver }
+  return { 'version', version }
 end, { 'allow-oom' })
 
 -- Whether a request of that CSeq was claimed so long ago (milliseconds, or '') and has no answer.
@@ -308,9 +324,8 @@ register('terminate', function(keys, args)
   if f.ci ~= '' and tonumber(cseq) < tonumber(f.ci) then
     return { 'order' }
   end
-  call('HSET', key, 'ci', cseq)
   remember(requests, cseq, args[10], args[11], tonumber(args[12]), at)
-  local was = tombstone(p, s, name, f, args[11])
+  local was = tombstone(p, s, name, f, args[11], cseq)
   end_other_leg(p, s, f)
   return { 'dialog', was }
 end, { 'allow-oom' })
@@ -319,7 +334,6 @@ end, { 'allow-oom' })
 register('next_cseq', function(keys, args)
   local p, s = args[1], args[2]
   local key = keys[1]
-  local at = now()
   local f = load_dialog(key)
   if args[5] ~= '' and f and f.ph ~= 'd' then
     if f.o ~= args[5] then
@@ -329,7 +343,7 @@ register('next_cseq', function(keys, args)
       return { 'conflict', dialog_state(key) }
     end
   end
-  if args[7] == '1' and close_exchange(p, s, args, 8, at)[1] == 'fenced' then
+  if args[7] == '1' and close_exchange(p, s, args, 8, now())[1] == 'fenced' then
     return { 'fenced' }
   end
   if not f then
@@ -339,10 +353,11 @@ register('next_cseq', function(keys, args)
     return { 'gone' }
   end
   local cseq = int(f.co + 1)
-  call('HSET', key, 'co', cseq)
   if args[4] == '1' then
-    call('HSET', key, 'ph', 't')
+    call('HSET', key, 'co', cseq, 'ph', 't')
     end_other_leg(p, s, f)
+  else
+    call('HSET', key, 'co', cseq)
   end
   -- No new version: a request of ours is no change that another writer must see first.
   return { 'cseq', cseq, dialog_state(key) }
@@ -371,5 +386,5 @@ register('restore_dialog', function(keys, args)
     end
     return { 'conflict', dialog_state(keys[1]) }
   end
-  return { 'version', make_dialog(args[1], args[2], args[3], args[5], args[6], args, 7, tonumber(args[4]), now()) }
+  return { 'version', make_dialog(args[1], args[2], args[3], nil, args[5], args[6], args, 7, tonumber(args[4]), now()) }
 end)
