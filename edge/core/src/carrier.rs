@@ -281,6 +281,10 @@ impl EdgeState {
         recorded: Option<String>,
         build: impl Fn(String) -> Bytes,
     ) {
+        // The store's reply, or that of DNS, may have been long on its way (sip.md, section 8, rule 2).
+        if !self.may_act() {
+            return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable);
+        }
         let branch = self.new_branch();
         let bytes = build(self.via(target.transport(), target.listener(), &branch));
         let too_large = target.transport() == Transport::Udp && bytes.len() > DATAGRAM_BYTES;

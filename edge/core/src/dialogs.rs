@@ -137,6 +137,8 @@ pub(crate) struct LocalDialog {
     pub peer_updates: bool,
     /// A BYE of ours is under way.
     pub ending: bool,
+    /// It had to wait for a lease.
+    pub put_off: Option<HangUp>,
     /// The envelope that we offered in the 2xx, until the ACK answers it.
     pub late_offer: Option<Negotiation>,
     pub started: Now,
@@ -159,6 +161,7 @@ impl LocalDialog {
             refreshing: false,
             peer_updates: false,
             ending: false,
+            put_off: None,
             late_offer: None,
             started: now,
         }
@@ -186,6 +189,9 @@ impl LocalDialog {
     fn next(&self, owner: Owner) -> Option<Mono> {
         if self.record.owner != owner {
             return Some(self.not_before.unwrap_or(self.kept_until));
+        }
+        if self.put_off.is_some() && !self.ending {
+            return self.not_before;
         }
         let accept = self.accept.as_ref().filter(|_| !self.ending).map(|a| a.next.min(a.until));
         let timer = self.timer.filter(|_| !self.ending);
@@ -368,8 +374,13 @@ impl EdgeState {
             return self.arm_dialog(dialog);
         }
         let fence = self.fence(dialog);
+        let own_fence = self.own_fence();
         let Some(local) = self.dialogs.get_mut(&dialog) else { return };
         local.not_before = None;
+        if let Some(hang_up) = local.put_off.take() {
+            self.hang_up(HangUp { fence: own_fence, ..hang_up });
+            return self.arm_dialog(dialog);
+        }
         if let Some(accept) = local.accept.as_mut().filter(|_| !local.ending) {
             if accept.until <= now {
                 let reason = "SIP;cause=408;text=\"No ACK\"";
@@ -470,7 +481,17 @@ impl EdgeState {
     }
 
     pub(crate) fn send_bye(&mut self, hang_up: HangUp, cseq: u32, record: &DialogRecord, target: Option<Target>) {
-        let HangUp { dialog, reason, closing, .. } = hang_up;
+        let HangUp { dialog, reason, closing, fence } = hang_up;
+        if fence.is_some() && !self.may_act() {
+            // Whoever adopts the dialog says it, or this edge once it has a lease again.
+            let now = self.now.mono;
+            if let Some(local) = self.dialogs.get_mut(&dialog) {
+                local.ending = false;
+                local.put_off = Some(hang_up);
+                local.again_after(now, FENCED_MS);
+            }
+            return self.arm_dialog(dialog);
+        }
         let sent = target.is_some_and(|target| {
             let branch = self.new_branch();
             let via = self.via(target.transport(), target.listener(), &branch);

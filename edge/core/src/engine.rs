@@ -83,6 +83,10 @@ impl Engine {
     /// Fires what is due.
     pub fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
         while let Some(timer) = self.timers.pop(ctx.now.mono) {
+            if timer.is_continuous() && !ctx.has_lease() {
+                self.timers.set(timer, ctx.now.mono.plus_millis(adopt::AGAIN_MS));
+                continue;
+            }
             match timer {
                 Timer::Exchange(no) => self.deadline(ctx, no),
                 Timer::Session(key) => self.session_alarm(ctx, key),

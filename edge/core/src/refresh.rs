@@ -109,7 +109,7 @@ impl EdgeState {
         target: Option<Target>,
     ) {
         let dialog = refresh.dialog;
-        let (Some(target), Some(local)) = (target, self.dialogs.get(&dialog)) else {
+        let (Some(target), Some(local), true) = (target, self.dialogs.get(&dialog), self.may_act()) else {
             return self.refresh_later(dialog);
         };
         let anonymous = local.leg.principal == Principal::Anonymous;

@@ -22,6 +22,8 @@ mod fleet;
 mod gate;
 #[path = "api/in_dialog.rs"]
 mod in_dialog;
+#[path = "api/lease.rs"]
+mod lease;
 #[path = "api/matrix.rs"]
 mod matrix;
 #[path = "api/negotiation.rs"]

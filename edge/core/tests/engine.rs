@@ -8,6 +8,7 @@ mod engine {
     mod doubt;
     mod eras;
     mod failover;
+    mod lease;
     mod legacy;
     mod modern;
     mod policy;

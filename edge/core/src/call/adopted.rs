@@ -182,7 +182,9 @@ impl EdgeState {
         let accept = self.dialogs.get_mut(&dialog).and_then(|local| local.accept.as_mut());
         if let (Some(accept), Some(target)) = (accept, target) {
             accept.way = Some(Way::Peer(target));
-            self.send_accept(dialog);
+            if self.may_act() {
+                self.send_accept(dialog);
+            }
         }
     }
 }

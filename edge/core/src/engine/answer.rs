@@ -68,9 +68,8 @@ impl Engine {
     pub(super) fn take(&mut self, ctx: &Ctx<'_>, no: u64) -> Option<Exchange> {
         let exchange = self.exchanges.remove(&no)?;
         self.timers.clear(Timer::Exchange(no));
-        if exchange.is_adopted {
+        if self.plans.remove(&no).is_some() || exchange.is_adopted {
             self.timers.clear(Timer::Orphan(no));
-            self.plans.remove(&no);
         }
         if let Some(session) = self.sessions.get_mut(&exchange.session) {
             if let Some(slot) = exchange.slot {

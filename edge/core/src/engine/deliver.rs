@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Puts a delivery out, for the first time or again. Without a lease somebody else may be saying the same: what belongs to a running
-    /// exchange is not said then, and an answer waits, as it does while the store is away.
+    /// exchange is not said then, a question waits, and so does an answer, as it does while the store is away.
     pub(super) fn send(&mut self, ctx: &mut Ctx<'_>, id: DeliveryId) {
         let Some(outgoing) = self.deliveries.get(&id) else { return };
         match &outgoing.ends {
@@ -112,6 +112,9 @@ impl Engine {
                 self.stats.dropped += 1;
                 self.remove(id);
                 return;
+            }
+            None if !ctx.has_lease() && matches!(outgoing.purpose, Purpose::Ask { .. }) => {
+                return self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(FIRST_WAIT_MS));
             }
             _ => {}
         }

@@ -223,9 +223,10 @@ impl Engine {
         let Some(mut doubt) = self.doubts.remove(&key) else { return };
         doubt.is_writing = false;
         match reply {
-            // It is left to whoever adopts what this life leaves.
-            Ok(StoreReply::Exchange(OpenOutcome::Opened { .. })) if !ctx.has_lease() => {
-                self.timers.clear(Timer::Doubt(key));
+            // The lease ended meanwhile: it is ours, or its adopter's, and that is looked at again.
+            Ok(StoreReply::Exchange(OpenOutcome::Opened { .. })) if doubt.fate == Fate::Live && !ctx.has_lease() => {
+                doubt.owner = ctx.owner;
+                self.look_again(ctx, key, doubt);
             }
             Ok(StoreReply::Exchange(OpenOutcome::Opened { session })) => {
                 self.timers.clear(Timer::Doubt(key));

@@ -8,9 +8,11 @@ use serde_json::{Map, Value, json};
 use session_store::key::SessionKey;
 
 use super::Engine;
+use super::adopt::AGAIN_MS;
 use super::exchange::Stage;
 use super::judge::reread;
 use super::pending::Call;
+use super::resume::Plan;
 use super::schemas::{Known, Next};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut};
@@ -26,6 +28,11 @@ impl Engine {
     /// Forwards an exchange, or lets it wait for what it needs first.
     pub(super) fn forward(&mut self, ctx: &mut Ctx<'_>, no: u64) {
         let Some(exchange) = self.exchanges.get(&no) else { return };
+        // Somebody else may have it by now, or is about to: it is looked at again once there is a lease, and the journal has the last word.
+        if !ctx.has_lease() || exchange.owner != ctx.owner {
+            self.plans.insert(no, Plan::Forward);
+            return self.timers.set(Timer::Orphan(no), ctx.now.mono.plus_millis(AGAIN_MS));
+        }
         let Some(envelope) = exchange.envelope.clone() else { return };
         let agent = exchange.about.agent_key().to_owned();
         match exchange.era {

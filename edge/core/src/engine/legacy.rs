@@ -18,6 +18,7 @@ use super::judge::reread;
 use super::pending::{Call, Op};
 use super::questions::close_all_nested;
 use super::session::{DIALOG_TOUCH_MS, IDLE_MS, Legacy, MAX_QUEUE, Phase, TOUCH_MS};
+use super::stream::LEASE_MS;
 use super::timers::Timer;
 use super::types::Ctx;
 use crate::audit::{AuditKind, Outcome};
@@ -399,6 +400,9 @@ impl Engine {
     pub(super) fn announce(&mut self, ctx: &mut Ctx<'_>, key: SessionKey) {
         let Some(legacy) = self.sessions.get_mut(&key).and_then(|session| session.legacy.as_mut()) else { return };
         let Phase::Opening { initialized } = &legacy.phase else { return };
+        if !ctx.has_lease() {
+            return self.timers.set(Timer::Stream(key), ctx.now.mono.plus_millis(LEASE_MS));
+        }
         let body = initialized.clone();
         legacy.phase = Phase::Announcing;
         self.post_session(ctx, key, BackendAction::Post { body }, Call::Initialized(key));

@@ -42,6 +42,8 @@ pub(super) enum Plan {
     Stream { event: String, backend_session: Option<String> },
     /// The typed error: the caller decides.
     Give,
+    /// Ours from the beginning, and not forwarded: there was no lease.
+    Forward,
 }
 
 impl Engine {
@@ -56,6 +58,7 @@ impl Engine {
                 self.fail(ctx, no, error);
             }
             Plan::Answer(body) => self.give_again(ctx, no, body),
+            Plan::Forward => self.forward(ctx, no),
             plan if !ctx.has_lease() => {
                 self.plans.insert(no, plan);
                 self.timers.set(Timer::Orphan(no), ctx.now.mono.plus_millis(AGAIN_MS));
@@ -111,7 +114,7 @@ impl Engine {
                 exchange.era = if legacy.is_some() { Era::Legacy } else { Era::Modern };
                 self.ask_for_task(ctx, no, &task);
             }
-            (Plan::Replay(_) | Plan::Stream { .. } | Plan::Give | Plan::Answer(_), _) => {
+            (Plan::Replay(_) | Plan::Stream { .. } | Plan::Give | Plan::Answer(_) | Plan::Forward, _) => {
                 self.resume(ctx, no, Plan::Give)
             }
         }
@@ -289,7 +292,6 @@ impl Engine {
         if let Some(call) = exchange.call() {
             self.cancel_call(call);
         }
-        self.plans.remove(&no);
         self.take(ctx, no);
         self.stats.fenced += 1;
         self.settle(key);

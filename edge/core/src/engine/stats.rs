@@ -30,6 +30,8 @@ pub struct EngineStats {
     pub resumes: u64,
     /// Exchanges and answers that belonged to another owner meanwhile: nothing was said.
     pub fenced: u64,
+    /// Requests that were answered 503, because the lease had ended when their write was answered.
+    pub lapsed: u64,
     /// Exchanges that were taken over from an owner that had not heard of them, and those of which nobody said whether they are served.
     pub taken_over: u64,
     pub unresolved: u64,
@@ -74,6 +76,7 @@ pub(super) struct Counters {
     pub replays: u64,
     pub resumes: u64,
     pub fenced: u64,
+    pub lapsed: u64,
     pub taken_over: u64,
     pub unresolved: u64,
     agents: BTreeMap<String, AgentStats>,
@@ -88,6 +91,7 @@ impl Counters {
             replays: self.replays,
             resumes: self.resumes,
             fenced: self.fenced,
+            lapsed: self.lapsed,
             taken_over: self.taken_over,
             unresolved: self.unresolved,
             agents: self.agents.clone(),

@@ -18,6 +18,8 @@ use crate::input::{BackendEvent, BackendFailure};
 const OPEN_MS: u64 = 3_000;
 /// A stream that broke is asked for again after so long, once the shell's own attempts are over; milliseconds.
 const AGAIN_MS: u64 = 30_000;
+/// Without a lease it is looked at again so soon; milliseconds.
+pub(super) const LEASE_MS: u64 = 500;
 
 impl Engine {
     /// Opens the stream; what waits for it goes on with its head.
@@ -27,6 +29,9 @@ impl Engine {
             Stream::Closed => {}
             Stream::Opening(_) => return,
             Stream::Open(_) | Stream::Unsupported => return self.announce(ctx, key),
+        }
+        if !ctx.has_lease() {
+            return self.timers.set(Timer::Stream(key), ctx.now.mono.plus_millis(LEASE_MS));
         }
         let id = ctx.ids.backend();
         legacy.stream = Stream::Opening(id);
@@ -87,7 +92,9 @@ impl Engine {
     pub(super) fn stream_alarm(&mut self, ctx: &mut Ctx<'_>, key: SessionKey) {
         let Some(legacy) = self.sessions.get(&key).and_then(|session| session.legacy.as_ref()) else { return };
         match (&legacy.phase, legacy.stream) {
-            (Phase::Opening { .. }, _) => self.announce(ctx, key),
+            (Phase::Opening { .. }, Stream::Opening(_) | Stream::Open(_) | Stream::Unsupported) => {
+                self.announce(ctx, key);
+            }
             (_, Stream::Closed) => self.open_stream(ctx, key),
             (_, Stream::Opening(_) | Stream::Open(_) | Stream::Unsupported) => {}
         }

@@ -30,6 +30,15 @@ pub(super) enum Timer {
 }
 
 impl Timer {
+    /// Whether its action is one that somebody else may be taking by now, unless the lease says no (sip.md, section 8, rule 2). The others
+    /// look at the lease themselves, or only forget.
+    pub(super) fn is_continuous(&self) -> bool {
+        match self {
+            Timer::Exchange(_) | Timer::Session(_) | Timer::Stream(_) | Timer::Asked(_) => true,
+            Timer::Call(_) | Timer::Delivery(_) | Timer::Orphan(_) | Timer::Doubt(_) => false,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Timer::Exchange(_) => "mcp exchange deadline",

@@ -42,6 +42,7 @@ impl Engine {
                 self.refuse(ctx, &judged.leg, judged.header, &refused);
                 OK
             }
+            (What::Other(_), Ok(Written::Claimed | Written::First(true))) if !ctx.has_lease() => UNAVAILABLE,
             (What::Other(body), Ok(Written::Claimed | Written::First(true))) => {
                 if judged.fate == Fate::Live {
                     self.other(ctx, &judged.leg, judged.header, body);
@@ -84,9 +85,6 @@ impl Engine {
     ) -> SipAnswer {
         let key = exchange.session;
         let error = match outcome {
-            // The lease ended while it was written (sip.md, section 8, rule 2): nothing is forwarded. Who adopts what this life leaves, or
-            // who hears the caller's repetition, finds it in the journal.
-            OpenOutcome::Opened { .. } if !ctx.has_lease() => return UNAVAILABLE,
             OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
             OpenOutcome::Opened { session } => return self.begin(ctx, exchange, fate, session),
             OpenOutcome::RepeatInFlight { owner } => {
@@ -129,6 +127,16 @@ impl Engine {
         session: Option<(u64, Box<SessionRecord>)>,
     ) -> SipAnswer {
         let key = exchange.session;
+        // It was never forwarded, and is not now: whoever adopts what this edge owns may have it already. What is safe to run again is
+        // closed, so that no adopter runs it for nobody, and a repetition is a new request. Anything else stays in flight: a repetition is
+        // taken for one whose owner does not know of it (`doubt.rs`), and an adopter answers it with an error.
+        if fate == Fate::Live && !ctx.has_lease() {
+            self.stats.lapsed += 1;
+            if exchange.repeatable {
+                self.close_entry(ctx, &exchange);
+            }
+            return UNAVAILABLE;
+        }
         self.heard_in_full(ctx, &exchange);
         if fate == Fate::LegClosed {
             self.close_entry(ctx, &exchange);
