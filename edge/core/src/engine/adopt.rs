@@ -16,6 +16,7 @@ use super::Engine;
 use super::about::About;
 use super::access::Access;
 use super::deliver::deliveries_of;
+use super::doubt::Past;
 use super::exchange::{Exchange, GRACE_MS, Noted, Stage};
 use super::judge::reread;
 use super::pending::{Op, Outgoing};
@@ -53,10 +54,24 @@ impl Engine {
         entry: Box<JournalEntry>,
         dialog: Option<&DialogRecord>,
     ) {
+        let started = entry.started;
+        match self.held.past(ctx.now.mono, &key) {
+            // Its caller has the answer, or was told that nothing was taken: nobody waits, and nothing runs. A repetition is a new request.
+            Some(Past::Over { started: known }) if known == started => return self.end_entry(ctx, key),
+            Some(Past::Refused { started: known }) if known == started && entry.repeatable => {
+                return self.end_entry(ctx, key);
+            }
+            _ => {}
+        }
         let left_ms = entry.deadline.saturating_sub(ctx.now.wall.0).max(LEAST_MS);
         self.heard(ctx, key, ctx.now.mono.plus_millis(left_ms.saturating_add(2 * GRACE_MS)));
         let dialog = dialog.map(|record| Box::new(record.clone()));
         self.take_over(ctx, Orphan { key, entry, dialog, owner: ctx.owner });
+    }
+
+    fn end_entry(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey) {
+        let close = CloseExchange { key, owner: ctx.owner, answer: None, is_held: false };
+        self.store(ctx, StoreOp::CloseExchange(close), Op::Forget);
     }
 
     pub(super) fn orphan_alarm(&mut self, ctx: &mut Ctx<'_>, no: u64) {

@@ -135,6 +135,9 @@ impl Engine {
         match outcome {
             DeliveryOutcome::Delivered => {
                 if let Some(outgoing) = self.remove(id) {
+                    if let Some(journal) = &outgoing.journal {
+                        self.over(ctx, journal);
+                    }
                     self.ended(ctx, outgoing.ends);
                 }
             }
@@ -173,6 +176,11 @@ impl Engine {
             DeliveryOutcome::StoreUnavailable if outgoing.tries.store + 1 < outgoing.purpose.attempts() => {
                 let wait_ms = (FIRST_WAIT_MS << outgoing.tries.store.min(8)).min(LONGEST_WAIT_MS);
                 outgoing.tries.store += 1;
+                // It may be long before its caller has it. Whoever repeats the request meanwhile gets this answer and not another run, whatever
+                // is declared safe: else an outage multiplies the work.
+                if let Some(close) = &mut outgoing.close {
+                    close.answer.get_or_insert_with(|| outgoing.body.clone());
+                }
                 self.timers.set(Timer::Delivery(id), ctx.now.mono.plus_millis(wait_ms));
             }
             DeliveryOutcome::TooLarge { limit } => self.too_large(ctx, id, limit),

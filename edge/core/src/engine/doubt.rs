@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::jsonrpc::RawId;
 use session_store::key::{ExchangeKey, SessionKey};
-use session_store::op::{OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::op::{ANSWER_MS, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply};
 use session_store::record::{Owner, SessionRecord};
 use sip_proto::time::Mono;
 
 use super::Engine;
 use super::access::Access;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, GRACE_MS};
 use super::pending::{Fate, Op, Refused, What};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut, SipAnswer};
@@ -41,11 +41,28 @@ enum Hold {
     Released,
 }
 
+/// What an adopted entry is, to the process that wrote it in an earlier life. An entry has the time at which its request arrived: one of
+/// another time is a repetition, with a life of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Its write had no reply: its caller was answered 503, and it ran nowhere.
+    Refused { started: u64 },
+    /// Its caller has its answer; only the end of the entry was not written.
+    Over { started: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    end: Mono,
+    hold: Option<Hold>,
+    past: Option<Past>,
+}
+
 /// What was heard, until the entry's end. The bound holds: for as long as something found no place everything counts as heard, so that
 /// nothing is run twice.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    keys: BTreeMap<ExchangeKey, (Mono, Hold)>,
+    keys: BTreeMap<ExchangeKey, Known>,
     ends: BTreeSet<(Mono, ExchangeKey)>,
     overflow: Option<Mono>,
 }
@@ -59,20 +76,26 @@ impl Held {
         self.overflow = self.overflow.filter(|end| *end > now);
     }
 
-    /// `false`: there is no room.
-    fn put(&mut self, now: Mono, key: ExchangeKey, end: Mono, hold: Hold) -> bool {
+    /// `None`: there is no room.
+    fn at(&mut self, now: Mono, key: ExchangeKey, end: Mono) -> Option<&mut Known> {
         self.purge(now);
-        let before = self.keys.get(&key).copied();
+        let before = self.keys.get(&key).map(|known| known.end);
         if before.is_none() && self.keys.len() >= MAX_HELD {
-            return false;
+            return None;
         }
-        let end = before.map_or(end, |(before, _)| before.max(end));
-        if let Some((before, _)) = before {
+        let end = before.map_or(end, |before| before.max(end));
+        if let Some(before) = before {
             self.ends.remove(&(before, key));
         }
-        self.keys.insert(key, (end, hold));
         self.ends.insert((end, key));
-        true
+        let known = self.keys.entry(key).or_insert(Known { end, hold: None, past: None });
+        known.end = end;
+        Some(known)
+    }
+
+    /// `false`: there is no room.
+    fn put(&mut self, now: Mono, key: ExchangeKey, end: Mono, hold: Hold) -> bool {
+        self.at(now, key, end).map(|known| known.hold = Some(hold)).is_some()
     }
 
     /// The store said that this exchange is ours, until then at most.
@@ -82,8 +105,19 @@ impl Held {
         }
     }
 
+    /// Without room it is not remembered, and the entry is served as any other.
+    pub(super) fn remember(&mut self, now: Mono, key: ExchangeKey, end: Mono, past: Past) {
+        if let Some(known) = self.at(now, key, end) {
+            known.past = Some(past);
+        }
+    }
+
+    pub(super) fn past(&self, now: Mono, key: &ExchangeKey) -> Option<Past> {
+        self.keys.get(key).filter(|known| known.end > now).and_then(|known| known.past)
+    }
+
     fn get(&self, now: Mono, key: &ExchangeKey) -> Option<Hold> {
-        let known = self.keys.get(key).filter(|(end, _)| *end > now).map(|(_, hold)| *hold);
+        let known = self.keys.get(key).filter(|known| known.end > now).and_then(|known| known.hold);
         known.or(self.overflow.filter(|end| *end > now).map(|_| Hold::Heard))
     }
 }
@@ -112,6 +146,20 @@ impl Engine {
         if self.doubts.get(&key).is_some_and(|doubt| !doubt.is_writing) {
             self.no_doubt(key);
         }
+    }
+
+    /// Its write had no reply, or came too late: its caller is answered 503.
+    pub(super) fn refused(&mut self, ctx: &Ctx<'_>, exchange: &Exchange) {
+        let (now, started) = (ctx.now.mono, exchange.about.received.wall.0);
+        let end = exchange.latest.max(now).plus_millis(2 * GRACE_MS);
+        self.held.remember(now, exchange.key, end, Past::Refused { started });
+    }
+
+    /// Its caller has its answer, or never will: what is left is the end of its entry.
+    pub(super) fn over(&mut self, ctx: &Ctx<'_>, open: &OpenExchange) {
+        let now = ctx.now.mono;
+        let end = now.plus_millis(open.ttl_ms.max(ANSWER_MS).saturating_add(GRACE_MS));
+        self.held.remember(now, open.key, end, Past::Over { started: open.entry.started });
     }
 
     /// Whether this process serves, or has served, an exchange that the store says is its own. `None`: a write is under way that decides

@@ -120,8 +120,9 @@ impl Engine {
         let Some(outgoing) = self.answer_of(again.key).and_then(|id| self.deliveries.get_mut(&id)) else {
             return false;
         };
-        // What is safe to run again does so: its answer may be lost on a connection that is gone.
-        let waits = |open: &OpenExchange| !open.entry.repeatable && open.entry.digest == again.digest;
+        // What is safe to run again does so: its answer may be lost on a connection that is gone. Not while its answer waits for the store.
+        let was_sent = outgoing.tries.store == 0;
+        let waits = |open: &OpenExchange| !(open.entry.repeatable && was_sent) && open.entry.digest == again.digest;
         if !outgoing.journal.as_deref().is_some_and(waits) {
             return false;
         }

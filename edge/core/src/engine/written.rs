@@ -33,6 +33,12 @@ impl Engine {
         let session = judged.leg.session;
         let slot = slot_of(&judged.what);
         let answer = match (judged.what, outcome) {
+            (What::Request(exchange), Err(_)) => {
+                if judged.fate == Fate::Live {
+                    self.refused(ctx, &exchange);
+                }
+                UNAVAILABLE
+            }
             (_, Err(_)) => UNAVAILABLE,
             (What::Request(exchange), Ok(Written::Exchange(outcome))) => {
                 self.opened(ctx, *exchange, judged.fate, outcome)
@@ -132,6 +138,7 @@ impl Engine {
         // taken for one whose owner does not know of it (`doubt.rs`), and an adopter answers it with an error.
         if fate == Fate::Live && !ctx.has_lease() {
             self.stats.lapsed += 1;
+            self.refused(ctx, &exchange);
             if exchange.repeatable {
                 self.close_entry(ctx, &exchange);
             }

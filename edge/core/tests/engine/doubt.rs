@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use edge_core::engine::{Inbound, Leg, Ticket, Verdict, Written};
+use edge_core::engine::{DeliveryOutcome, Inbound, Leg, Ticket, Verdict, Written};
 use serde_json::Value;
 use session_store::key::ExchangeKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
@@ -223,4 +223,96 @@ fn a_legacy_request_whose_session_is_gone_is_answered_all_the_same() {
     assert_eq!(answers[0].1["error"]["code"], -31001);
     rig.pass(3_600_000);
     rig.assert_empty();
+}
+
+#[test]
+fn what_was_answered_503_is_not_run_by_the_next_life_of_its_edge() {
+    for in_dialog in [true, false] {
+        let mut rig = edge();
+        let leg = if in_dialog { rig.dialog("modern") } else { rig.out_of_dialog("modern", "alice") };
+        if in_dialog {
+            rig.stored_dialog(&leg);
+        }
+        let body = call(7, "echo");
+        let key = lose_the_reply(&mut rig, &leg, &body);
+        // The store was away so long that the lease ended, and each new epoch adopts what the last one left.
+        for _ in 0..3 {
+            let before = rig.owner;
+            rig.owner.epoch += 1;
+            rig.adopt(before);
+            rig.pass(1_000);
+        }
+        assert!(rig.new_calls().is_empty() && rig.new_deliveries().is_empty(), "nobody waits for it");
+        assert_ne!(holds(&mut rig, key), Some(true));
+        // A repetition is a new request, at whichever edge.
+        let mut other = rig.other_edge();
+        assert_eq!(other.send(&leg, Some(X), &body), 200);
+        is_answered(&mut other);
+        other.assert_empty();
+    }
+}
+
+#[test]
+fn what_its_caller_has_the_answer_to_is_not_run_again_because_its_end_was_not_written() {
+    for tool in ["echo", "deploy"] {
+        let mut rig = edge();
+        rig.has_dialogs = true;
+        let leg = rig.dialog("modern");
+        rig.stored_dialog(&leg);
+        rig.delivers = false;
+        assert_eq!(rig.send(&leg, Some(X), &call(7, tool)), 200);
+        let (id, _) = rig.one_call();
+        rig.answer(id, &result(7, "done"));
+        let delivery = rig.deliveries.remove(0);
+        rig.run(StoreOp::CloseExchange(*delivery.close.clone().unwrap())).unwrap();
+        // The caller says 200, and the store is away.
+        rig.store_is_up = false;
+        rig.outcome(&delivery, DeliveryOutcome::Delivered);
+        rig.store_is_up = true;
+        for adopted in [1, 0, 0] {
+            let before = rig.owner;
+            rig.owner.epoch += 1;
+            assert_eq!(rig.adopt(before), adopted, "{tool}");
+            rig.pass(1_000);
+        }
+        assert!(rig.new_calls().is_empty() && rig.new_deliveries().is_empty(), "{tool}");
+        rig.assert_empty();
+        // What was kept is given to a repetition.
+        rig.delivers = true;
+        if tool == "deploy" {
+            assert_eq!(rig.send(&leg, Some(X), &call(7, tool)), 200);
+            assert_eq!(rig.one_delivery().1, result(7, "done"));
+            assert!(rig.new_calls().is_empty());
+        }
+    }
+}
+
+#[test]
+fn copies_of_a_request_whose_answer_waits_for_the_store_do_not_run() {
+    let mut rig = edge();
+    rig.has_dialogs = true;
+    let leg = rig.dialog("modern");
+    rig.stored_dialog(&leg);
+    rig.delivers = false;
+    assert_eq!(rig.send(&leg, Some(X), &call(7, "echo")), 200);
+    let (id, _) = rig.one_call();
+    rig.answer(id, &result(7, "done"));
+    // Each try is executed by the store, and its reply is lost.
+    for _ in 0..4 {
+        let delivery = rig.deliveries.pop().expect("tried again");
+        rig.run(StoreOp::CloseExchange(*delivery.close.clone().unwrap())).unwrap();
+        rig.outcome(&delivery, DeliveryOutcome::StoreUnavailable);
+        for _ in 0..3 {
+            // Its own edge has the answer.
+            assert_eq!(rig.send(&leg, Some(X), &call(7, "echo")), 200);
+            assert!(rig.new_calls().is_empty());
+        }
+        rig.pass(4_000);
+    }
+    let mut other = edge();
+    other.owner.pod = 2;
+    other.takes_the_store_from(&mut rig);
+    assert_eq!(other.send(&leg, Some(X), &call(7, "echo")), 200);
+    assert!(other.new_calls().is_empty(), "another edge finds it in the journal");
+    assert_eq!(other.one_delivery().1, result(7, "done"));
 }
