@@ -6,7 +6,7 @@ pub(crate) mod change;
 use std::sync::Arc;
 
 use session_store::key::DialogKey;
-use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::op::{OpenExchange, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogRecord, PeerFlow};
 use sip_proto::message::{HeaderId, Message, Transportation};
 use sip_proto::method::Method;
@@ -261,25 +261,7 @@ impl EdgeState {
         }
         let mut exchange = None;
         if let Kind::Mcp(carrier) = pending.kind {
-            if leg.mcp.is_none() {
-                return Err(Answer::unsupported_media("application/sdp"));
-            }
-            let body = self.mcp_body(&pending.request, &pending.caller)?;
-            let header = self.exchange_header(&pending.request)?;
-            let leg = Arc::new(Leg {
-                carrier,
-                plain_datagram: pending.request.flow.transport == Transport::Udp,
-                ..Leg::clone(leg)
-            });
-            let (transaction, received) = (pending.request.transaction, pending.request.received);
-            let inbound = Inbound { leg, exchange: header, body, transaction, received };
-            match self.with_engine(|engine, ctx| Engine::judge(engine, ctx, inbound)) {
-                Verdict::Refuse { status, phrase } => return Err(Answer::new(status).phrase(phrase)),
-                Verdict::Write { ticket, open, .. } => {
-                    pending.ticket = Some(ticket);
-                    exchange = open;
-                }
-            }
+            exchange = self.judge_in_dialog(&mut pending, leg, carrier)?;
         }
         if let Err(answer) = self.open_in_dialog(&mut pending) {
             self.abandon_ticket(pending.ticket.take());
@@ -297,6 +279,31 @@ impl EdgeState {
         };
         self.store(operation, Waiting::Begin(Box::new(pending)));
         Ok(())
+    }
+
+    /// The engine's judgement of a body; what is to be written for it.
+    fn judge_in_dialog(
+        &mut self,
+        pending: &mut InDialog,
+        leg: &Arc<Leg>,
+        carrier: Carrier,
+    ) -> Result<Option<Box<OpenExchange>>, Answer> {
+        if leg.mcp.is_none() {
+            return Err(Answer::unsupported_media("application/sdp"));
+        }
+        let body = self.mcp_body(&pending.request, &pending.caller)?;
+        let header = self.exchange_header(&pending.request)?;
+        let plain_datagram = pending.request.flow.transport == Transport::Udp;
+        let leg = Arc::new(Leg { carrier, plain_datagram, ..Leg::clone(leg) });
+        let (transaction, received) = (pending.request.transaction, pending.request.received);
+        let inbound = Inbound { leg, exchange: header, body, transaction, received };
+        match self.with_engine(|engine, ctx| Engine::judge(engine, ctx, inbound)) {
+            Verdict::Refuse { status, phrase } => Err(Answer::new(status).phrase(phrase)),
+            Verdict::Write { ticket, open, .. } => {
+                pending.ticket = Some(ticket);
+                Ok(open)
+            }
+        }
     }
 
     /// The peer is where it spoke last; the record learns it where that is news. Where other edges serve it, too, our copy does not tell.
@@ -325,10 +332,43 @@ impl EdgeState {
             local.flow = pending.request.flow.clone();
         }
         self.keep(pending.dialog(), version, record.clone());
+        // Another edge may have changed the negotiated set behind the copy that this one judged by.
+        let again = pending.ticket.as_ref().is_some_and(|ticket| self.engine.reconsider(ticket, record.mcp.as_ref()));
+        if again {
+            return self.judge_again(pending, version, record);
+        }
+        self.begun_with(pending, version, record, Ok(exchange.map_or(Written::Claimed, Written::Exchange)));
+    }
+
+    /// The CSeq is claimed; what the body needs in the journal is written by an operation of its own.
+    fn judge_again(&mut self, mut pending: InDialog, version: u64, record: Box<DialogRecord>) {
+        self.abandon_ticket(pending.ticket.take());
+        let datagram = pending.request.flow.transport == Transport::Udp;
+        let (Some(leg), Kind::Mcp(carrier)) = (self.leg_of(pending.dialog(), &record, datagram), pending.kind) else {
+            return self.conclude(&pending, &Answer::new(481));
+        };
+        match self.judge_in_dialog(&mut pending, &leg, carrier) {
+            Ok(Some(open)) => {
+                let operation = StoreOp::OpenExchange { open, nonce: None };
+                let pending = Box::new(pending);
+                self.store(operation, Waiting::JudgedAgain { pending, version, record });
+            }
+            Ok(None) => self.begun_with(pending, version, record, Ok(Written::Claimed)),
+            Err(answer) => self.conclude(&pending, &answer),
+        }
+    }
+
+    /// What was written is known; the effect follows.
+    pub(crate) fn begun_with(
+        &mut self,
+        mut pending: InDialog,
+        version: u64,
+        record: Box<DialogRecord>,
+        written: Result<Written, StoreError>,
+    ) {
         let mut answer = Answer::new(200);
         if let Some(ticket) = pending.ticket.take() {
-            let written = exchange.map_or(Written::Claimed, Written::Exchange);
-            let sip = self.redeem(ticket, Ok(written));
+            let sip = self.redeem(ticket, written);
             answer = self.sip_answer(sip);
         }
         let changes = match pending.kind {

@@ -2,7 +2,7 @@
 
 use session_store::key::DialogKey;
 use session_store::op::{StoreError, StoreReply};
-use session_store::record::McpRecord;
+use session_store::record::{DialogRecord, McpRecord};
 
 use crate::answer::Answer;
 use crate::b2bua::Step;
@@ -52,6 +52,12 @@ pub(crate) enum Waiting {
     /// In a dialog: the record, because this edge does not have it.
     ReadDialog(Box<InDialog>),
     Begin(Box<InDialog>),
+    /// It was judged by an old copy; the store has the dialog in this version.
+    JudgedAgain {
+        pending: Box<InDialog>,
+        version: u64,
+        record: Box<DialogRecord>,
+    },
     Commit(Box<InDialog>),
     Terminate(Box<InDialog>),
     /// A tombstone.
@@ -109,6 +115,13 @@ impl EdgeState {
             }
             Waiting::ReadDialog(request) => self.dialog_read(*request, reply),
             Waiting::Begin(request) => self.begun(*request, reply),
+            Waiting::JudgedAgain { pending, version, record } => {
+                let written = reply.map(|reply| match reply {
+                    StoreReply::Exchange(outcome) => Written::Exchange(outcome),
+                    _ => Written::Claimed,
+                });
+                self.begun_with(*pending, version, record, written);
+            }
             Waiting::Commit(request) => self.committed(*request, reply),
             Waiting::Terminate(request) => self.terminated(&request, reply),
             Waiting::Bury(dialog) => self.buried(dialog, &reply),

@@ -248,6 +248,7 @@ fn restore(
         retried: false,
         backend_session: None,
         is_adopted: true,
+        is_reconsidered: false,
         owner: ctx.owner,
         upstream: entry.upstream_id.clone().and_then(|id| RawId::parse(id).ok()),
         resumed: None,

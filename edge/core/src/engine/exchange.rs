@@ -55,6 +55,8 @@ pub(super) struct Exchange {
     pub backend_session: Option<String>,
     /// Another edge, or an earlier life of this one, opened it.
     pub is_adopted: bool,
+    /// It was judged on another negotiated set than the store has.
+    pub is_reconsidered: bool,
     /// The life of this edge that the journal knows as its owner.
     pub owner: Owner,
     /// The id that the backend was given, where it is not the caller's.

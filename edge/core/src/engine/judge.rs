@@ -9,7 +9,7 @@ use mcp_sip::exchange::{Belongs, Exchange as Named, ExchangeId, Rejected, Side};
 use mcp_sip::jsonrpc::{Answer, Body, Bounds, Envelope, Kind, RawId};
 use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::OpenExchange;
-use session_store::record::{JournalEntry, LegRecord};
+use session_store::record::{JournalEntry, LegRecord, McpRecord};
 use sha2::{Digest, Sha256};
 
 use super::Engine;
@@ -92,6 +92,25 @@ impl Engine {
         let number = ctx.ids.number();
         self.tickets.insert(number, Judged { leg: inbound.leg, header: inbound.exchange, what, fate: Fate::Live });
         Verdict::Write { ticket: Ticket(number), open, once }
+    }
+
+    /// The write's reply has another negotiated set for this leg than the judgement was made on: the store's word decides. A request that
+    /// was let in is checked once more before it runs. `true`: nothing was written for it, so the ticket is to be abandoned and the message
+    /// judged anew, on a leg of that set.
+    pub fn reconsider(&mut self, ticket: &Ticket, mcp: Option<&McpRecord>) -> bool {
+        let Some(judged) = self.tickets.get_mut(&ticket.0).filter(|judged| judged.leg.mcp.as_ref() != mcp) else {
+            return false;
+        };
+        let What::Request(exchange) = &mut judged.what else { return true };
+        let leg = Arc::new(Leg { mcp: mcp.cloned(), ..Leg::clone(&judged.leg) });
+        exchange.about.leg = leg.clone();
+        exchange.leg = leg.clone();
+        exchange.is_reconsidered = true;
+        if let Some(session) = self.sessions.get_mut(&leg.session) {
+            session.leg = leg.clone();
+        }
+        judged.leg = leg;
+        false
     }
 
     fn consider(&mut self, ctx: &mut Ctx<'_>, inbound: &Inbound) -> Result<What, No> {
@@ -286,6 +305,7 @@ impl Engine {
             retried: false,
             backend_session: None,
             is_adopted: false,
+            is_reconsidered: false,
             owner: ctx.owner,
             upstream: None,
             resumed: None,

@@ -10,11 +10,12 @@ use session_store::record::SessionRecord;
 use std::sync::Arc;
 
 use super::Engine;
+use super::access::{Access, Refusal};
 use super::deliver::Writes;
 use super::exchange::{Exchange, GRACE_MS};
 use super::judge::{missing_meta, reread, serves_legacy};
 use super::pending::{Fate, Judged, Op, Purpose, Refused, What};
-use super::session::{MAX_QUEUE, Session, Waiting};
+use super::session::{MAX_QUEUE, Session, Waiting, client_of};
 use super::timers::Timer;
 use super::types::{Ctx, Leg, SipAnswer, Ticket, Written};
 use crate::audit::Outcome;
@@ -165,10 +166,17 @@ impl Engine {
         entry.last_used = now;
         entry.touched = now;
         let is_legacy = exchange.era == Era::Legacy;
+        let refusal = exchange.is_reconsidered.then(|| refusal_of(ctx, &exchange)).flatten();
         self.timers.set(Timer::Exchange(no), exchange.deadline);
         self.exchanges.insert(no, exchange);
         if fate == Fate::Cancelled {
             self.conclude(ctx, no, None, Outcome::Cancelled);
+            return OK;
+        }
+        if let Some(Refusal { error, denied, .. }) = refusal {
+            let body = error_response(self.exchanges.get(&no).map(|exchange| &exchange.id), &error);
+            let outcome = if denied { Outcome::Denied(error.code) } else { Outcome::Error(error.code) };
+            self.conclude(ctx, no, Some(body), outcome);
             return OK;
         }
         self.adopt(ctx, key, session);
@@ -357,6 +365,18 @@ impl Engine {
                 judged.fate = Fate::Cancelled;
             }
         }
+    }
+}
+
+/// What stands in the way of a request on its leg as it is now.
+fn refusal_of(ctx: &Ctx<'_>, exchange: &Exchange) -> Option<Refusal> {
+    let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
+    if exchange.header.as_ref().is_some_and(|header| header.relation != client_of(&exchange.leg)) {
+        return Some(Refusal::wrong(RpcError::method_not_found(method)));
+    }
+    match Access::of(ctx.config, &exchange.leg) {
+        Some(access) => access.judge(method, subject).err(),
+        None => Some(Refusal::denied(method)),
     }
 }
 

@@ -370,3 +370,45 @@ fn a_re_invite_or_update_on_a_new_connection_moves_the_way_back() {
         }
     }
 }
+
+/// What an edge said of a request: the code of its error, or that it forwarded it.
+fn called_tool(fleet: &mut Fleet, edge: usize, alice: &mut Ua, tool: &str) -> Option<i64> {
+    let flow = alice.flow.clone();
+    fleet.on(edge, |world| assert_eq!(alice.ask(world, "INFO", MCP, &tool_call(1, tool)).status(), Some(200)));
+    if !fleet.edges[edge].world.calls.is_empty() {
+        let (id, request) = fleet.on(edge, |world| {
+            let (id, _, body) = world.posted();
+            (id, id_of(&body))
+        });
+        fleet.on(edge, |world| world.backend_answers(id, &tool_result(&request)));
+    }
+    let answer = fleet.edges[edge].world.request();
+    fleet.on(edge, |world| world.reply(&flow, &answer.message, 200, ""));
+    let body: serde_json::Value = serde_json::from_slice(&answer.message.body()).unwrap();
+    body["error"]["code"].as_i64()
+}
+
+#[test]
+fn neg_8_what_was_selected_at_another_edge_is_what_a_call_is_judged_by() {
+    let mut fleet = Fleet::new(2);
+    let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+    let mut alice = fleet.on(0, |world| {
+        let mut alice = Ua::new(world, "alice", &flow, ECHO);
+        let (headers, body) = both();
+        alice.call(world, &headers, &body.replace("none@1", "pay@1"));
+        alice
+    });
+    // Both edges have a copy of the dialog.
+    assert_eq!(called_tool(&mut fleet, 1, &mut alice, "echo"), None);
+    for (selected, other) in [("pay", "echo"), ("echo", "pay")] {
+        let select = format!("MCP-Select: tools=\"{selected}@1\"\r\n");
+        assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", &select, "")).status(), Some(200));
+        // First what the copy of the second edge still allows, or still denies.
+        let denied_first = selected == "pay";
+        for tool in if denied_first { [other, selected] } else { [selected, other] } {
+            let code = called_tool(&mut fleet, 1, &mut alice, tool);
+            assert_eq!(code, (tool == other).then_some(-32602), "{tool} while {selected} is selected");
+        }
+    }
+    assert!(fleet.edges.iter().all(|edge| edge.world.core.stats().engine.exchanges == 0));
+}
