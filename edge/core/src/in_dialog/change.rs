@@ -10,7 +10,7 @@ use mcp_sip::jsonrpc::{Bounds, Envelope};
 use mcp_sip::negotiation::{self, Permitted, Tools};
 use session_store::key::DialogKey;
 use session_store::op::{StoreError, StoreOp, StoreReply};
-use session_store::record::{DialogRecord, SessionTimerRecord};
+use session_store::record::{DialogPhase, DialogRecord, SessionTimerRecord};
 use sip_proto::dialog::is_target_refresh;
 use sip_proto::header::Handling;
 use sip_proto::message::HeaderId;
@@ -188,6 +188,12 @@ impl EdgeState {
             answer = answer.body(content_type, body);
         }
         let response = answer.build(message, &request.flow, &request.tag);
+        // RFC 3261 §14.2: the 2xx is repeated until its ACK as that of the first INVITE is; whoever adopts the dialog goes on with that. Only
+        // where this edge hears of the ACK: another one would leave it without its end.
+        if pending.kind == Kind::ReInvite && self.owns(pending.dialog()) {
+            record.phase = DialogPhase::Accepted;
+            record.accept_bytes = Some(response.clone());
+        }
         Ok(Changed { response, record: Some(Box::new(record)), timer })
     }
 
@@ -341,7 +347,9 @@ impl EdgeState {
                 if let Some(record) = record {
                     self.take_over(dialog, &pending.request, version, &record, timer);
                 }
+                // Only the owner hears of the ACK. Elsewhere a 2xx that is lost is said again to the retransmitted INVITE.
                 if pending.kind == Kind::ReInvite
+                    && self.owns(dialog)
                     && let Some(local) = self.dialogs.get_mut(&dialog)
                 {
                     let reply_to = ReplyTo::new(&pending.request.flow, &pending.request.message.top_via());

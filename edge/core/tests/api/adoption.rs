@@ -43,6 +43,49 @@ fn a_2xx_that_nobody_acknowledges_ends_with_a_bye_of_the_adopter() {
     assert_eq!(fleet.edges[1].world.core.stats().dialogs, 0);
 }
 
+/// RFC 3261 §14.2, §13.3.1.4: that of a re-INVITE, too.
+#[test]
+fn a_2xx_to_a_re_invite_without_its_ack_is_repeated_by_the_adopter_until_the_ack() {
+    for acknowledged in [true, false] {
+        let mut fleet = Fleet::new(2);
+        let mut alice = called(&mut fleet);
+        let (headers, body) = both();
+        let first = fleet.on(0, |world| alice.ask(world, "INVITE", &headers, &body));
+        assert_eq!(first.status(), Some(200));
+        fleet.kill(0);
+        fleet.advance(ADOPTION_MS);
+        let sent = fleet.sent(1);
+        assert!(!sent.is_empty() && sent.iter().all(|s| s.message.bytes() == first.bytes()), "{sent:?}");
+        if acknowledged {
+            fleet.on(1, |world| alice.send(world, "ACK", "", ""));
+            fleet.advance(70_000);
+            fleet.assert_silent();
+            assert_eq!(fleet.on(1, |world| alice.ask(world, "BYE", "", "")).status(), Some(200));
+        } else {
+            fleet.advance(40_000);
+            assert!(fleet.said(1).contains(&"BYE".to_owned()));
+        }
+        assert_eq!(fleet.edges[1].world.core.stats().dialogs, 0);
+    }
+}
+
+#[test]
+fn a_re_invite_that_was_acknowledged_is_not_repeated_by_the_adopter() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = called(&mut fleet);
+    let (headers, body) = both();
+    for (invited, acknowledged) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        assert_eq!(fleet.on(invited, |world| alice.ask(world, "INVITE", &headers, &body)).status(), Some(200));
+        fleet.on(acknowledged, |world| alice.send(world, "ACK", "", ""));
+    }
+    fleet.advance(600);
+    fleet.said(0);
+    fleet.kill(0);
+    fleet.advance(70_000);
+    assert_eq!(fleet.said(1), Vec::<String>::new());
+    assert_eq!(fleet.on(1, |world| alice.ask(world, "BYE", "", "")).status(), Some(200));
+}
+
 #[test]
 fn an_ack_at_another_edge_of_a_dead_owner_is_enough() {
     let mut fleet = Fleet::new(2);
