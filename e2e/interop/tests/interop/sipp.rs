@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::harness::PATIENCE;
 use crate::harness::agents::{self, Agent, BOTH};
 use crate::harness::edge::Edge;
+use crate::harness::fleet::{Fleet, steadily};
 use crate::harness::manifests::Manifests;
 use crate::harness::place;
-use crate::harness::process::run;
+use crate::harness::process::{Program, run};
 
 /// An edge with the echo agent at md5.example and open.example.
 fn edge() -> (Edge, Agent) {
@@ -120,4 +122,43 @@ fn sipp_what_is_not_served_is_405_501_or_481() {
     for transport in ["udp", "tcp"] {
         play(&edge, transport, "wrong", &[]);
     }
+}
+
+/// A caller and a phone that are SIPp both, the phone registered at one edge, the caller at the other one.
+#[test]
+fn reg_9_sipp_calls_sipp_through_another_edge_than_it_registered_at() {
+    fn call(fleet: &mut Fleet) {
+        let Some(sipp) = place::peer("sipp") else { return };
+        let port = place::wildcard_port().to_string();
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("sipp");
+        play(&fleet.edges[0], "udp", "agent-register", &["-p", &port, "-auth_uri", "md5.example"]);
+        let mut phone = Command::new(sipp);
+        phone
+            .current_dir(fleet.edges[0].manifests.scratch())
+            .env("TERM", "dumb")
+            .arg("-sf")
+            .arg(files.join("agent.xml"));
+        phone.args(["-i", "127.0.0.1", "-p", &port, "-m", "1", "-nostdin", "-timeout", "60", "-timeout_error"]);
+        let mut phone = Program::start("phone", &phone);
+        // What comes before it listens is sent again.
+        play(&fleet.edges[1], "udp", "caller", &[]);
+        let ended = phone.wait(PATIENCE);
+        assert_eq!(ended.code(), Some(0));
+    }
+    let more = |manifests: &Manifests| {
+        manifests.write(
+            "phone.yaml",
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {name: baresip-md5}\nspec:\n  \
+             address: {user: baresip, domainRef: {name: md5}}\n  backend: {sipContact: {authentication: Digest}}\n  \
+             capabilities: {source: Declared, tools: [{name: answer}]}\n",
+        );
+        // Its requests in a dialog carry no credentials (see caller.xml), so anybody may call here.
+        manifests.write(
+            "policies.yaml",
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: McpCapabilityPolicy\nmetadata: {name: anybody}\nspec:\n  \
+             targetRefs: [{kind: SipDomain, name: md5}]\n  \
+             rules: [{name: anybody, from: [{sipIdentity: \"sip:*@md5.example\"}, {anonymous: {}}], action: Allow}]\n",
+        );
+    };
+    steadily(more, call);
 }
