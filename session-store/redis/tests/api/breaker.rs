@@ -328,7 +328,7 @@ fn is_used_again_after(fate: Fate) {
         })
     };
     let mut config = patient(Topology::Single { address });
-    config.connect_timeout = Duration::from_secs(1);
+    (config.connect_timeout, config.response_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
     let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
     let mut s = OnOne(&store);
     with_dialog(&mut s, 1);

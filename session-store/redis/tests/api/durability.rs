@@ -1,6 +1,7 @@
 //! Durability classes: refused where they cannot be given, reached before anything is acknowledged where they can.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use session_store::Durability;
 use session_store::op::{StoreError, StoreReply};
@@ -14,7 +15,9 @@ use super::server::{Program, Server};
 use super::subject::{RUNTIME, patient, sealer};
 
 fn store(server: &Server) -> RedisStore {
-    let config = patient(Topology::Single { address: server.address() });
+    let mut config = patient(Topology::Single { address: server.address() });
+    // Where a replica is gone it is waited for in vain.
+    config.response_timeout = Duration::from_secs(6);
     RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store")
 }
 

@@ -63,10 +63,10 @@ pub fn clock(ahead_ms: &Arc<AtomicU64>) -> EdgeClock {
 /// Deadlines that a busy machine keeps: what is under test here is not time.
 pub fn patient(topology: Topology) -> RedisConfig {
     let mut config = RedisConfig::new(topology, "t:");
-    config.response_timeout = Duration::from_secs(5);
-    config.heartbeat_timeout = Duration::from_secs(5);
-    config.connect_timeout = Duration::from_secs(5);
-    config.background_timeout = Duration::from_secs(20);
+    config.response_timeout = Duration::from_secs(30);
+    config.heartbeat_timeout = Duration::from_secs(30);
+    config.connect_timeout = Duration::from_secs(10);
+    config.background_timeout = Duration::from_secs(60);
     config
 }
 
