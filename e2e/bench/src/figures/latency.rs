@@ -4,9 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Bench, DOMAIN, backend, completed, loopback, sub};
+use super::{Bench, DOMAIN, backend, loopback, measured, sub};
 use crate::load::{Push, Sockets, quantile_ms};
-use crate::pair::{Plan, describe, figure, publish, sample};
+use crate::pair::{Plan, figure, publish, sample};
 use crate::scenario::exchange::{Carrier, Exchanges};
 use crate::system::edge::{Edge, Setup, Store};
 use crate::system::redis::{Persistence, Redis};
@@ -35,23 +35,13 @@ pub fn run(bench: &Bench) -> io::Result<()> {
         let work = || Exchanges::new(format!("sip:echo@{DOMAIN}"), from, PER_CALL, Carrier::Info);
         let run = |push, plan: &Plan| sample(work(), &sockets, edge.address, &roots, push, plan);
         let short = Plan { warm: bench.warm, window: bench.window.min(Duration::from_secs(3)) };
-        let mut full = run(Push::InFlight(64), &short);
-        for _ in 0..3 {
-            println!("latency-{name}\n{}", describe("full load", &full));
-            if full.seen.operations > 0 {
-                break;
-            }
-            // A store that misses its deadline under full load opens the breaker for a while.
-            std::thread::sleep(Duration::from_secs(2));
-            full = run(Push::InFlight(64), &short);
-        }
-        completed(name, "full load", &full)?;
+        println!("latency-{name}");
+        let full = measured(name, "full load", &mut || run(Push::InFlight(64), &short))?;
         let half = full.seen.per_second() / 2.0;
         let mut p99 = Vec::new();
         for _ in 0..bench.runs {
-            let sample = run(Push::Rate(half / f64::from(PER_CALL)), &bench.plan());
-            println!("{}", describe("half load", &sample));
-            completed(name, "half load", &sample)?;
+            let push = Push::Rate(half / f64::from(PER_CALL));
+            let sample = measured(name, "half load", &mut || run(push, &bench.plan()))?;
             let of = |q| quantile_ms(&sample.seen.in_dialog, q);
             println!(
                 "  in dialog: p50 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms  max {:.2} ms",
