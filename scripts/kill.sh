@@ -11,7 +11,7 @@ optimised=(--config profile.dev.opt-level=2 --config profile.dev.incremental=fal
 args=("$@")
 if [ "${1:-}" = quick ]; then
   optimised=()
-  args=(--quick --jobs 3 "${@:2}")
+  args=(--quick --jobs 2 --rate 40 "${@:2}")
 fi
 cargo build --locked -q "${optimised[@]}" -p edge -p ledger-agent -p kill
 export SIPMCP_BIN=$TARGET/debug

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::Fallible;
 use crate::args::Topology;
 use crate::manifests::{self, ADMIN, Keys, MESH, MESH_PROXY, Plan};
@@ -134,6 +137,19 @@ impl Edge {
         let program = self.program.as_mut()?;
         let status = program.ended()?;
         Some(format!("{} ended by itself ({status})\n{}", self.name, program.told()))
+    }
+
+    /// What it counted, beside its log.
+    pub async fn remember(&self) {
+        let ask = async {
+            let mut stream = TcpStream::connect((self.ip, ADMIN)).await?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            fs::write(self.folder.join(format!("{}.metrics", self.name)), text)
+        };
+        // Only for a person who looks at a failed run; an edge that does not answer has nothing to say.
+        let _ = tokio::time::timeout(Duration::from_secs(2), ask).await;
     }
 
     /// Lines of its log that tell of a panic.

@@ -12,10 +12,11 @@ use crate::world::World;
 pub const LEASE: Duration = Duration::from_secs(5);
 /// Longer than a lease: what was owned is adopted by then.
 const BEYOND_LEASE: Duration = Duration::from_millis(7500);
-/// What a busy machine may add to the time in which an exchange gets its fate.
+/// What is added to the lease and a second: a client whose connection stays and is mute gives it up after four seconds, and machines are busy.
 const SLACK: Duration = Duration::from_secs(3);
-/// The same after an outage of the store: it is let in step by step, and answers that waited for it are tried every few seconds.
-const AFTER_OUTAGE: Duration = Duration::from_secs(20);
+/// The same after the store was away: a probe every two seconds finds it, it is let in by steps of a second, and an answer that waited for it
+/// is tried every four seconds.
+const AFTER_OUTAGE: Duration = Duration::from_secs(6);
 /// What a slow store adds to a round trip: half of it each way.
 const SLOW: Duration = Duration::from_millis(750);
 

@@ -95,7 +95,8 @@ impl Report {
             Err(_) => part.broken += 1,
         }
         self.progress();
-        self.write()
+        // A disk that is busy must not stop the clients and the proxies.
+        tokio::task::block_in_place(|| self.write())
     }
 
     /// Rows that have a run.
@@ -177,8 +178,8 @@ mod tests {
     use crate::args::{Class, Fault, Topology};
     use clap::Parser;
 
-    #[test]
-    fn every_run_is_on_the_disk_and_other_lines_stay() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_run_is_on_the_disk_and_other_lines_stay() {
         let folder = tempfile::tempdir().unwrap();
         let (out, table) = (folder.path().join("deep/kill.jsonl"), folder.path().join("table.md"));
         fs::create_dir_all(out.parent().unwrap()).unwrap();

@@ -113,6 +113,9 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
     let keep = args.keep && (done.is_err() || !tally.is_clean());
     if keep {
         world.store.remember().await;
+        for edge in &world.edges {
+            edge.remember().await;
+        }
     }
     if let Some(path) = world.end(keep) {
         tally.note(format!("kept: {}", path.display()));

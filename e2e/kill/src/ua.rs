@@ -30,7 +30,7 @@ use link::{Event, Link, QUEUE};
 
 /// So long after its answer a repetition is recognised (64·T1); what comes later with the same name is a new request, which a caller of an
 /// unsafe tool must not make.
-const REPEATABLE: Duration = Duration::from_secs(32);
+pub const REPEATABLE: Duration = Duration::from_secs(32);
 /// Responses that are remembered for copies of their requests.
 const REMEMBERED: usize = 256;
 
@@ -278,14 +278,23 @@ impl Ua {
 
     /// Sends again what was sent on an earlier connection and is not answered.
     fn repeat(&self, number: u64) {
-        let calls = self.calls();
-        let is_young = |call: &Call| call.tool.is_safe() || call.sent.elapsed() < REPEATABLE;
-        for call in calls.into_iter().filter(|call| call.is_open() && !call.is_being_sent() && is_young(call)) {
-            let last = call.link.swap(number, Ordering::Relaxed);
-            if last < number {
+        let mut moved = BTreeMap::new();
+        for call in self.calls().into_iter().filter(|call| call.is_open() && !call.is_being_sent()) {
+            let is_young = call.tool.is_safe() || call.sent.elapsed() < REPEATABLE;
+            if call.link.swap(number, Ordering::Relaxed) >= number {
+                continue;
+            }
+            if is_young {
                 let ua = self.clone();
                 tokio::spawn(async move { ua.deliver(&call).await });
+            } else {
+                moved.insert(call.dialog.call_id.clone(), call.dialog.clone());
             }
+        }
+        // Its answer may still come: the dialog is told where.
+        for dialog in moved.into_values() {
+            let ua = self.clone();
+            tokio::spawn(async move { ua.timed(&dialog, "OPTIONS").await });
         }
     }
 }

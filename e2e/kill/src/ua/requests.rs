@@ -11,7 +11,7 @@ use sip_proto::message::{HeaderId, Message, Transportation};
 
 use super::exchange::{Call, Tool};
 use super::transact::{Ask, Way};
-use super::{Dialog, Transport, Ua, lock};
+use super::{Dialog, REPEATABLE, Transport, Ua, lock};
 use crate::Fallible;
 use crate::manifests::{AGENT, DOMAIN};
 use crate::place;
@@ -264,16 +264,22 @@ impl Ua {
             };
             request.header_named(mcp_sip::headers::MCP_EXCHANGE, &value).body(mcp_sip::MEDIA_TYPE, call.body.clone())
         };
-        let deadline = Instant::now() + CALL_GIVES_UP;
         call.sends(true);
-        let response = self.in_dialog_request(&call.dialog, call.method, None, deadline, &finish, &call.body).await;
-        call.sends(false);
-        match response {
-            Ok(response) if is_ok(&response) => call.accepted(),
-            Ok(response) => call.refused(status(&response)),
-            // Nobody said anything: it is sent again on the next connection, and if nobody ever answers, it is silent.
-            Err(_) => {}
+        let mut deadline = Instant::now() + CALL_GIVES_UP;
+        loop {
+            match self.in_dialog_request(&call.dialog, call.method, None, deadline, &finish, &call.body).await {
+                Ok(response) if is_ok(&response) => call.accepted(),
+                Ok(response) => call.refused(status(&response)),
+                // Nobody said anything, so it may run: it is sent again for as long as that is safe. If nobody ever answers, it is silent.
+                Err(_) if call.sent.elapsed() < REPEATABLE && self.is_online() => {
+                    deadline = Instant::now() + Duration::from_secs(1);
+                    continue;
+                }
+                Err(_) => {}
+            }
+            break;
         }
+        call.sends(false);
     }
 }
 
