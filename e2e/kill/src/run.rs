@@ -110,6 +110,9 @@ pub async fn run(authority: &Authority, journal: &Journal<'_>) -> Fallible<Tally
     tally.unavailable = world.counts.unavailable.load(Ordering::Relaxed);
     tally.bare = world.counts.bare.load(Ordering::Relaxed);
     tally.failovers = world.counts.failovers.load(Ordering::Relaxed);
+    for stray in lock(&world.counts.strays).drain(..) {
+        tally.note(stray);
+    }
     let keep = args.keep && (done.is_err() || !tally.is_clean());
     if keep {
         world.store.remember().await;
@@ -349,6 +352,7 @@ async fn recover(ua: Ua, dialog: Arc<Dialog>, over: Instant, load: Arc<Load>) {
             lock(&load.recovery).push(over.elapsed());
             return;
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     lock(&load.recovery).push(over.elapsed());
 }

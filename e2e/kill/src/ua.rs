@@ -79,6 +79,8 @@ pub struct Counts {
     pub again: AtomicU64,
     /// Connections opened.
     pub connections: AtomicU64,
+    /// Requests of the edge in dialogs that the client does not have, in words; the first ones.
+    pub strays: Mutex<Vec<String>>,
 }
 
 impl Counts {

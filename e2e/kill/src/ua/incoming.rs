@@ -91,7 +91,10 @@ impl Ua {
         let Some(dialog) = dialog else {
             return match (method, message.to_tag()) {
                 ("OPTIONS", None) => plain(200).build(),
-                (_, Some(_)) => plain(481).build(),
+                (_, Some(tag)) => {
+                    self.stray(message, method, tag);
+                    plain(481).build()
+                }
                 _ => plain(405).header_named("Allow", "OPTIONS").build(),
             };
         };
@@ -101,6 +104,23 @@ impl Ua {
             return plain(500).build();
         }
         self.in_dialog(message, method, &dialog)
+    }
+
+    /// It came to the wrong client, or the edge takes the dialog for another one.
+    fn stray(&self, message: &Message, method: &str, tag: &str) {
+        let mut strays = lock(&self.0.counts.strays);
+        if strays.len() < 8 {
+            let known = lock(&self.0.state).dialogs.get(message.call_id()).map(|dialog| dialog.local_tag.clone());
+            strays.push(format!(
+                "{} {:?} got {method} {} in dialog {} to tag {tag} (its own: {known:?}) from tag {:?}, Via {}",
+                self.user(),
+                self.transport(),
+                message.request_uri().unwrap_or_default(),
+                message.call_id(),
+                message.from_tag(),
+                message.headers(HeaderId::Via).next().map(String::from_utf8_lossy).unwrap_or_default(),
+            ));
+        }
     }
 
     fn in_dialog(&self, message: &Message, method: &str, dialog: &Arc<Dialog>) -> bytes::Bytes {
