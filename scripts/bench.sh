@@ -8,7 +8,7 @@ cd "$ROOT"
 scripts/install.sh rust redis kamailio
 mkdir -p target/bench
 if [ "${1:-}" = smoke ]; then
-  cargo build --locked -p bench -p edge -p echo-agent
+  programs bench sipmcp-edge echo-agent
   exec "$TARGET/debug/bench" smoke --out target/bench/smoke.jsonl
 fi
 cargo build --locked --release -p bench -p edge -p echo-agent

@@ -7,13 +7,13 @@ cd "$ROOT"
 "$ROOT/scripts/install.sh" redis
 # Both have debug assertions: the switch that leaves the journal out is in no other build. The quick form takes what the tests have built; the
 # long one makes many runs beside each other, so our own crates are optimised for it.
-optimised=(--config profile.dev.opt-level=2 --config profile.dev.incremental=false)
 args=("$@")
 if [ "${1:-}" = quick ]; then
-  optimised=()
   args=(--quick --jobs 2 --rate 40 "${@:2}")
+  programs sipmcp-edge ledger-agent kill
+else
+  cargo build --locked -q --config profile.dev.opt-level=2 --config profile.dev.incremental=false -p edge -p ledger-agent -p kill
 fi
-cargo build --locked -q "${optimised[@]}" -p edge -p ledger-agent -p kill
 export SIPMCP_BIN=$TARGET/debug
 run=("$TARGET/debug/kill" --out "$ROOT/target/bench/kill.jsonl" "${args[@]}")
 # Before other work of this machine, where that is allowed: the edges' deadline for the store is 150 ms. Linux shares the processor among

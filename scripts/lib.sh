@@ -21,3 +21,11 @@ with_lock() {
   exec 9>&-
   return $rc
 }
+
+# programs NAME…: debug builds of these binaries, chosen out of the whole workspace with its tests, as `cargo test --workspace` does: a smaller
+# choice would have other features of the same libraries and build most of them once more.
+programs() {
+  local names=() name
+  for name in "$@"; do names+=(--bin "$name"); done
+  cargo build --locked -q --workspace "${names[@]}" --test interop
+}

@@ -59,7 +59,7 @@ case $mode in
   test | nightly)
     seeds=200
     [ "$mode" = nightly ] && seeds=2000
-    part install 4 scripts/install.sh rust everything modern peers redis valkey libfaketime deny
+    part install 4 scripts/install.sh rust everything modern peers redis valkey libfaketime kamailio deny
     if scripts/install.sh wasm; then
       part wasm 1 make --no-print-directory wasm
     elif [ "${CI:-}" = true ]; then
@@ -73,7 +73,9 @@ case $mode in
     part unit 4 unit
     part sim 3 scripts/sim.sh "SEEDS=$seeds"
     part mutants 2 scripts/sim.sh MUTANT=all
-    part interop 4 scripts/interop.sh "$mode"
+    part interop 6 scripts/interop.sh "$mode"
+    part kill 6 scripts/kill.sh quick
+    part bench 2 scripts/bench.sh smoke
     [ "$mode" = nightly ] && part fuzz 60 scripts/fuzz.sh 300
     ;;
   *) die "test.sh: unknown mode '$mode'" ;;
