@@ -328,14 +328,14 @@ fn is_used_again_after(fate: Fate) {
         })
     };
     let mut config = patient(Topology::Single { address });
-    (config.connect_timeout, config.response_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    (config.connect_timeout, config.response_timeout) = (Duration::from_secs(3), Duration::from_secs(5));
     let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
     let mut s = OnOne(&store);
     with_dialog(&mut s, 1);
     is_out.store(true, Ordering::SeqCst);
     let mut health = store.health();
     push_until_open(&mut s, &health);
-    let (before, end) = (looks.load(Ordering::SeqCst), Instant::now() + Duration::from_secs(60));
+    let (before, end) = (looks.load(Ordering::SeqCst), Instant::now() + Duration::from_secs(120));
     while looks.load(Ordering::SeqCst) < before + 3 {
         assert!(Instant::now() < end, "it holds on to {:?}", health.current());
         std::thread::sleep(Duration::from_millis(20));
