@@ -1,5 +1,6 @@
 //! API group `sipmcp.dev`, version `v1alpha1`.
 
+mod duration;
 mod mcp_agent;
 mod mcp_capability_policy;
 mod reference;
@@ -7,6 +8,7 @@ mod session_store;
 mod sip_domain;
 mod sip_edge;
 
+pub use duration::*;
 pub use mcp_agent::*;
 pub use mcp_capability_policy::*;
 pub use reference::*;

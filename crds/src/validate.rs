@@ -37,6 +37,7 @@ pub fn domain(spec: &SipDomainSpec) -> Vec<Finding> {
         findings
             .push(finding("spec.domain", "has a label of more than 63 characters, so it is no DNS name; shorten it"));
     }
+    store::retention("spec.dataProtection.retention", &spec.data_protection.retention, &mut findings);
     findings
 }
 

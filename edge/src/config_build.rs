@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{Audit, SipEdge};
-use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, OnOutage};
+use crds::v1alpha1::{Audit, SipEdge, StoreTtl};
+use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, OnOutage, Ttl};
+use edge_core::lease::Lease;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use crate::backend::BackendConfig;
@@ -31,6 +32,8 @@ pub struct Built {
     pub trust: Arc<Trust>,
     /// Rules whose decisions leave no audit record: `namespace/policy/rule`.
     pub unaudited: BTreeSet<String>,
+    /// The lease of this edge from its next renewal on.
+    pub lease: Lease,
     /// Seconds between the signal and the first thing that ends.
     pub settle_seconds: u64,
     /// What cannot be used, beyond what the reader of the manifests found.
@@ -128,6 +131,8 @@ impl Builder {
             Some(crds::v1alpha1::OnOutage::KeepExisting) | None => OnOutage::KeepExisting,
         };
 
+        let ttl = objects.store_of(&self.edge, &edge).map(|store| ttl(&store.spec.ttl)).unwrap_or_default();
+
         let advertise = &spec.network.advertise;
         let advertise = match &advertise.name {
             Some(name) => Advertise::Name(name.to_ascii_lowercase()),
@@ -156,17 +161,31 @@ impl Builder {
                 agents: by_address(agents),
                 naming_key: keys.naming,
                 on_outage,
+                ttl,
                 token_keys: keys.token_keys,
             },
             listeners,
             backends,
             trust,
             unaudited: unaudited(objects),
+            lease: Lease::of_seconds(spec.failover.lease_seconds),
             settle_seconds: spec.drain.settle_seconds.into(),
             problems,
             listener_problems,
         })
     }
+}
+
+fn ttl(wanted: &StoreTtl) -> Ttl {
+    let default = Ttl::default();
+    let ms = |length: &crds::v1alpha1::Duration, default| length.seconds().map_or(default, |seconds| seconds * 1000);
+    Ttl { idle_ms: ms(&wanted.idle, default.idle_ms), absolute_ms: ms(&wanted.absolute, default.absolute_ms) }
+}
+
+/// The lease that the manifests give an edge.
+#[must_use]
+pub fn lease(objects: &Snapshot, edge: &ObjectKey) -> Lease {
+    objects.edges.get(edge).map(|edge| Lease::of_seconds(edge.spec.failover.lease_seconds)).unwrap_or_default()
 }
 
 /// By domain and user. Validation refuses two agents with one address; an agent that was kept as it last was gives way.

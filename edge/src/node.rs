@@ -70,6 +70,11 @@ impl NodeHandle {
         let _ = self.orders.send(NodeInput::Drain).await;
     }
 
+    /// How long the lease lasts from the next renewal on.
+    pub async fn lease(&self, lease: Lease) {
+        let _ = self.orders.send(NodeInput::Lease(lease)).await;
+    }
+
     /// Gives the lease back: what is still owned may be adopted at once.
     pub async fn leave(&self) {
         let _ = self.orders.send(NodeInput::Leave).await;

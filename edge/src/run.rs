@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::manifest::{Loaded, Problem, Snapshot};
 use edge_core::config::Config;
-use edge_core::lease::{Lease, Membership};
+use edge_core::lease::Membership;
 use edge_core::state::Shard;
 use session_store_file::StoreFile;
+use session_store_redis::RedisConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,7 +24,7 @@ use crate::backend::{BackendConfig, Backends, ConfigureError};
 use crate::clock::Clock;
 use crate::config_build::keys::{MADE, Made};
 use crate::config_build::store::Wanted;
-use crate::config_build::{Builder, Built};
+use crate::config_build::{self, Builder, Built};
 use crate::counters::Counters;
 use crate::dns::Dns;
 use crate::drain::{self, Goals};
@@ -111,6 +112,11 @@ struct Process {
     backends: BTreeMap<String, BackendConfig>,
     goals: Goals,
     mesh: Option<MeshCertificates>,
+    node: NodeHandle,
+    /// How the store of this process is reached, where it is shared.
+    redis: Option<RedisConfig>,
+    /// Another way to the store could not be taken: it is tried again then.
+    store_again: Option<Instant>,
     /// Domains wait for their number: the manifests are read again.
     unnumbered: bool,
 }
@@ -127,7 +133,6 @@ struct Applied {
 /// What [`start`] made.
 struct Started {
     process: Process,
-    node: NodeHandle,
     exporter: Option<Exporter>,
     drained: mpsc::Receiver<u16>,
 }
@@ -136,14 +141,14 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     let no_signals = |error| Refused::failure(format!("no signals: {error}"));
     let mut signals = Signals::new().map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let Started { mut process, node, exporter, mut drained } = tokio::select! {
+    let Started { mut process, exporter, mut drained } = tokio::select! {
         started = start(args, runtime) => started?,
         () = signals.next() => {
             tracing::info!("ended before it was ready");
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let mut end = node.end();
+    let mut end = process.node.end();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -160,7 +165,8 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
             }
             _ = poll.tick() => {
                 process.look_at_certificates();
-                if process.manifests.look() || process.unnumbered {
+                let is_due = process.store_again.is_some_and(|at| at <= Instant::now());
+                if process.manifests.look() || process.unnumbered || is_due {
                     process.reload().await;
                 }
             }
@@ -168,7 +174,7 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     }
     tracing::info!("draining; a second signal ends at once");
     let code = tokio::select! {
-        left = drain::drain(&process.parts, &process.status, &node, process.goals, &mut drained) => {
+        left = drain::drain(&process.parts, &process.status, &process.node, process.goals, &mut drained) => {
             if left > 0 {
                 tracing::warn!(shards = left, "the drain time is over and not everything had ended");
             }
@@ -256,6 +262,10 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
 
     // From here on /status tells what the start waits for.
     status.wait_for(format!("the store ({})", wanted.name()));
+    let redis = match &wanted {
+        Wanted::Redis(config) => Some((**config).clone()),
+        Wanted::Memory | Wanted::File(_) => None,
+    };
     let opening = match (wanted, file) {
         (_, Some(file)) => {
             builder.numbers_of(&file, &objects).map_err(Refused::failure)?;
@@ -271,7 +281,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     builder.secure(&store, &objects).await.map_err(Refused::failure)?;
     let node_parts =
         NodeParts { clock, store: store.clone(), shards: shards.clone(), mesh: mesh.clone(), metrics: metrics.clone() };
-    let lease = Lease::default();
+    let lease = config_build::lease(&objects, &edge);
     let node = node::start(id.pod(), mesh_address.unwrap_or_default(), lease, node_parts)
         .map_err(|error| Refused::failure(format!("the system gives no random octets: {error}")))?;
     status.wait_for("an epoch from the store".to_owned());
@@ -282,7 +292,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         if mesh.has_peers() {
             // They learn of this life with their next heartbeat, and only then bring its responses and connections here.
             status.wait_for("the other edges to know this one".to_owned());
-            tokio::time::sleep(Duration::from_millis(lease.heartbeat_ms()) + HEARD).await;
+            tokio::time::sleep(next_heartbeats(&first) + HEARD).await;
         }
     }
 
@@ -322,6 +332,9 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         parts,
         status,
         backends: BTreeMap::new(),
+        node,
+        redis,
+        store_again: None,
         goals: Goals { settle: Duration::ZERO, work: Duration::ZERO },
         mesh: certificates,
         unnumbered: false,
@@ -353,7 +366,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         agents = config.agents.len(),
         "ready"
     );
-    Ok(Started { process, node, exporter, drained })
+    Ok(Started { process, exporter, drained })
 }
 
 /// Waits for the numbers of all domains.
@@ -380,6 +393,13 @@ async fn first_membership(node: &NodeHandle) -> Result<Arc<Membership>, Refused>
     }
 }
 
+/// Within this time every other edge renews its lease, however long that is: it does so when 0.7 of it is left, which is no less than 0.7
+/// of what is left now.
+fn next_heartbeats(membership: &Membership) -> Duration {
+    let others = membership.pods.iter().filter(|pod| pod.owner.pod != membership.owner.pod);
+    Duration::from_millis(others.map(|pod| pod.lease_left_ms * 3 / 10).max().unwrap_or(0))
+}
+
 async fn bind_mesh(args: &Args) -> Result<(Option<TcpListener>, Option<String>), Refused> {
     let Some(address) = args.mesh_listen else { return Ok((None, None)) };
     let fail = |error: std::io::Error| Refused::failure(format!("--mesh-listen {address}: {error}"));
@@ -402,6 +422,7 @@ async fn bind_mesh(args: &Args) -> Result<(Option<TcpListener>, Option<String>),
 impl Process {
     async fn reload(&mut self) {
         let Loaded { objects, problems } = self.manifests.read();
+        let other_way = self.reach_store(&objects).await;
         self.unnumbered = match self.builder.number(&self.parts.store, &objects).await {
             Ok(()) => false,
             Err(error) => {
@@ -410,12 +431,14 @@ impl Process {
             }
         };
         let Some(mut built) = self.builder.build(&objects) else { return };
+        built.problems.extend(other_way);
         if let Err(problem) = self.builder.secure(&self.parts.store, &objects).await {
             built.problems.push(problem);
         }
         tell(&problems);
         tell(&built.problems);
         let trust = built.trust.clone();
+        self.node.lease(built.lease).await;
         let Applied { config, listener_problems, told } = self.apply(built, &problems).await;
         for problem in listener_problems {
             tracing::error!("{problem}");
@@ -434,6 +457,26 @@ impl Process {
             problems = self.status.problems(),
             "configuration applied"
         );
+    }
+
+    /// Takes another way to the store, where the manifests name one and it can be used. Else everything goes on, and it is tried again.
+    async fn reach_store(&mut self, objects: &Snapshot) -> Option<Problem> {
+        self.store_again = None;
+        let known = self.redis.as_ref()?;
+        let member = self.node.membership().borrow().clone()?;
+        match self.builder.another_way(objects, &self.parts.store, known, &member).await {
+            Ok(None) => None,
+            Ok(Some((config, other))) => {
+                self.parts.store.replace(&other);
+                tracing::info!("the store is reached by its new address, user or password");
+                self.redis = Some(config);
+                None
+            }
+            Err(problem) => {
+                self.store_again = Some(Instant::now() + LAST_RETRY);
+                Some(problem)
+            }
+        }
     }
 
     /// Takes new certificates of the mesh when their files have changed.

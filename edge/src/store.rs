@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use edge_core::input::StoreHealth;
 use session_store::Durability;
 use session_store::key::Tenant;
@@ -16,6 +17,7 @@ use session_store::seal::Sealer;
 use session_store_file::{FileStore, StoreFile};
 use session_store_redis::{BreakerState, Health, HealthWatch, RedisConfig, RedisStore, StartError};
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 use crate::clock::unix_millis;
 use crate::metrics::Metrics;
@@ -38,7 +40,38 @@ enum Backend {
     /// Answers on a thread of its own.
     File(FileStore),
     /// Answers over the network.
-    Redis(RedisStore),
+    Redis(Arc<Shared>),
+}
+
+/// A store that other edges use, too, by the way that leads there now.
+#[derive(Debug)]
+struct Shared {
+    redis: ArcSwap<RedisStore>,
+    health: watch::Sender<StoreHealth>,
+    /// The task that tells `health`.
+    follower: Mutex<AbortHandle>,
+}
+
+impl Shared {
+    fn new(redis: RedisStore) -> Shared {
+        let (health, _) = watch::channel(StoreHealth::Closed);
+        let follower = Mutex::new(follow(redis.health(), health.clone()));
+        Shared { redis: ArcSwap::from_pointee(redis), health, follower }
+    }
+
+    /// From now on by another way. What is under way goes on by the old one.
+    fn replace(&self, redis: Arc<RedisStore>) {
+        let follower = follow(redis.health(), self.health.clone());
+        self.redis.store(redis);
+        let mut known = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *known, follower).abort();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.follower.get_mut().unwrap_or_else(PoisonError::into_inner).abort();
+    }
 }
 
 /// What the store says.
@@ -91,9 +124,26 @@ impl Store {
             }
             Opening::Redis(config) => {
                 let redis = connect(*config, Arc::new(sealer)).await.map_err(|error| error.to_string())?;
-                let health = follow(redis.health());
-                Ok(Opened { store: Store { backend: Backend::Redis(redis), metrics }, health })
+                let shared = Shared::new(redis);
+                let health = shared.health.subscribe();
+                Ok(Opened { store: Store { backend: Backend::Redis(Arc::new(shared)), metrics }, health })
             }
+        }
+    }
+
+    /// Another way to a shared store, opened and looked at, for [`Store::replace`].
+    ///
+    /// # Errors
+    /// One sentence: why it cannot be used, or not now.
+    pub async fn by_another_way(&self, config: RedisConfig, sealer: Sealer) -> Result<Store, String> {
+        let redis = RedisStore::connect(config, Arc::new(sealer)).await.map_err(|error| error.to_string())?;
+        Ok(Store { backend: Backend::Redis(Arc::new(Shared::new(redis))), metrics: self.metrics.clone() })
+    }
+
+    /// Everybody who has this handle uses the other store from now on. Only a shared store has another way.
+    pub fn replace(&self, other: &Store) {
+        if let (Backend::Redis(shared), Backend::Redis(other)) = (&self.backend, &other.backend) {
+            shared.replace(other.redis.load_full());
         }
     }
 
@@ -103,7 +153,7 @@ impl Store {
             // Nothing leaves the process.
             Backend::Memory(_) => drop(sealer),
             Backend::File(file) => file.set_sealer(Arc::new(sealer)),
-            Backend::Redis(redis) => redis.set_sealer(Arc::new(sealer)),
+            Backend::Redis(shared) => shared.redis.load().set_sealer(Arc::new(sealer)),
         }
     }
 
@@ -119,7 +169,8 @@ impl Store {
                 let refused = file.set_durability(classes);
                 refused.map_err(|_| "a store in a file has no replica; choose Memory or Fsync".to_owned())?;
             }
-            Backend::Redis(redis) => {
+            Backend::Redis(shared) => {
+                let redis = shared.redis.load_full();
                 let higher: BTreeSet<Durability> =
                     classes.values().copied().filter(|class| *class != Durability::Memory).collect();
                 for class in higher {
@@ -137,7 +188,7 @@ impl Store {
         match &self.backend {
             Backend::Memory(_) => None,
             Backend::File(file) => file.problem(),
-            Backend::Redis(redis) => redis.health().current().reason,
+            Backend::Redis(shared) => shared.redis.load().health().current().reason,
         }
     }
 
@@ -164,7 +215,7 @@ impl Store {
         let reply = match &self.backend {
             Backend::Memory(memory) => return self.in_memory(memory, operation),
             Backend::File(file) => in_file(file, operation).await,
-            Backend::Redis(redis) => redis.execute(operation).await,
+            Backend::Redis(shared) => shared.redis.load_full().execute(operation).await,
         };
         #[cfg(debug_assertions)]
         let reply = unjournalled::put_back(reply, opens);
@@ -177,9 +228,9 @@ impl Store {
     /// # Errors
     /// What the store says.
     pub async fn execute_heartbeat(&self, operation: StoreOp) -> Reply {
-        let Backend::Redis(redis) = &self.backend else { return self.execute(operation).await };
+        let Backend::Redis(shared) = &self.backend else { return self.execute(operation).await };
         let (name, start) = (operation_name(&operation), Instant::now());
-        let reply = redis.execute_heartbeat(operation).await;
+        let reply = shared.redis.load_full().execute_heartbeat(operation).await;
         self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
         reply
     }
@@ -213,7 +264,9 @@ impl Store {
     pub fn round_trips(&self) -> Option<Vec<(&'static str, u64)>> {
         match &self.backend {
             Backend::Memory(_) | Backend::File(_) => None,
-            Backend::Redis(redis) => Some(redis.round_trips().iter().map(|row| (row.op, row.trips)).collect()),
+            Backend::Redis(shared) => {
+                Some(shared.redis.load().round_trips().iter().map(|row| (row.op, row.trips)).collect())
+            }
         }
     }
 
@@ -246,15 +299,16 @@ async fn connect(config: RedisConfig, sealer: Arc<Sealer>) -> Result<RedisStore,
     }
 }
 
-/// The breaker as the cores know it.
-fn follow(mut health: HealthWatch) -> watch::Receiver<StoreHealth> {
+/// Tells the breaker as the cores know it, as it is now and whenever it changes.
+fn follow(mut health: HealthWatch, sender: watch::Sender<StoreHealth>) -> AbortHandle {
     let state = |health: &Health| match health.state {
         BreakerState::Closed => StoreHealth::Closed,
         BreakerState::Open => StoreHealth::Open,
         BreakerState::Recovering { percent } => StoreHealth::Recovering { percent },
     };
-    let (sender, receiver) = watch::channel(state(&health.current()));
-    tokio::spawn(async move {
+    let now = state(&health.current());
+    sender.send_if_modified(|known| std::mem::replace(known, now) != now);
+    let follower = tokio::spawn(async move {
         loop {
             let now = health.changed().await;
             let changed = sender.send_if_modified(|known| std::mem::replace(known, state(&now)) != state(&now));
@@ -274,7 +328,7 @@ fn follow(mut health: HealthWatch) -> watch::Receiver<StoreHealth> {
             }
         }
     });
-    receiver
+    follower.abort_handle()
 }
 
 async fn in_file(file: &FileStore, operation: StoreOp) -> Reply {

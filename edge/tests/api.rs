@@ -9,8 +9,12 @@ mod building;
 mod calls;
 #[path = "api/certificates.rs"]
 mod certificates;
+#[path = "api/conversations.rs"]
+mod conversations;
 #[path = "api/fleet.rs"]
 mod fleet;
+#[path = "api/leases.rs"]
+mod leases;
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/mesh.rs"]
@@ -21,6 +25,8 @@ mod names;
 mod process;
 #[path = "api/reload.rs"]
 mod reload;
+#[path = "api/store_moves.rs"]
+mod store_moves;
 #[path = "api/stores.rs"]
 mod stores;
 #[path = "api/traces.rs"]

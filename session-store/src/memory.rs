@@ -8,6 +8,7 @@ mod edges;
 mod entries;
 mod exchanges;
 mod expiry;
+mod kept;
 mod owned;
 mod persist;
 mod registrations;
@@ -22,6 +23,7 @@ use crate::name::EntryName;
 use crate::op::{NonceUse, StoreError, StoreOp, StoreReply, claim_ms};
 use crate::record::Binding;
 use entries::{Edge, Guard, Nonce, Removed, StoredDialog, StoredExchange, StoredSession};
+use kept::{Kept, KeptExchange};
 
 /// Most entries per kind, so that a flood ends in `Full` and not in the out-of-memory killer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Capacity {
     pub sessions: usize,
     pub nonces: usize,
     pub edges: usize,
+    /// Legs of conversations that are kept for their retention.
+    pub kept: usize,
 }
 
 impl Default for Capacity {
@@ -46,6 +50,7 @@ impl Default for Capacity {
             sessions: 500_000,
             nonces: 1_000_000,
             edges: 10_000,
+            kept: 1_000_000,
         }
     }
 }
@@ -63,6 +68,9 @@ pub struct MemoryStore {
     exchanges: BTreeMap<ExchangeKey, StoredExchange>,
     once: HashMap<ExchangeKey, u64>,
     nonces: HashMap<NonceKey, Nonce>,
+    kept: HashMap<DialogKey, Kept>,
+    /// By the number that each has in its leg. At most [`crate::op::MAX_KEPT_EXCHANGES`] for each.
+    kept_exchanges: BTreeMap<(DialogKey, u64), KeptExchange>,
     /// Ordered: it is listed.
     edges: BTreeMap<u64, Edge>,
     /// Has no end: a number is never given twice. At most as many as there are numbers.
@@ -76,6 +84,7 @@ pub struct MemoryStore {
     /// Pairs in `capable`.
     capable_pairs: usize,
     conversations: HashMap<ConversationKey, BTreeSet<DialogKey>>,
+    kept_of: HashMap<ConversationKey, BTreeSet<DialogKey>>,
     expiry: expiry::Expiry,
     /// Names that changed since they were taken; `None` where nobody asks.
     dirty: Option<BTreeSet<EntryName>>,
@@ -101,6 +110,10 @@ pub struct Counts {
     /// Capabilities, each with each address that offers it.
     pub capabilities: usize,
     pub conversations: usize,
+    /// Legs of conversations that are kept for their retention.
+    pub kept: usize,
+    /// Their exchanges.
+    pub kept_exchanges: usize,
     /// Names that wait for their end.
     pub ends: usize,
 }
@@ -219,6 +232,8 @@ impl MemoryStore {
             owned: self.owned.values().map(BTreeSet::len).sum(),
             capabilities: self.capable_pairs,
             conversations: self.conversations.len(),
+            kept: self.kept.len(),
+            kept_exchanges: self.kept_exchanges.len(),
             ends: self.expiry.len(),
         }
     }

@@ -17,6 +17,10 @@ pub enum EntryName {
     /// A message that was seen.
     Once(ExchangeKey),
     Nonce(NonceKey),
+    /// What is kept of a leg of a conversation for its retention.
+    Kept(DialogKey),
+    /// One exchange of it, by its number.
+    KeptExchange(DialogKey, u64),
     /// An edge: its epoch and its lease.
     Edge(u64),
     /// The tenant number of a domain.
@@ -44,6 +48,8 @@ impl EntryName {
             EntryName::Edge(_) => 9,
             EntryName::Domain(_) => 10,
             EntryName::Generation => 11,
+            EntryName::Kept(_) => 12,
+            EntryName::KeptExchange(..) => 13,
         }
     }
 
@@ -62,6 +68,8 @@ impl EntryName {
             EntryName::Edge(_) => "edge",
             EntryName::Domain(_) => "domain",
             EntryName::Generation => "generation",
+            EntryName::Kept(_) => "kept dialog",
+            EntryName::KeptExchange(..) => "kept exchange",
         }
     }
 
@@ -71,7 +79,7 @@ impl EntryName {
         match self {
             EntryName::Aor(key) | EntryName::Removed(key) => Some(key.tenant),
             EntryName::Guard(key) => Some(key.tenant),
-            EntryName::Dialog(key) => Some(key.tenant),
+            EntryName::Dialog(key) | EntryName::Kept(key) | EntryName::KeptExchange(key, _) => Some(key.tenant),
             EntryName::Session(key) => Some(key.tenant),
             EntryName::Exchange(key) | EntryName::Once(key) => Some(key.session.tenant),
             EntryName::Nonce(key) => Some(key.tenant),
@@ -96,7 +104,11 @@ impl EntryName {
         match self {
             EntryName::Aor(key) | EntryName::Removed(key) => put(None, key.tenant, &[&key.hash]),
             EntryName::Guard(key) => put(Some(key.slot), key.tenant, &[&key.hash]),
-            EntryName::Dialog(key) => put(Some(key.slot), key.tenant, &[&key.id]),
+            EntryName::Dialog(key) | EntryName::Kept(key) => put(Some(key.slot), key.tenant, &[&key.id]),
+            EntryName::KeptExchange(key, number) => {
+                put(Some(key.slot), key.tenant, &[&key.id]);
+                out.extend(number.to_be_bytes());
+            }
             EntryName::Session(key) => put(Some(key.slot), key.tenant, &[&key.hash]),
             EntryName::Exchange(key) | EntryName::Once(key) => {
                 put(Some(key.session.slot), key.session.tenant, &[&key.session.hash, &key.hash]);
@@ -123,7 +135,7 @@ impl EntryName {
     pub fn slot(&self) -> Option<Slot> {
         match self {
             EntryName::Guard(key) => Some(key.slot),
-            EntryName::Dialog(key) => Some(key.slot),
+            EntryName::Dialog(key) | EntryName::Kept(key) | EntryName::KeptExchange(key, _) => Some(key.slot),
             EntryName::Session(key) => Some(key.slot),
             EntryName::Exchange(key) | EntryName::Once(key) => Some(key.session.slot),
             _ => None,
@@ -160,6 +172,14 @@ fn parse(bytes: &[u8]) -> Option<EntryName> {
         9 => Some(EntryName::Edge(u64::from_be_bytes(take(&mut rest)?))),
         10 => Some(EntryName::Domain(take(&mut rest)?)),
         11 => Some(EntryName::Generation),
+        12 | 13 => {
+            let (slot, tenant) = (u16::from_be_bytes(take(&mut rest)?), u16::from_be_bytes(take(&mut rest)?));
+            let key = DialogKey { slot, tenant, id: take(&mut rest)? };
+            Some(match kind {
+                12 => EntryName::Kept(key),
+                _ => EntryName::KeptExchange(key, u64::from_be_bytes(take(&mut rest)?)),
+            })
+        }
         _ => None,
     }
 }

@@ -31,6 +31,10 @@ pub const MAX_BINDINGS: usize = 16;
 pub const MAX_CAPABILITIES: usize = 64;
 /// Legs that a call has opened.
 pub const MAX_LEGS: usize = 64;
+/// Answered exchanges of a leg that are kept for its retention; the oldest give way.
+pub const MAX_KEPT_EXCHANGES: u64 = 256;
+/// Octets of their answers.
+pub const MAX_KEPT_ANSWERS: u64 = 4 << 20;
 /// An edge is listed so long after its lease ended, so that what it owned is adopted and a flow token of it is known for dead.
 pub const EDGE_LISTED_MS: u64 = 7_200_000;
 /// The epoch of an edge is remembered so long after its lease ended: far longer than anything that it can still own.
@@ -172,7 +176,7 @@ pub enum StoreOp {
     /// store's content: written if there is none. `Fenced` where that pod lives under another boot in a higher epoch than `last_epoch`,
     /// and this is not the asking process's first one: two processes run under one id, and the older one takes nothing back.
     TakeEpoch { pod: u64, boot: u64, last_epoch: u64, address: String, lease_ms: u64, generation: [u8; 16] },
-    /// Renews the one lease of an edge. `Fenced` where the key is gone (the lease ended) or another life has it; it is not made again.
+    /// Renews the one lease of an edge, each time for as long as it says; what was granted before is not taken back. `Fenced` where the key is gone (the lease ended) or another life has it; it is not made again.
     Heartbeat { owner: Owner, address: String, lease_ms: u64, draining: bool },
     /// A clean end: the lease ends now, and what is still owned may be adopted at once.
     Leave { owner: Owner },
@@ -184,10 +188,11 @@ pub enum StoreOp {
     TenantNumber { domain: [u8; 16] },
     /// Which registered agents of a tenant offer a capability: live bindings, at most `limit` of them.
     FindCapability { capability: CapabilityKey, limit: usize },
-    /// What is stored of a conversation; ended dialogs are not.
+    /// What is stored of a conversation. What ended is told for as long as it is retained ([`DialogRecord::retention_ms`]), and with its
+    /// dialogs the sessions and the exchanges that were answered.
     Export { conversation: ConversationKey },
     /// Removes what is stored of a conversation: dialogs (they leave a tombstone that says nothing: every request finds it `Gone`),
-    /// sessions, exchanges.
+    /// sessions, exchanges, and what was retained of them.
     Erase { conversation: ConversationKey },
 }
 

@@ -139,8 +139,17 @@ pub struct DialogRecord {
     /// We sent the INVITE.
     #[serde(default)]
     pub we_called: bool,
+    /// So long after its end the conversation stays readable for export: the dialog, its session, the exchanges that were answered.
+    /// 0: it goes with its tombstone. Counts with a conversation only, and from the moment on in which it was written first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retention_ms: u64,
     /// Further members, for what a module wants to remember with the dialog: name → value.
     pub extra: std::collections::BTreeMap<String, String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Session timer (RFC 4028).

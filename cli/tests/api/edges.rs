@@ -8,6 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 
 use super::support::{PATIENCE, Ran, sipmcp};
 
@@ -49,11 +53,31 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A certificate authority and the certificate of the domain that it issued: the CA's PEM, then the Secret of the listeners.
+fn certificates() -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI("sip:demo.example".try_into().unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let block = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: edge-tls}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+        block(&certificate.pem()),
+        block(&key.serialize_pem())
+    );
+    (issuer.pem(), secret)
+}
+
 /// Two edges, one Redis, and the echo agent.
 struct Fleet {
     folder: tempfile::TempDir,
     _redis: Process,
-    edges: Vec<(Option<Process>, u16)>,
+    edges: Vec<(Option<Process>, [u16; 3])>,
     agent: echo_agent::Agent,
     _runtime: tokio::runtime::Runtime,
 }
@@ -78,7 +102,10 @@ impl Fleet {
         until("Redis does not listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let made = sipmcp(["keys", "--edge", "demo"]).end();
         let mut fleet = Fleet { folder, _redis: redis, edges: Vec::new(), agent, _runtime: runtime };
+        let (ca, secret) = certificates();
+        fs::write(fleet.folder.path().join("ca.pem"), ca).unwrap();
         let common = [
+            ("tls.yaml", secret),
             ("keys.yaml", made.out),
             (
                 "store.yaml",
@@ -104,10 +131,10 @@ impl Fleet {
             for (name, text) in &common {
                 fs::write(path.join(name), text).unwrap();
             }
-            let port = free_port();
-            fs::write(path.join("edge.yaml"), edge_manifest(port)).unwrap();
-            let process = fleet.edge(id, &path, port);
-            fleet.edges.push((Some(process), port));
+            let ports = [free_port(), free_port(), free_port()];
+            fs::write(path.join("edge.yaml"), edge_manifest(ports)).unwrap();
+            let process = fleet.edge(id, &path, ports[0]);
+            fleet.edges.push((Some(process), ports));
         }
         fleet
     }
@@ -136,11 +163,18 @@ impl Fleet {
     /// Calls `sleep`, kills the edge that serves the call while the tool runs, and waits for what the caller is told. Beside it: how
     /// often the tool ran.
     fn call_and_kill(mut self, transport: &str, via: &str) -> (Ran, u64) {
-        let proxies = self.edges.iter().map(|(_, port)| format!("sip:127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        let place = match transport {
+            "tls" => 1,
+            "wss" => 2,
+            _ => 0,
+        };
+        let proxies: Vec<_> = self.edges.iter().map(|(_, ports)| format!("sip:127.0.0.1:{}", ports[place])).collect();
+        let (proxies, ca) = (proxies.join(","), self.folder.path().join("ca.pem"));
         let mut args =
             vec!["call", "sip:echo@demo.example", "--tool", "sleep", "--arg", "seconds=2", "--era", "modern"];
         args.extend(["--via", via, "--transport", transport, "--proxy", &proxies, "--json", "--trace"]);
         args.extend(["--timeout", "50", "--user", "alice", "--password", "wonderland"]);
+        args.extend(["--ca", ca.to_str().unwrap()]);
         let running = sipmcp(args);
         let runs = || self.agent.runs("sleep");
         until("the tool never ran", || runs() == 1);
@@ -150,7 +184,7 @@ impl Fleet {
         // kill -9.
         drop(self.edges[0].0.take());
         let ran = running.end();
-        let second = format!("{}/127.0.0.1:{}", transport.to_uppercase(), self.edges[1].1);
+        let second = format!("{}/127.0.0.1:{}", transport.to_uppercase(), self.edges[1].1[place]);
         assert!(ran.err.contains(&second), "the ladder shows the second edge\n{}", ran.err);
         (ran, self.agent.runs("sleep"))
     }
@@ -181,17 +215,22 @@ spec:
     - {name: everybody, from: [{sipIdentity: \"sip:*@demo.example\"}], action: Allow}
 ";
 
-fn edge_manifest(port: u16) -> String {
+/// Ports for UDP and TCP, TLS, WSS.
+fn edge_manifest([port, tls, wss]: [u16; 3]) -> String {
     format!(
         "apiVersion: sipmcp.dev/v1alpha1\nkind: SipEdge\nmetadata: {{name: demo}}\nspec:\n  sessionStoreRef: {{name: main}}\n  \
          network: {{advertise: {{from: Static, address: 127.0.0.1}}}}\n  insecure: true\n  listeners:\n    \
          - {{name: udp, protocol: UDP, port: {port}, address: 127.0.0.1}}\n    \
-         - {{name: tcp, protocol: TCP, port: {port}, address: 127.0.0.1}}\n  \
+         - {{name: tcp, protocol: TCP, port: {port}, address: 127.0.0.1}}\n    \
+         - {{name: tls, protocol: TLS, port: {tls}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}\n    \
+         - {{name: wss, protocol: WSS, port: {wss}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]}}}}\n  \
          drain: {{settleSeconds: 0, inFlightSeconds: 5, dialogSeconds: 2}}\n"
     )
 }
 
-const CARRIERS: [(&str, &str); 3] = [("tcp", "message"), ("tcp", "info"), ("udp", "info")];
+/// Where the connection breaks (all but UDP), another one is opened and every unanswered exchange sent again on it.
+const CARRIERS: [(&str, &str); 5] =
+    [("tcp", "message"), ("tcp", "info"), ("udp", "info"), ("tls", "info"), ("wss", "message")];
 
 #[test]
 fn an_unsafe_tool_of_a_killed_edge_ends_in_the_retryable_error_at_another_edge_and_ran_once() {

@@ -1,6 +1,6 @@
 //! `SessionStore`: where the edges keep what a call must not lose.
 
-use super::LocalRef;
+use super::{Duration, LocalRef};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ pub struct SessionStoreSpec {
     /// Inside the edge: one edge only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedded: Option<EmbeddedStore>,
+
+    /// How long a conversation may last, whatever its ends do.
+    #[serde(default)]
+    pub ttl: StoreTtl,
 
     /// What an edge does with requests while it does not reach the store. A request that must be stored is never acknowledged without it.
     #[serde(default)]
@@ -130,6 +134,34 @@ pub struct FileEmbedded {
     /// The file, absolute. It is made where it is missing, its directory is not. One process at a time.
     #[schemars(length(min = 2, max = 1024), regex(pattern = r"^/[^\x00\r\n]*[^/\x00\r\n]$"))]
     pub path: String,
+}
+
+/// How long a conversation may last, whatever its ends do.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.idle) <= duration(self.absolute)").message("idle must not be longer than absolute"))]
+pub struct StoreTtl {
+    /// A session out of a dialog ends after so long without a message. At least a minute. (A dialog without a sign of life ends by its
+    /// session timer, RFC 4028.)
+    #[serde(default = "default_idle")]
+    pub idle: Duration,
+    /// A dialog is ended with BYE so long after its beginning, however often it is refreshed. At least a minute.
+    #[serde(default = "default_absolute")]
+    pub absolute: Duration,
+}
+
+impl Default for StoreTtl {
+    fn default() -> Self {
+        StoreTtl { idle: default_idle(), absolute: default_absolute() }
+    }
+}
+
+fn default_idle() -> Duration {
+    Duration::new("5m")
+}
+
+fn default_absolute() -> Duration {
+    Duration::new("24h")
 }
 
 /// What an edge does while it does not reach the store.

@@ -1,6 +1,6 @@
 //! `SipDomain`: a SIP domain is the tenant border.
 
-use super::{Durability, NamespacedRef};
+use super::{Durability, Duration, NamespacedRef};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ pub struct SipDomainSpec {
     #[serde(default)]
     pub durability: Durability,
 
-    /// Encryption of what is stored (SEC-15).
+    /// Encryption and retention of what is stored (SEC-15, OBS-4).
     #[serde(default)]
     pub data_protection: DataProtection,
 
@@ -182,8 +182,8 @@ fn default_max_payload_bytes() -> u32 {
     1_048_576
 }
 
-/// Encryption of what is stored of a domain.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+/// Encryption and retention of what is stored of a domain.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct DataProtection {
     /// The Secret with the keys that seal this domain's records. Each key of its data is a key id, 0 to 255; the value has 32 or 64
@@ -191,6 +191,22 @@ pub struct DataProtection {
     /// of the edges' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret_ref: Option<NamespacedRef>,
+
+    /// How long the records of a conversation stay readable for export after its end: what was negotiated, its session, the last 256
+    /// answered exchanges. For example `24h`; at most a year (`8784h`). `0s`: they go with the conversation. Erasure takes them at any
+    /// time. Counts for conversations that begin from now on; each takes room in the store until then.
+    #[serde(default = "default_retention")]
+    pub retention: Duration,
+}
+
+impl Default for DataProtection {
+    fn default() -> Self {
+        DataProtection { key_secret_ref: None, retention: default_retention() }
+    }
+}
+
+fn default_retention() -> Duration {
+    Duration::new("0s")
 }
 
 /// What is allowed for a domain while the store is not reached.

@@ -41,6 +41,10 @@ pub struct SipEdgeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_store_ref: Option<LocalRef>,
 
+    /// How soon the others take over what an edge leaves.
+    #[serde(default)]
+    pub failover: Failover,
+
     /// Goals for the way down.
     #[serde(default)]
     pub drain: Drain,
@@ -199,6 +203,28 @@ pub enum ClientAuth {
     Optional,
     /// No handshake without one.
     Required,
+}
+
+/// How an edge lives among the others of its store.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// Seconds of the lease under which an edge owns what it serves. It is renewed every 0.3 of it; after 0.7 of it without a renewal
+    /// the edge falls silent by itself, and when it is over the others take over. Shorter: sooner, and more often for no reason. Each
+    /// lease travels with its renewal, so edges of one store need not agree, and a change acts with the next renewal.
+    #[serde(default = "default_lease_seconds")]
+    #[schemars(range(min = 3, max = 30))]
+    pub lease_seconds: u32,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Failover { lease_seconds: default_lease_seconds() }
+    }
+}
+
+fn default_lease_seconds() -> u32 {
+    5
 }
 
 /// Drain goals. After SIGTERM new work is refused at once; the three phases follow each other and add up.

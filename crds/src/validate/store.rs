@@ -1,7 +1,12 @@
 //! Rules of a `SessionStore`.
 
 use super::{Finding, finding};
-use crate::v1alpha1::{RedisStore, RedisTopology, SessionStoreSpec};
+use crate::v1alpha1::{Duration, RedisStore, RedisTopology, SessionStoreSpec};
+
+/// No conversation is ended sooner.
+const SHORTEST_SECONDS: u64 = 60;
+/// A year: what is kept longer belongs into another kind of store.
+const LONGEST_SECONDS: u64 = 366 * 86_400;
 
 /// Rules of a `SessionStore`.
 pub fn store(spec: &SessionStoreSpec) -> Vec<Finding> {
@@ -16,6 +21,12 @@ pub fn store(spec: &SessionStoreSpec) -> Vec<Finding> {
     }
     if let Some(redis) = &spec.redis {
         redis_rules(redis, &mut findings);
+    }
+    duration("spec.ttl.idle", &spec.ttl.idle, SHORTEST_SECONDS, &mut findings);
+    duration("spec.ttl.absolute", &spec.ttl.absolute, SHORTEST_SECONDS, &mut findings);
+    if spec.ttl.idle.seconds() > spec.ttl.absolute.seconds() {
+        let message = format!("is longer than absolute ({}); lower it", spec.ttl.absolute.as_str());
+        findings.push(finding("spec.ttl.idle", message));
     }
     findings
 }
@@ -52,5 +63,18 @@ fn redis_rules(redis: &RedisStore, findings: &mut Vec<Finding>) {
     if !redis.key_prefix.ends_with(':') {
         let message = format!("{:?} must end with a colon: {:?}", redis.key_prefix, format!("{}:", redis.key_prefix));
         findings.push(finding(format!("{field}.keyPrefix"), message));
+    }
+}
+
+/// A time to keep what ended: none, up to a year.
+pub(super) fn retention(field: &str, length: &Duration, findings: &mut Vec<Finding>) {
+    duration(field, length, 0, findings);
+}
+
+/// Its form is the schema's matter.
+fn duration(field: &str, length: &Duration, shortest: u64, findings: &mut Vec<Finding>) {
+    if !length.seconds().is_some_and(|seconds| (shortest..=LONGEST_SECONDS).contains(&seconds)) {
+        let message = format!("{:?} is out of range; allowed is {shortest}s to a year (8784h)", length.as_str());
+        findings.push(finding(field, message));
     }
 }

@@ -60,8 +60,10 @@ fn addresses_and_domains_are_immutable() {
     };
     assert!(run("McpAgent", &agent("a"), Some(&agent("a"))).is_empty());
     assert!(run("McpAgent", &agent("b"), Some(&agent("a")))[0].contains("address is immutable"));
-    let store =
-        |prefix: &str| json!({"spec": {"redis": {"topology": "Single", "addresses": ["a:1"], "keyPrefix": prefix}}});
+    let store = |prefix: &str| {
+        json!({"spec": {"redis": {"topology": "Single", "addresses": ["a:1"], "keyPrefix": prefix},
+        "ttl": {"idle": "5m", "absolute": "24h"}}})
+    };
     assert!(run("SessionStore", &store("a:"), Some(&store("a:"))).is_empty());
     assert!(run("SessionStore", &store("b:"), Some(&store("a:")))[0].contains("keyPrefix is immutable"));
 }

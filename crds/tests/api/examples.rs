@@ -117,6 +117,7 @@ fn the_shared_example_needs_the_keys_that_its_comment_makes() {
     let StoreKind::Redis(redis) = store.spec.kind().unwrap() else { panic!("{:?}", store.spec) };
     assert_eq!((&*redis.key_prefix, &*redis.addresses), ("sipmcp:", &["127.0.0.1:6379".to_owned()][..]));
     assert_eq!(store.spec.on_outage, OnOutage::KeepExisting);
+    assert_eq!((store.spec.ttl.idle.seconds(), store.spec.ttl.absolute.seconds()), (Some(300), Some(86_400)));
 }
 
 #[test]
@@ -128,5 +129,5 @@ fn the_file_example_can_give_fsync_and_needs_no_keys() {
     assert!(matches!(kind, StoreKind::File(file) if file.path == "/var/lib/sipmcp/demo.redb"), "{kind:?}");
     assert!(kind.can_give(Durability::Fsync) && !kind.can_give(Durability::Replica) && !kind.is_shared());
     let domain = &loaded.objects.domains["demo"].spec;
-    assert_eq!(domain.durability, Durability::Memory);
+    assert_eq!((domain.durability, domain.data_protection.retention.seconds()), (Durability::Memory, Some(0)));
 }

@@ -52,6 +52,7 @@ pub fn config(core: usize) -> Arc<Config> {
         max_payload_bytes: None,
         policies: vec![Arc::new(policy)],
         lenient_headers: true,
+        retention_ms: 0,
         refresh_in_outage: false,
     };
     let tool = |name: &str, effect| DeclaredTool { name: name.into(), version: 1, effect };
@@ -88,5 +89,6 @@ pub fn config(core: usize) -> Arc<Config> {
         token_keys: vec![TokenKey { kid: 1, siv: [7; 32].into(), mac: [9; 32].into() }],
         naming_key: [11; 32].into(),
         on_outage: edge_core::config::OnOutage::default(),
+        ttl: edge_core::config::Ttl::default(),
     })
 }

@@ -26,6 +26,7 @@ pub struct Config {
     pub naming_key: Zeroizing<[u8; 32]>,
     /// What happens to new work while the store is away (`SessionStore.spec.onOutage`).
     pub on_outage: OnOutage,
+    pub ttl: Ttl,
 }
 
 impl std::fmt::Debug for Config {
@@ -38,7 +39,23 @@ impl std::fmt::Debug for Config {
             .field("agents", &self.agents)
             .field("token_keys", &self.token_keys)
             .field("on_outage", &self.on_outage)
+            .field("ttl", &self.ttl)
             .finish_non_exhaustive()
+    }
+}
+
+/// `SessionStore.spec.ttl`: how long a conversation may last, whatever its ends do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl {
+    /// A session out of a dialog ends after so long without a message (mcp.md 5.4).
+    pub idle_ms: u64,
+    /// A dialog ends so long after its beginning.
+    pub absolute_ms: u64,
+}
+
+impl Default for Ttl {
+    fn default() -> Self {
+        Ttl { idle_ms: 5 * 60_000, absolute_ms: 24 * 60 * 60_000 }
     }
 }
 
@@ -144,6 +161,8 @@ pub struct DomainConfig {
     pub policies: Vec<Arc<Policy>>,
     /// Lenient reading of `MCP-Select` and `MCP-Capabilities` (D7).
     pub lenient_headers: bool,
+    /// Milliseconds that a conversation stays readable for export after its end; 0: it goes with its tombstone.
+    pub retention_ms: u64,
     /// While the store is away a REGISTER that refreshes what this edge served recently gets 200 for a short time, unstored.
     pub refresh_in_outage: bool,
 }

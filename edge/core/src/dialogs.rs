@@ -341,8 +341,18 @@ impl EdgeState {
 
     /// Sets the dialog's timer to the earliest of what it waits for.
     pub(crate) fn arm_dialog(&mut self, dialog: DialogKey) {
-        let next = self.dialogs.get(&dialog).and_then(|local| local.next(self.owner));
+        let next = self.dialogs.get(&dialog).and_then(|local| {
+            let next = local.next(self.owner)?;
+            let is_ours = local.record.owner == self.owner && !local.ending && local.not_before.is_none();
+            let left_ms = self.last_moment(&local.record).saturating_sub(self.now.wall.0);
+            Some(if is_ours { next.min(self.now.mono.plus_millis(left_ms)) } else { next })
+        });
         self.timers.arm(TimerKey::Dialog(dialog), next);
+    }
+
+    /// Longer than until then no dialog lasts, however often it is refreshed; wall-clock milliseconds.
+    fn last_moment(&self, record: &DialogRecord) -> u64 {
+        record.created_at.saturating_add(self.config.ttl.absolute_ms)
     }
 
     /// Whether this life owns the dialog, so that its timers are ours.
@@ -391,7 +401,13 @@ impl EdgeState {
                 self.send_accept(dialog);
             }
         }
-        let timer = self.dialogs.get(&dialog).filter(|local| !local.ending).and_then(|local| local.timer);
+        let going = self.dialogs.get(&dialog).filter(|local| !local.ending);
+        let is_over = going.is_some_and(|local| self.last_moment(&local.record) <= self.now.wall.0);
+        let timer = going.filter(|_| !is_over).and_then(|local| local.timer);
+        if is_over {
+            let reason = "SIP;cause=408;text=\"Longest duration reached\"";
+            self.hang_up(HangUp { dialog, reason, closing: Closing::Expired, fence });
+        }
         if let Some(timer) = timer {
             let refreshing = self.dialogs.get(&dialog).is_some_and(|local| local.refreshing);
             if timer.bye <= now {

@@ -21,10 +21,22 @@ impl Default for Lease {
 }
 
 impl Lease {
+    /// `SipEdge.spec.failover.leaseSeconds`.
+    #[must_use]
+    pub fn of_seconds(seconds: u32) -> Lease {
+        Lease { ms: u64::from(seconds) * 1_000 }
+    }
+
     /// Between two renewals.
     #[must_use]
     pub fn heartbeat_ms(self) -> u64 {
         self.ms * 3 / 10
+    }
+
+    /// A renewal that is not answered within this time has failed: soon enough for another one before the silence.
+    #[must_use]
+    pub fn answer_ms(self) -> u64 {
+        self.ms * 28 / 100
     }
 
     /// From the sending of a renewal to the silence, unless another one succeeds.
@@ -83,8 +95,10 @@ mod tests {
         for ms in [3_000, 5_000, 30_000] {
             let lease = Lease { ms };
             assert!(2 * lease.heartbeat_ms() < lease.fence_ms(), "one renewal may be lost");
+            assert!(2 * lease.answer_ms() < lease.fence_ms(), "and one may be answered too late");
             assert!(lease.fence_ms() < lease.ms);
         }
-        assert_eq!((Lease::default().heartbeat_ms(), Lease::default().fence_ms()), (1_500, 3_500));
+        let default = Lease::default();
+        assert_eq!((default.heartbeat_ms(), default.answer_ms(), default.fence_ms()), (1_500, 1_400, 3_500));
     }
 }

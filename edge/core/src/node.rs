@@ -42,6 +42,8 @@ pub enum NodeInput {
     Drain,
     /// The shards have drained: the lease ends.
     Leave,
+    /// How long the lease lasts from the next renewal on; what was granted before is not taken back.
+    Lease(Lease),
 }
 
 /// What a node wants done, in order.
@@ -87,9 +89,11 @@ enum Asked {
     /// `sent` is when it was handed out: the lease counts from there, whenever the reply comes.
     Epoch {
         sent: Mono,
+        lease: Lease,
     },
     Heartbeat {
         sent: Mono,
+        lease: Lease,
     },
     /// One slot label of what `from` left, claimed by `by`.
     Adopt {
@@ -178,6 +182,7 @@ impl Node {
                 }
             }
             NodeInput::Leave => self.leave(),
+            NodeInput::Lease(lease) => self.config.lease = lease,
         }
         self.claim(now.mono);
     }
@@ -244,19 +249,20 @@ impl Node {
             lease_ms: self.config.lease.ms,
             generation,
         };
-        self.ask(Asked::Epoch { sent: now }, operation);
+        self.ask(Asked::Epoch { sent: now, lease: self.config.lease }, operation);
     }
 
     fn heartbeat(&mut self, now: Mono) {
         let Some(membership) = &self.membership else { return };
         self.next = None;
+        let lease = self.config.lease;
         let operation = StoreOp::Heartbeat {
             owner: membership.owner,
             address: self.config.address.clone(),
-            lease_ms: self.config.lease.ms,
+            lease_ms: lease.ms,
             draining: self.draining,
         };
-        self.ask(Asked::Heartbeat { sent: now }, operation);
+        self.ask(Asked::Heartbeat { sent: now, lease }, operation);
     }
 
     fn leave(&mut self) {
@@ -298,19 +304,19 @@ impl Node {
             (Asked::Leave, _) => self.left(),
             // What comes late, after the end was decided.
             _ if matches!(self.stage, Stage::Leaving | Stage::Over) => {}
-            (Asked::Epoch { sent }, Ok(StoreReply::Epoch { owner, generation, pods, .. })) => {
-                self.joined(sent, owner, generation, pods);
+            (Asked::Epoch { sent, lease }, Ok(StoreReply::Epoch { owner, generation, pods, .. })) => {
+                self.joined((sent, lease), owner, generation, pods);
             }
             (Asked::Epoch { .. }, Ok(StoreReply::Fenced)) => self.duplicate(),
             (Asked::Epoch { .. }, other) => {
                 self.log(LogLevel::Warn, format!("no epoch from the store yet: {}", said(&other)));
                 self.next = Some(now.plus_millis(RETRY_MS));
             }
-            (Asked::Heartbeat { sent }, Ok(StoreReply::Pods { generation, pods, .. })) => {
-                self.renewed(now, sent, generation, pods);
+            (Asked::Heartbeat { sent, lease }, Ok(StoreReply::Pods { generation, pods, .. })) => {
+                self.renewed(now, (sent, lease), generation, pods);
             }
             (Asked::Heartbeat { .. }, Ok(StoreReply::Fenced)) => self.fenced(now),
-            (Asked::Heartbeat { sent }, other) => {
+            (Asked::Heartbeat { sent, .. }, other) => {
                 self.log(LogLevel::Warn, format!("the lease was not renewed: {}", said(&other)));
                 let soon = sent.plus_millis(2 * RETRY_MS).max(now.plus_millis(RETRY_MS));
                 self.next = Some(soon);
@@ -320,17 +326,17 @@ impl Node {
     }
 
     /// A new life begins.
-    fn joined(&mut self, sent: Mono, owner: Owner, generation: [u8; 16], pods: Vec<PodState>) {
+    fn joined(&mut self, (sent, lease): (Mono, Lease), owner: Owner, generation: [u8; 16], pods: Vec<PodState>) {
         self.stage = Stage::Member;
         self.last_epoch = owner.epoch;
         if self.membership.as_ref().is_some_and(|m| m.generation != generation) {
             self.log(LogLevel::Error, "the store came back empty: what is held here is written again".to_owned());
         }
         self.log(LogLevel::Info, format!("edge {} lives in epoch {}", owner.pod, owner.epoch));
-        self.next = Some(sent.plus_millis(self.config.lease.heartbeat_ms()));
+        self.next = Some(sent.plus_millis(lease.heartbeat_ms()));
         self.sweeps = Sweeps::default();
         self.doubt = None;
-        let valid_until = sent.plus_millis(self.config.lease.fence_ms());
+        let valid_until = sent.plus_millis(lease.fence_ms());
         // The higher epoch proves the lower ones dead: nobody has to wait for the end of their lease.
         if owner.epoch > 1 {
             let earlier = Owner { pod: owner.pod, epoch: owner.epoch, boot: 0 };
@@ -338,21 +344,21 @@ impl Node {
         }
         // Whatever ended our lease (the store was away, say) may have ended theirs: they get the time to come back by themselves.
         let again = self.membership.is_some();
-        let at = again.then(|| sent.plus_millis(2 * self.config.lease.heartbeat_ms()));
+        let at = again.then(|| sent.plus_millis(2 * lease.heartbeat_ms()));
         self.look_for_dead(&pods, owner, at);
         self.tell(Membership { owner, valid_until, renewed_at: sent, pods, generation });
     }
 
-    fn renewed(&mut self, now: Mono, sent: Mono, generation: [u8; 16], pods: Vec<PodState>) {
+    fn renewed(&mut self, now: Mono, (sent, lease): (Mono, Lease), generation: [u8; 16], pods: Vec<PodState>) {
         let Some(membership) = self.membership.clone() else { return };
         if membership.generation != generation {
             // Another store, or an emptied one: this life is unknown there.
             return self.fenced(now);
         }
-        self.next = Some(sent.plus_millis(self.config.lease.heartbeat_ms()).max(now));
+        self.next = Some(sent.plus_millis(lease.heartbeat_ms()).max(now));
         let owner = membership.owner;
         self.look_for_dead(&pods, owner, None);
-        let valid_until = sent.plus_millis(self.config.lease.fence_ms()).max(membership.valid_until);
+        let valid_until = sent.plus_millis(lease.fence_ms()).max(membership.valid_until);
         self.tell(Membership { owner, valid_until, renewed_at: sent, pods, generation });
     }
 

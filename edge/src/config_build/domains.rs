@@ -44,6 +44,7 @@ impl Builder {
                     max_payload_bytes: Some(spec.quota.max_payload_bytes as usize),
                     policies: policies(objects, TargetKind::SipDomain, &ObjectKey::new("", name), problems),
                     lenient_headers: false,
+                    retention_ms: spec.data_protection.retention.seconds().unwrap_or(0).saturating_mul(1000),
                     refresh_in_outage: spec.outage.refresh_registrations,
                     domain,
                 }),

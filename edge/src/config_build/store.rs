@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crds::core_v1::keys::state_keys;
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
 use crds::v1alpha1::{EmbeddedStore, NamespacedRef, RedisStore, RedisTopology, SessionStore, StoreKind};
 use crds::validate::references::{CA_KEY, PASSWORD_KEY, USERNAME_KEY};
+use edge_core::lease::Membership;
 use edge_core::names;
 use edge_core::random::keyed_hash;
 use session_store::Durability;
@@ -88,6 +90,7 @@ fn config(
         _ => return Err(store.origin.problem("spec.redis", "an address, or the masterName of Sentinel, is missing")),
     };
     let mut config = RedisConfig::new(topology, &redis.key_prefix);
+    config.heartbeat_timeout = Duration::from_millis(super::lease(objects, key).answer_ms());
     let missing = |field: &str, what: String| store.origin.problem(field, format!("there is no {what}"));
     if let Some(reference) = &redis.auth_secret_ref {
         let name = ObjectKey::new(&key.namespace, &reference.name);
@@ -117,23 +120,53 @@ fn config(
 pub(super) type StoreSpec = (Option<RedisStore>, Option<EmbeddedStore>);
 
 impl Builder {
-    /// The store of a process stays while it lives: what it holds belongs to that one.
+    /// The store of a process stays while it lives: what it holds belongs to that one. Only the way to a shared store may change.
     pub(super) fn other_store(&mut self, objects: &Snapshot) -> Option<Problem> {
         let edge = objects.edges.get(&self.edge)?;
         let named = objects.store_of(&self.edge, edge);
         let now = named.map(|store| (store.spec.redis.clone(), store.spec.embedded.clone())).unwrap_or_default();
-        match &self.store {
-            None => {
-                self.store = Some(now);
-                None
+        let stays = match (self.store.get_or_insert_with(|| now.clone()), &now) {
+            ((Some(began), None), (Some(now), None)) => began.key_prefix == now.key_prefix,
+            (began, now) => began == now,
+        };
+        let message = "leads to another store; this process goes on with the one that it began with: restart it";
+        (!stays).then(|| edge.origin.problem("spec.sessionStoreRef", message))
+    }
+
+    /// Another way to the store of this process, where the manifests name one now: opened, and found to lead to the same content.
+    /// `Ok(None)`: the way is as it was, or leads to another store altogether.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub async fn another_way(
+        &self,
+        objects: &Snapshot,
+        store: &Store,
+        known: &RedisConfig,
+        member: &Membership,
+    ) -> Result<Option<(RedisConfig, Store)>, Problem> {
+        let config = match Wanted::of(objects, &self.edge)? {
+            Wanted::Redis(config) if config.key_prefix == known.key_prefix && !config.leads_alike(known) => *config,
+            _ => return Ok(None),
+        };
+        let wrong = |message: &str| {
+            let named = objects.edges.get(&self.edge).and_then(|edge| objects.store_of(&self.edge, edge));
+            match named {
+                Some(store) => store.origin.problem("spec.redis", message),
+                None => self.problem(objects, "spec.sessionStoreRef", message),
             }
-            Some(began) if *began == now => None,
-            Some(_) => {
-                let message = "leads to another store, or to it by another way; this process goes on with the one that it began with: \
-                               restart it";
-                Some(edge.origin.problem("spec.sessionStoreRef", message))
-            }
+        };
+        let goes_on = "this process goes on with the store as it reached it before";
+        let not_now = |why: &str| wrong(&format!("{why}; {goes_on}"));
+        let other = store.by_another_way(config.clone(), self.sealer(objects)?).await.map_err(|why| not_now(&why))?;
+        match generation(&other, member).await {
+            Ok(Some(generation)) if generation == member.generation => {}
+            // Edges that read this at different times would each have a truth of their own.
+            Ok(_) => return Err(wrong(&format!("leads to another store; {goes_on}: restart it"))),
+            Err(why) => return Err(not_now(&why)),
         }
+        self.secure(&other, objects).await?;
+        Ok(Some((config, other)))
     }
 
     /// What seals and opens records: a domain's own keys where it has some, else keys made of the edges' token keys, so that both rotate
@@ -213,6 +246,36 @@ impl Builder {
             }
         }
         Ok(())
+    }
+}
+
+/// The name of what a store holds; `None`: nothing of this life of ours.
+async fn generation(store: &Store, member: &Membership) -> Result<Option<[u8; 16]>, String> {
+    // It renews nothing: what was granted before is longer.
+    const NO_LEASE: u64 = 1;
+    let own = member.pods.iter().find(|pod| pod.owner == member.owner);
+    let (address, draining) = own.map(|pod| (pod.address.clone(), pod.draining)).unwrap_or_default();
+    let owner = member.owner;
+    let renewal = StoreOp::Heartbeat { owner, address: address.clone(), lease_ms: NO_LEASE, draining };
+    match store.execute_heartbeat(renewal).await.map_err(|error| error.to_string())? {
+        StoreReply::Pods { generation, .. } => return Ok(Some(generation)),
+        // The lease ended, there or while the old way was closed: a further epoch tells whether it is the same content.
+        StoreReply::Fenced => {}
+        _ => return Ok(None),
+    }
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+    let epoch = StoreOp::TakeEpoch {
+        pod: owner.pod,
+        boot: owner.boot,
+        last_epoch: owner.epoch,
+        address,
+        lease_ms: NO_LEASE,
+        generation: random,
+    };
+    match store.execute_heartbeat(epoch).await.map_err(|error| error.to_string())? {
+        StoreReply::Epoch { generation, .. } => Ok(Some(generation)),
+        _ => Ok(None),
     }
 }
 

@@ -9,19 +9,15 @@ use std::time::SystemTime;
 
 use edge_core::input::PeerCertificate;
 use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
-};
+use tokio_rustls::rustls::{ClientConfig, Error, ServerConfig};
 
 use crate::identity::{EdgeId, named};
 use crate::net::tls::{certified_key, provider};
-use crate::net::verify::{ClientVerifier, DomainTrust, Trust, anchors};
+use crate::net::verify::{ClientVerifier, DomainTrust, Server, ServerVerifier, Trust, anchors};
 
 /// HTTP/2, both ways.
 const ALPN: &[u8] = b"h2";
@@ -137,7 +133,7 @@ impl MeshTls {
     /// # Errors
     /// When the provider refuses the protocol version.
     pub fn client(&self, pod: u64) -> Result<Arc<ClientConfig>, Error> {
-        let verifier = PodVerifier { trust: self.trust.clone(), pod };
+        let verifier = ServerVerifier { trust: self.trust.clone(), wanted: Server::Edge { pod } };
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -156,57 +152,5 @@ impl MeshTls {
 
     fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerCertificate, String> {
         self.trust.identify(chain, UnixTime::now()).map_err(|refused| refused.to_string())
-    }
-}
-
-/// Checks that the server is the edge that we want to talk to.
-#[derive(Debug)]
-struct PodVerifier {
-    trust: Arc<Trust>,
-    pod: u64,
-}
-
-impl ServerCertVerifier for PodVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        // The address comes from the store; who is there is known by the certificate alone.
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
-        let names = self
-            .trust
-            .identify(&chain, now)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))?;
-        if named(&names.dns, &names.uris).iter().any(|edge| edge.pod() == self.pod) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, Error, ServerConfig};
 
-use super::verify::{ClientVerifier, ServerVerifier, Trust};
+use super::verify::{ClientVerifier, Server, ServerVerifier, Trust};
 
 /// A certificate or key that cannot be used: one sentence without key material.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +153,7 @@ impl State {
             server.alpn_protocols = vec![b"http/1.1".to_vec()];
         }
 
-        let verifier = Arc::new(ServerVerifier { trust: tls.trust.clone() });
+        let verifier = Arc::new(ServerVerifier { trust: tls.trust.clone(), wanted: Server::Domain });
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .dangerous()

@@ -14,6 +14,8 @@ use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifie
 use tokio_rustls::rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
+use crate::identity::named;
+
 /// Object identifiers of extended key usages, DER without tag and length.
 const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
@@ -144,6 +146,43 @@ impl Trust {
     }
 }
 
+/// What every verifier says of signatures: what its `trust`'s provider says.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(
+                message,
+                certificate,
+                signature,
+                &self.trust.provider.signature_verification_algorithms,
+            )
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(
+                message,
+                certificate,
+                signature,
+                &self.trust.provider.signature_verification_algorithms,
+            )
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.trust.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
 /// Asks clients for a certificate. Where it is not demanded, one that nobody vouches for counts as none: a phone shows its maker's
 /// certificate to everybody who asks. Who the client is comes from [`Trust::identify`] after the handshake, resumed ones included.
 #[derive(Debug)]
@@ -175,33 +214,23 @@ impl ClientCertVerifier for ClientVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.trust.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.trust.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
-/// Checks the server that we connected to: chain against all domains' authorities, name as RFC 5922 §7 says.
+/// Whom a client of ours wants to reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Server {
+    /// Whoever has the name that was asked for, as RFC 5922 §7 says.
+    Domain,
+    /// That edge, whatever its address: the address comes from the store, and who is there is known by the certificate alone.
+    Edge { pod: u64 },
+}
+
+/// Checks the server that we connected to: chain against all domains' authorities, then the name.
 #[derive(Debug)]
 pub struct ServerVerifier {
     pub trust: Arc<Trust>,
+    pub wanted: Server,
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -213,44 +242,36 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let ServerName::DnsName(name) = name else {
-            // A SIP identity is a domain; an address is none (RFC 5922 §7.1).
-            return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
+        let usages = match self.wanted {
+            Server::Domain => &SERVER_USAGES[..],
+            // An edge shows one certificate in both roles.
+            Server::Edge { .. } => &CLIENT_USAGES[..],
         };
         let leaf = EndEntityCert::try_from(leaf).map_err(|e| as_tls(&Untrusted(e)))?;
         let anchors: Vec<TrustAnchor<'static>> =
             self.trust.domains.iter().flat_map(|domain| domain.anchors.iter().cloned()).collect();
-        self.trust
-            .check(&leaf, intermediates, &anchors, &SERVER_USAGES, now)
-            .map_err(|error| as_tls(&Untrusted(error)))?;
-        if matches_domain(name.as_ref(), leaf.valid_uri_names(), leaf.valid_dns_names()) {
+        let checked = self.trust.check(&leaf, intermediates, &anchors, usages, now);
+        checked.map_err(|error| as_tls(&Untrusted(error)))?;
+        let is_wanted = match (self.wanted, name) {
+            (Server::Domain, ServerName::DnsName(name)) => {
+                matches_domain(name.as_ref(), leaf.valid_uri_names(), leaf.valid_dns_names())
+            }
+            // A SIP identity is a domain; an address is none (RFC 5922 §7.1).
+            (Server::Domain, _) => false,
+            (Server::Edge { pod }, _) => {
+                let owned = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<Vec<_>>();
+                let (dns, uris) = (owned(&mut leaf.valid_dns_names()), owned(&mut leaf.valid_uri_names()));
+                named(&dns, &uris).iter().any(|edge| edge.pod() == pod)
+            }
+        };
+        if is_wanted {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::NotValidForName))
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.trust.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.trust.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 fn as_tls(refused: &Untrusted) -> Error {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use edge::net::verify::{DomainTrust, ServerVerifier, Trust, anchors};
+use edge::net::verify::{DomainTrust, Server, ServerVerifier, Trust, anchors};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
@@ -163,7 +163,7 @@ fn sec_4_a_certificate_speaks_for_the_domains_whose_authority_issued_it() {
 fn sec_2_a_server_is_the_sip_domain_that_its_certificate_names_and_nothing_near_it() {
     use ExtendedKeyUsagePurpose::{ClientAuth, Other, ServerAuth};
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let verifier = ServerVerifier { trust: Arc::new(trust(&[("demo.example", &authority)])) };
+    let verifier = ServerVerifier { trust: Arc::new(trust(&[("demo.example", &authority)])), wanted: Server::Domain };
     let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
     let accepted_of = |authority: &Authority, asked: &str, names: &[SanType], usages: Vec<ExtendedKeyUsagePurpose>| {
         let pair = authority.issue(names.to_vec(), usages);

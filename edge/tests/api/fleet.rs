@@ -57,14 +57,14 @@ impl Drop for Redis {
     }
 }
 
-fn store(port: u16, more: &str) -> String {
+pub fn store(port: u16, more: &str) -> String {
     format!(
         "apiVersion: sipmcp.dev/v1alpha1\nkind: SessionStore\nmetadata: {{name: main}}\nspec:\n  \
          redis: {{addresses: [\"127.0.0.1:{port}\"], keyPrefix: \"test:\"{more}}}\n"
     )
 }
 
-fn keys(token: &[(u8, &str)]) -> String {
+pub fn keys(token: &[(u8, &str)]) -> String {
     let token: String = token.iter().map(|(kid, octet)| format!("  \"{kid}\": \"{}\"\n", octet.repeat(64))).collect();
     format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: demo-keys}}\nstringData:\n{token}  naming: \"{}\"\n",
@@ -73,7 +73,7 @@ fn keys(token: &[(u8, &str)]) -> String {
 }
 
 /// The manifests of one edge of a fleet.
-fn member(redis: u16, listeners: &str) -> Manifests {
+pub fn member(redis: u16, listeners: &str) -> Manifests {
     let manifests = Manifests::new().with_domain().with_edge(listeners);
     let edge = std::fs::read_to_string(manifests.path().join("edge.yaml")).unwrap();
     manifests.write("edge.yaml", &(edge + "  sessionStoreRef: {name: main}\n"));
@@ -82,19 +82,19 @@ fn member(redis: u16, listeners: &str) -> Manifests {
     manifests
 }
 
-fn udp(port: u16) -> String {
+pub fn udp(port: u16) -> String {
     format!("{{name: udp, protocol: UDP, port: {port}, address: 127.0.0.1}}")
 }
 
 /// An edge with a UDP listener, and its port.
-struct Member {
-    edge: Edge,
-    port: u16,
-    manifests: Manifests,
+pub struct Member {
+    pub edge: Edge,
+    pub port: u16,
+    pub manifests: Manifests,
 }
 
 impl Member {
-    fn start(redis: &Redis, id: &str, echo: Option<&Echo>) -> Member {
+    pub fn start(redis: &Redis, id: &str, echo: Option<&Echo>) -> Member {
         let port = free_port();
         let manifests = member(redis.port, &udp(port));
         if let Some(echo) = echo {
@@ -105,7 +105,7 @@ impl Member {
     }
 
     /// Waits until it sees so many edges that live.
-    fn sees(&self, pods: usize) -> serde_json::Value {
+    pub fn sees(&self, pods: usize) -> serde_json::Value {
         let living = |status: &serde_json::Value| {
             let pods = status["store"]["pods"].as_array().unwrap();
             pods.iter().filter(|pod| pod["leaseLeftMs"].as_u64() > Some(0)).count()
@@ -115,7 +115,7 @@ impl Member {
 }
 
 /// A caller on UDP without credentials.
-struct Caller {
+pub struct Caller {
     socket: UdpSocket,
     local: SocketAddr,
     call_id: String,
@@ -125,25 +125,25 @@ struct Caller {
 }
 
 impl Caller {
-    fn new(call_id: &str) -> Self {
+    pub fn new(call_id: &str) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let local = socket.local_addr().unwrap();
         Caller { socket, local, call_id: call_id.into(), to_tag: String::new(), cseq: 0, invite: String::new() }
     }
 
-    fn send(&self, port: u16, text: &str) {
+    pub fn send(&self, port: u16, text: &str) {
         self.socket.send_to(text.as_bytes(), ("127.0.0.1", port)).unwrap();
     }
 
-    fn receive(&self) -> String {
+    pub fn receive(&self) -> String {
         let mut buffer = [0; 65_536];
         let length = self.socket.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
     /// The final response to a request; what else arrives in between is given to `other`.
-    fn final_response(&self, method: &str) -> String {
+    pub fn final_response(&self, method: &str) -> String {
         loop {
             let message = self.receive();
             let cseq = format!("CSeq: {} {method}", self.cseq);
@@ -153,7 +153,7 @@ impl Caller {
         }
     }
 
-    fn text(&mut self, method: &str, more: &str, body: &str) -> String {
+    pub fn text(&mut self, method: &str, more: &str, body: &str) -> String {
         if method != "ACK" {
             self.cseq += 1;
         }
@@ -168,7 +168,7 @@ impl Caller {
         )
     }
 
-    fn invite(&mut self, port: u16) -> String {
+    pub fn invite(&mut self, port: u16) -> String {
         let offer = r#"{"mcp_version":"1.0","type":"offer","conversation":"11111111-2222-4333-8444-555555555555","payload":{"role":"caller","tools":["echo@1"],"schemas":[]}}"#;
         self.invite = self.text("INVITE", "Content-Type: application/mcp+json\r\n", offer);
         self.send(port, &self.invite.clone());
@@ -179,12 +179,23 @@ impl Caller {
         response
     }
 
-    fn ack(&mut self, port: u16) {
+    pub fn ack(&mut self, port: u16) {
         let ack = self.text("ACK", "", "");
         self.send(port, &ack);
     }
 
-    fn ask(&mut self, port: u16, method: &str, more: &str, body: &str) -> String {
+    /// The INFO with the answer to a tool call.
+    pub fn answered_by_info(&self, port: u16) -> String {
+        loop {
+            let message = self.receive();
+            if message.starts_with("INFO ") {
+                self.send(port, &accept(&message, ""));
+                return message;
+            }
+        }
+    }
+
+    pub fn ask(&mut self, port: u16, method: &str, more: &str, body: &str) -> String {
         let text = self.text(method, more, body);
         self.send(port, &text);
         self.final_response(method)
@@ -231,13 +242,7 @@ fn a_call_that_began_at_one_edge_goes_on_at_another() {
     let info = "Info-Package: mcp\r\nContent-Type: application/mcp+json\r\nContent-Disposition: Info-Package\r\n";
     let answer = bob.ask(b.port, "INFO", info, &tool_call("echo", r#"{"text":"hi"}"#));
     assert!(answer.starts_with("SIP/2.0 200"), "{answer}");
-    let result = loop {
-        let message = bob.receive();
-        if message.starts_with("INFO ") {
-            bob.send(b.port, &accept(&message, ""));
-            break message;
-        }
-    };
+    let result = bob.answered_by_info(b.port);
     assert!(result.contains("\"text\":\"hi\""), "{result}");
     // What the store has of it, by its conversation (OBS-4).
     let path = "/conversations/11111111-2222-4333-8444-555555555555";

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, request};
 
 /// A SessionStore in a file, and the edge that uses it.
-fn in_file(manifests: Manifests, port: u16) -> Manifests {
+pub fn in_file(manifests: Manifests, port: u16) -> Manifests {
     let path = manifests.path().join("state.redb");
     manifests.write(
         "store.yaml",
@@ -49,6 +49,11 @@ impl Alice {
 
     /// REGISTER with credentials; answers the 200. `more`: further header lines, a Contact for example.
     pub fn register(&mut self, port: u16, call_id: &str, more: &str) -> String {
+        self.try_register(port, call_id, more).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// The same; a refusal is answered, too.
+    pub fn try_register(&mut self, port: u16, call_id: &str, more: &str) -> Result<String, String> {
         let local = self.socket.local_addr().unwrap();
         let mut credentials = String::new();
         for _ in 0..2 {
@@ -59,12 +64,12 @@ impl Alice {
                 .replace("CSeq: 1 ", &format!("CSeq: {} ", self.cseq));
             let answer = self.ask(port, &text);
             match answered(&answer, &id) {
-                200 => return answer,
+                200 => return Ok(answer),
                 401 => credentials = credentials_for(&answer, "REGISTER", "sip:demo.example"),
-                _ => panic!("{answer}"),
+                _ => return Err(answer),
             }
         }
-        panic!("the credentials are not accepted")
+        Err("the credentials are not accepted".to_owned())
     }
 }
 

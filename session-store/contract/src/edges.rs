@@ -97,6 +97,21 @@ pub fn a_lease_is_renewed_and_ends(s: &mut dyn Subject) {
     assert_eq!(dead.map(|pod| pod.lease_left_ms), Some(0));
 }
 
+pub fn each_renewal_brings_its_own_lease_and_takes_nothing_back(s: &mut dyn Subject) {
+    let (a, _) = taken(s, take(1, 11, 0));
+    let renew = |s: &mut dyn Subject, lease_ms| {
+        let beat = StoreOp::Heartbeat { owner: a, address: String::new(), lease_ms, draining: false };
+        match run(s, beat) {
+            StoreReply::Pods { pods, .. } => pods[0].lease_left_ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(renew(s, 3 * LEASE).abs_diff(3 * LEASE) < SLACK_MS, "longer from now on");
+    assert!(renew(s, LEASE).abs_diff(3 * LEASE) < SLACK_MS, "granted is granted");
+    s.pass(3 * LEASE - SLACK_MS);
+    assert!(renew(s, LEASE).abs_diff(LEASE) < SLACK_MS, "and then shorter");
+}
+
 pub fn a_lease_that_ended_is_not_made_again(s: &mut dyn Subject) {
     let (a, _) = taken(s, take(1, 11, 0));
     s.pass(LEASE + SLACK_MS);

@@ -174,6 +174,7 @@ macro_rules! suite {
                 an_epoch_is_remembered_when_the_lease_ended
                 one_generation_written_once
                 a_lease_is_renewed_and_ends
+                each_renewal_brings_its_own_lease_and_takes_nothing_back
                 a_lease_that_ended_is_not_made_again
                 another_life_fences_the_first
                 leaving_ends_the_lease_at_once
@@ -199,6 +200,11 @@ macro_rules! suite {
                 obs_4_conversations_do_not_meet
                 obs_4_a_restored_dialog_is_found
                 obs_4_an_unknown_conversation_is_empty
+                obs_4_what_is_retained_is_told_after_the_end_and_then_is_gone
+                obs_4_a_dialog_that_just_ran_out_is_retained_as_well
+                obs_4_without_retention_nothing_outlives_the_tombstone
+                obs_4_what_is_retained_is_erased_before_and_after_the_end
+                obs_4_the_oldest_answers_give_way
             }
             ends {
                 after_the_last_lifetime_no_name_remains

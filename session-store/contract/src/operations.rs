@@ -141,10 +141,12 @@ fn maybe_nonce() -> impl Strategy<Value = Option<NonceUse>> {
     proptest::option::weighted(0.1, some_nonce())
 }
 
-fn dialog_record(phase: DialogPhase) -> impl Strategy<Value = DialogRecord> {
-    (0u32..3, 0u32..4, owner(), some_flow(), 0u8..4, any::<bool>()).prop_map(
-        move |(cseq_in, out, owner, at, n, accept)| DialogRecord {
+fn dialog_record(phase: DialogPhase) -> BoxedStrategy<DialogRecord> {
+    let retention_ms = prop_oneof![Just(0), ttl()];
+    (0u32..3, 0u32..4, owner(), some_flow(), 0u8..4, any::<bool>(), retention_ms)
+        .prop_map(move |(cseq_in, out, owner, at, n, accept, retention_ms)| DialogRecord {
             phase,
+            retention_ms,
             cseq_in: (cseq_in > 0).then_some(cseq_in),
             cseq_out: out,
             owner,
@@ -153,8 +155,8 @@ fn dialog_record(phase: DialogPhase) -> impl Strategy<Value = DialogRecord> {
             remote_target: format!("sip:alice@192.0.2.{n}"),
             accept_bytes: accept.then(|| Bytes::from_static(b"SIP/2.0 200 OK")),
             ..record()
-        },
-    )
+        })
+        .boxed()
 }
 
 fn some_record() -> impl Strategy<Value = DialogRecord> {

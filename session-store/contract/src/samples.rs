@@ -107,6 +107,7 @@ pub fn record() -> DialogRecord {
         owner: A,
         peer: None,
         we_called: false,
+        retention_ms: 0,
         extra: Default::default(),
     }
 }
@@ -253,9 +254,14 @@ pub fn with_dialog(s: &mut dyn Subject, n: u8) {
 
 /// The dialogs `n` and `m`, the two legs of one call, answered by [`A`] under the conversation `n`.
 pub fn with_two_legs(s: &mut dyn Subject, n: u8, m: u8) {
+    with_two_legs_of(s, n, m, record());
+}
+
+/// The same, both legs alike.
+pub fn with_two_legs_of(s: &mut dyn Subject, n: u8, m: u8, record: DialogRecord) {
     assert_eq!(run(s, open_call(n, n, A)), StoreReply::CallOpened);
-    let caller = DialogRecord { peer: Some(dialog(m)), ..record() };
-    let callee = DialogRecord { peer: Some(dialog(n)), we_called: true, phase: DialogPhase::Confirmed, ..record() };
+    let caller = DialogRecord { peer: Some(dialog(m)), ..record.clone() };
+    let callee = DialogRecord { peer: Some(dialog(n)), we_called: true, phase: DialogPhase::Confirmed, ..record };
     let answered = StoreOp::AnswerCall {
         guard: guard(n),
         owner: A,

@@ -329,6 +329,8 @@ fn kind(name: &EntryName) -> &'static str {
         EntryName::Removed(_) => "removed bindings",
         EntryName::Guard(_) => "guard",
         EntryName::Dialog(_) => "dialog",
+        EntryName::Kept(_) => "kept dialog",
+        EntryName::KeptExchange(..) => "kept exchange",
         EntryName::Session(_) => "session",
         EntryName::Exchange(_) => "exchange",
         EntryName::Once(_) => "once",

@@ -19,7 +19,7 @@ pub enum Topology {
 }
 
 /// TLS to the servers. Server certificates are checked against these roots alone.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TlsConfig {
     /// PEM, one or more certificates.
     pub roots: Vec<u8>,
@@ -78,6 +78,17 @@ impl RedisConfig {
             fsync_replicas: 0,
             clock: EdgeClock::system(),
         }
+    }
+
+    /// Whether the other one leads to the same servers as the same user, in the same way.
+    #[must_use]
+    pub fn leads_alike(&self, other: &RedisConfig) -> bool {
+        let of = |config: &RedisConfig| {
+            let users = (config.username.clone(), config.sentinel_username.clone());
+            let passwords = (config.password.clone(), config.sentinel_password.clone());
+            (config.topology.clone(), users, passwords, config.tls.clone(), config.key_prefix.clone())
+        };
+        of(self) == of(other)
     }
 
     /// Refuses what can be seen to be wrong without a server.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::Value;
 use session_store::key::{AorKey, DialogKey, ExchangeKey, GuardKey, SessionKey, Slot};
 use session_store::op::{Adopted, CallState, OpenOutcome, StoreError, StoreOp, StoreReply};
-use session_store::record::{Binding, DialogPhase, DialogRecord, JournalEntry, PodState, SessionRecord};
+use session_store::record::{Binding, DialogRecord, JournalEntry, PodState, SessionRecord};
 
 use crate::names::{self, from_hex};
 use crate::vault::{Field, Vault, journal, phase_of};
@@ -366,7 +366,7 @@ impl Decoder<'_> {
             return Ok(None);
         }
         let (_, record) = self.dialog(key, row)?;
-        Ok(Some(record).filter(|record| record.phase != DialogPhase::Terminated))
+        Ok(Some(record))
     }
 }
 

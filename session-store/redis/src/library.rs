@@ -10,6 +10,7 @@ const SOURCES: &[&str] = &[
     include_str!("functions/shared.lua"),
     include_str!("functions/nonce.lua"),
     include_str!("functions/ownership.lua"),
+    include_str!("functions/kept.lua"),
     include_str!("functions/exchanges.lua"),
     include_str!("functions/sessions.lua"),
     include_str!("functions/dialogs.lua"),

@@ -270,15 +270,17 @@ impl RedisStore {
     /// A dialog of a conversation lives longer now: its directory has to, too. Nothing waits for that.
     fn keep_listed(&self, op: &StoreOp, reply: &[Value]) {
         let (dialog, ttl_ms) = match op {
-            StoreOp::Commit { dialog, record: Some((_, _, ttl_ms)), .. } => (dialog, ttl_ms),
-            StoreOp::UpdateDialog { dialog, ttl_ms, .. } => (dialog, ttl_ms),
+            StoreOp::Commit { dialog, record: Some((_, record, ttl_ms)), .. }
+            | StoreOp::UpdateDialog { dialog, record, ttl_ms, .. } => {
+                (dialog, ttl_ms.saturating_add(record.retention_ms))
+            }
             _ => return,
         };
         let [_, _, Value::BulkString(name)] = reply else { return };
         let Ok(listed) = std::str::from_utf8(name) else { return };
         // The same form as a dialog's name.
         let Ok(DialogKey { tenant, id: hash, .. }) = names::parse_dialog(0, listed) else { return };
-        let call = self.encoder().list_legs(&ConversationKey { tenant, hash }, *ttl_ms, &[*dialog]);
+        let call = self.encoder().list_legs(&ConversationKey { tenant, hash }, ttl_ms, &[*dialog]);
         let deadline = Instant::now() + self.0.common.config.response_timeout;
         self.0.unattended.send_modify(|under_way| *under_way += 1);
         let store = self.clone();

@@ -131,6 +131,8 @@ impl MemoryStore {
             return Ok(reply);
         }
         self.room_for(now_ms, &names)?;
+        let retained = legs.iter().filter(|(_, record)| conversation.is_some() && record.retention_ms > 0);
+        self.room_to_keep(retained.count())?;
         self.change_guard(key, |guard| {
             guard.state = GuardState::Accepted;
             guard.invite = Bytes::new();
@@ -179,6 +181,7 @@ impl MemoryStore {
                 early.conversation = conversation;
                 early.version
             });
+            self.keep_dialog(now_ms, key, true);
             return version.unwrap_or(0);
         }
         record.owner = owner;
@@ -186,6 +189,7 @@ impl MemoryStore {
         let requests = std::collections::BTreeMap::new();
         let dialog = StoredDialog { version: 1, record, requests, conversation, erased: false, expires_at };
         self.put_dialog(key, dialog);
+        self.keep_dialog(now_ms, key, true);
         1
     }
 

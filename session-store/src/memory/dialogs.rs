@@ -169,6 +169,7 @@ impl MemoryStore {
             (Ok(dialog), Some((version, ..))) if *version != dialog.version => return dialog.conflict(),
             _ => {}
         }
+        let is_changed = record.is_some();
         let version = self.change_dialog(key, |dialog| {
             if let Some((_, record, ttl_ms)) = record {
                 dialog.replace(now_ms, *record, ttl_ms);
@@ -176,6 +177,9 @@ impl MemoryStore {
             dialog.remember(now_ms, cseq, Some(response));
             dialog.version
         });
+        if is_changed {
+            self.keep_dialog(now_ms, key, false);
+        }
         StoreReply::Version(version.unwrap_or(0))
     }
 
@@ -196,6 +200,7 @@ impl MemoryStore {
             dialog.replace(now_ms, record, ttl_ms);
             dialog.version
         });
+        self.keep_dialog(now_ms, key, false);
         StoreReply::Version(version.unwrap_or(0))
     }
 
@@ -241,7 +246,7 @@ impl MemoryStore {
 
     /// Turns a dialog into its tombstone. Gives the new version and what it was.
     pub(super) fn tombstone(&mut self, now_ms: u64, key: DialogKey) -> Option<(u64, Box<DialogRecord>)> {
-        self.change_dialog(key, |dialog| {
+        let ended = self.change_dialog(key, |dialog| {
             let was = Box::new(dialog.record.clone());
             dialog.record.phase = DialogPhase::Terminated;
             dialog.record.local_sdp = None;
@@ -250,7 +255,11 @@ impl MemoryStore {
             dialog.version += 1;
             dialog.expires_at = now_ms.saturating_add(TOMBSTONE_MS);
             (dialog.version, was)
-        })
+        });
+        if let Some((_, was)) = &ended {
+            self.keep_ended(now_ms, key, was);
+        }
+        ended
     }
 
     /// The other leg of a call that is being ended. No new version: what a writer has read of it still holds.
@@ -314,6 +323,7 @@ impl MemoryStore {
             Err(StoreReply::Gone) => Ok(StoreReply::Gone),
             Err(_) => {
                 self.room_for(now_ms, &[key])?;
+                self.room_to_keep(usize::from(conversation.is_some() && record.retention_ms > 0))?;
                 let owner = record.owner;
                 Ok(StoreReply::Version(self.make_dialog(now_ms, key, owner, record, ttl_ms, conversation)))
             }

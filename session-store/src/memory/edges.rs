@@ -80,9 +80,13 @@ impl MemoryStore {
         lease_ms: u64,
         draining: bool,
     ) -> StoreReply {
-        let lives = self.edges.get(&owner.pod).is_some_and(|edge| edge.owner == owner && edge.lease_until > now_ms);
-        let (true, Some(generation)) = (lives, self.generation) else { return StoreReply::Fenced };
-        self.put_edge(Edge { owner, address, lease_until: now_ms.saturating_add(lease_ms), draining });
+        let living = self.edges.get(&owner.pod).filter(|edge| edge.owner == owner && edge.lease_until > now_ms);
+        let (Some(granted), Some(generation)) = (living.map(|edge| edge.lease_until), self.generation) else {
+            return StoreReply::Fenced;
+        };
+        // What was granted is not taken back, whatever the order in which renewals arrive.
+        let lease_until = now_ms.saturating_add(lease_ms).max(granted);
+        self.put_edge(Edge { owner, address, lease_until, draining });
         StoreReply::Pods { generation, pods: self.pods(now_ms), now_ms }
     }
 

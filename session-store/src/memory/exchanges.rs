@@ -82,9 +82,17 @@ impl MemoryStore {
                 // Only a repetition asks for it now, and that brings its own.
                 known.entry.request = None;
             }
-            known.entry.leg.flow.clone()
+            let kept = match &known.state {
+                ExchangeState::Answered(answer) => Some((known.entry.clone(), answer.clone())),
+                ExchangeState::InFlight | ExchangeState::Held(_) => None,
+            };
+            (known.entry.leg.flow.clone(), kept)
         });
-        StoreReply::Closed { flow: flow.unwrap_or_default() }
+        let (flow, kept) = flow.unwrap_or_default();
+        if let Some((entry, answer)) = kept {
+            self.keep_exchange(now_ms, close.key, entry, answer);
+        }
+        StoreReply::Closed { flow }
     }
 
     pub(super) fn note_exchange(

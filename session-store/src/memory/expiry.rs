@@ -71,6 +71,7 @@ impl MemoryStore {
             EntryName::Once(key) => self.once.get(&key).copied(),
             EntryName::Nonce(key) => self.nonces.get(&key).map(|n| n.expires_at),
             EntryName::Edge(pod) => self.edges.get(&pod).map(|edge| edge.expires_at()),
+            EntryName::Kept(key) | EntryName::KeptExchange(key, _) => self.kept.get(&key).map(|kept| kept.expires_at),
             EntryName::Aor(_) | EntryName::Removed(_) | EntryName::Domain(_) | EntryName::Generation => None,
         }
     }
@@ -81,6 +82,8 @@ impl MemoryStore {
             EntryName::Guard(key) => return self.remove_guard(key),
             EntryName::Dialog(key) => return self.remove_dialog(key),
             EntryName::Exchange(key) => return self.remove_exchange(key),
+            EntryName::Kept(key) => return self.forget_kept(key),
+            EntryName::KeptExchange(key, number) => self.kept_exchanges.remove(&(key, number)).is_some(),
             EntryName::Session(key) => self.sessions.remove(&key).is_some(),
             EntryName::Once(key) => self.once.remove(&key).is_some(),
             EntryName::Nonce(key) => self.nonces.remove(&key).is_some(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MemoryStore;
 use super::entries::{Edge, Guard, Nonce, Removed, StoredDialog, StoredExchange, StoredSession};
+use super::kept::{Kept, KeptExchange};
 use crate::codec::{decode, encode};
 use crate::key::Tenant;
 use crate::name::EntryName;
@@ -70,6 +71,8 @@ impl MemoryStore {
             EntryName::Once(key) => of(self.once.get(key).map(|end| Seen { expires_at: *end })),
             EntryName::Nonce(key) => of(self.nonces.get(key)),
             EntryName::Edge(pod) => of(self.edges.get(pod)),
+            EntryName::Kept(key) => of(self.kept.get(key)),
+            EntryName::KeptExchange(key, number) => of(self.kept_exchanges.get(&(*key, *number))),
             EntryName::Domain(domain) => of(self.domains.get(domain).map(|tenant| Domain { tenant: *tenant })),
             EntryName::Generation => of(self.generation.map(|generation| Generation { generation })),
         }
@@ -122,6 +125,12 @@ impl MemoryStore {
                 self.expiry.add(edge.expires_at(), *name);
                 self.edges.insert(pod, edge);
             }
+            EntryName::Kept(key) => self.put_kept(key, of::<Kept>(bytes)?),
+            EntryName::KeptExchange(key, number) => {
+                // Its leg says when it ends; one whose leg is not there goes with the first sweep.
+                self.kept_exchanges.insert((key, number), of::<KeptExchange>(bytes)?);
+                self.expiry.add(0, *name);
+            }
             EntryName::Domain(domain) => self.restore_domain(domain, of::<Domain>(bytes)?.tenant)?,
             EntryName::Generation => self.generation = Some(of::<Generation>(bytes)?.generation),
         }
@@ -154,6 +163,8 @@ impl MemoryStore {
         out.extend(self.exchanges.keys().map(|key| EntryName::Exchange(*key)));
         out.extend(self.once.keys().map(|key| EntryName::Once(*key)));
         out.extend(self.nonces.keys().map(|key| EntryName::Nonce(*key)));
+        out.extend(self.kept.keys().map(|key| EntryName::Kept(*key)));
+        out.extend(self.kept_exchanges.keys().map(|(key, number)| EntryName::KeptExchange(*key, *number)));
         out.extend(self.edges.keys().map(|pod| EntryName::Edge(*pod)));
         out.extend(self.domains.keys().map(|domain| EntryName::Domain(*domain)));
         out.extend(self.generation.map(|_| EntryName::Generation));

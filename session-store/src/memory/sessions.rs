@@ -47,6 +47,7 @@ impl MemoryStore {
             return Err(StoreError::Full { what: "sessions" });
         }
         let expires_at = now_ms.saturating_add(ttl_ms);
+        self.keep_session(now_ms, key, &record);
         self.sessions.insert(key, StoredSession { version: version + 1, record, expires_at });
         self.ends(EntryName::Session(key), expires_at);
         Ok(StoreReply::Version(version + 1))

@@ -146,6 +146,7 @@ fn dialog_value() -> DialogRecord {
         owner: C,
         peer: Some(dialog(2)),
         we_called: true,
+        retention_ms: 0,
         extra: BTreeMap::from([("k".into(), "v".into())]),
     }
 }

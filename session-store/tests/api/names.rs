@@ -6,7 +6,7 @@ use session_store::name::{EntryName, MAX_NAME_BYTES};
 
 fn name() -> impl Strategy<Value = EntryName> {
     let hash = any::<[u8; 16]>();
-    (0u16..1024, any::<u16>(), hash, any::<[u8; 16]>(), any::<u64>(), 0u8..11).prop_map(
+    (0u16..1024, any::<u16>(), hash, any::<[u8; 16]>(), any::<u64>(), 0u8..13).prop_map(
         |(slot, tenant, a, b, pod, kind)| {
             let session = SessionKey { slot, tenant, hash: a };
             match kind {
@@ -20,6 +20,8 @@ fn name() -> impl Strategy<Value = EntryName> {
                 7 => EntryName::Nonce(NonceKey { tenant, hash: a }),
                 8 => EntryName::Edge(pod),
                 9 => EntryName::Domain(a),
+                10 => EntryName::Kept(DialogKey { slot, tenant, id: a }),
+                11 => EntryName::KeptExchange(DialogKey { slot, tenant, id: a }, pod),
                 _ => EntryName::Generation,
             }
         },

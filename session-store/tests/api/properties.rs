@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn no_kind_grows_beyond_its_capacity(steps in steps(100)) {
         let capacity =
-            Capacity { bindings: 2, capabilities: 2, calls: 2, exchanges: 2, sessions: 2, nonces: 2, edges: 2 };
+            Capacity { bindings: 2, capabilities: 2, calls: 2, exchanges: 2, sessions: 2, nonces: 2, edges: 2, kept: 2 };
         let mut s = MemoryStore::new(capacity);
         let mut seen = BTreeSet::new();
         for step in steps {

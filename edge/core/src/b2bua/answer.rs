@@ -371,6 +371,7 @@ impl EdgeState {
             owner: self.owner,
             peer: setup.legs.get(index).map(|leg| leg.placed.dialog),
             we_called: false,
+            retention_ms: setup.caller.domain.retention_ms,
             extra,
         };
         if let Some(sdp) = sdp {
@@ -438,6 +439,7 @@ impl EdgeState {
             owner: self.owner,
             peer: Some(setup.dialog),
             we_called: true,
+            retention_ms: setup.caller.domain.retention_ms,
             extra,
         };
         if let Some(sdp) = &leg.sdp {

@@ -367,6 +367,7 @@ pub(super) fn record(core: &EdgeState, call: &Call, tag: &str, bytes: &Bytes) ->
         owner: core.owner,
         peer: None,
         we_called: false,
+        retention_ms: call.caller.domain.retention_ms,
         extra: offered_tools(plan),
     })
 }

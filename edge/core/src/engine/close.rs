@@ -15,7 +15,7 @@ use super::answer::cancellation;
 use super::deliver::deliveries_of;
 use super::forward::OWN_MS;
 use super::pending::{Call, Farewell, Fate, Op};
-use super::session::{DIALOG_TOUCH_MS, IDLE_MS, IDLE_TTL_MS};
+use super::session::{DIALOG_TOUCH_MS, IDLE_GRACE_MS};
 use super::timers::Timer;
 use super::types::{Closing, Ctx, DeliveryId, EngineOut, Leg, LegKey};
 use crate::audit::{AuditKind, AuditRecord, Outcome};
@@ -139,17 +139,18 @@ impl Engine {
         let now = ctx.now.mono;
         if session.leg.key.in_dialog() {
             session.touched = now;
-            let ttl_ms = session.ttl_ms();
+            let ttl_ms = session.ttl_ms(ctx.config.ttl);
             self.timers.set(Timer::Session(key), now.plus_millis(DIALOG_TOUCH_MS));
             self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
             return;
         }
-        let idle_at = if session.is_busy() { now.plus_millis(IDLE_MS) } else { session.last_used.plus_millis(IDLE_MS) };
+        let idle_ms = ctx.config.ttl.idle_ms;
+        let idle_at = if session.is_busy() { now.plus_millis(idle_ms) } else { session.last_used.plus_millis(idle_ms) };
         if idle_at > now {
             self.timers.set(Timer::Session(key), idle_at);
         } else {
             // Another edge may serve it; the record knows.
-            let operation = StoreOp::DropSession { session: key, if_ends_within_ms: Some(IDLE_TTL_MS - IDLE_MS) };
+            let operation = StoreOp::DropSession { session: key, if_ends_within_ms: Some(IDLE_GRACE_MS) };
             self.timers.set(Timer::Session(key), now.plus_millis(AGAIN_MS));
             self.store(ctx, operation, Op::EndIdle(key));
         }

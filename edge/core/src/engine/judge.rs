@@ -361,7 +361,7 @@ impl Engine {
             },
             limit: ctx.config.edge.limits.in_flight_per_session,
             ttl_ms: life_ms.saturating_add(GRACE_MS),
-            session_ttl_ms: session::ttl_ms(&exchange.leg.key),
+            session_ttl_ms: session::ttl_ms(&exchange.leg.key, ctx.config.ttl),
             instead_of: None,
         }
     }

@@ -46,7 +46,12 @@ impl Engine {
             Held::Session(key) => {
                 let session = self.sessions.get(&key)?;
                 let record = Box::new(session.legacy.as_ref()?.record.clone());
-                return Some(StoreOp::WriteSession { session: key, version: 0, record, ttl_ms: session.ttl_ms() });
+                return Some(StoreOp::WriteSession {
+                    session: key,
+                    version: 0,
+                    record,
+                    ttl_ms: session.ttl_ms(ctx.config.ttl),
+                });
             }
             Held::Exchange { no, key } => match no.and_then(|no| self.exchanges.get(&no)) {
                 Some(exchange) => self.journal_again(ctx, exchange),

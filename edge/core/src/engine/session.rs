@@ -10,12 +10,11 @@ use session_store::record::SessionRecord;
 use sip_proto::time::Mono;
 
 use super::types::{Leg, LegKey};
+use crate::config::Ttl;
 use crate::input::BackendId;
 
-/// A session out of a dialog ends after so long without a message; milliseconds (mcp.md 5.4).
-pub(super) const IDLE_MS: u64 = 5 * 60_000;
-/// Its record lives a little longer than that, so that the engine ends it in order.
-pub(super) const IDLE_TTL_MS: u64 = IDLE_MS + 60_000;
+/// The record of a session out of a dialog lives a little longer than the session may be idle, so that the engine ends it in order.
+pub(super) const IDLE_GRACE_MS: u64 = 60_000;
 /// In a dialog the record lives so long without being touched, and is touched so often.
 pub(super) const DIALOG_TTL_MS: u64 = 2 * 60 * 60_000;
 pub(super) const DIALOG_TOUCH_MS: u64 = 30 * 60_000;
@@ -194,14 +193,14 @@ impl Session {
         self.header.then(|| McpExchange::new(Exchange::Session, self.table.relation()))
     }
 
-    pub(super) fn ttl_ms(&self) -> u64 {
-        ttl_ms(&self.leg.key)
+    pub(super) fn ttl_ms(&self, ttl: Ttl) -> u64 {
+        ttl_ms(&self.leg.key, ttl)
     }
 }
 
 /// How long a session record lives without being touched.
-pub(super) fn ttl_ms(leg: &LegKey) -> u64 {
-    if leg.in_dialog() { DIALOG_TTL_MS } else { IDLE_TTL_MS }
+pub(super) fn ttl_ms(leg: &LegKey, ttl: Ttl) -> u64 {
+    if leg.in_dialog() { DIALOG_TTL_MS } else { ttl.idle_ms.saturating_add(IDLE_GRACE_MS) }
 }
 
 /// The relation in which the peer is the client: that of its role.

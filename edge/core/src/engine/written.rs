@@ -315,7 +315,7 @@ impl Engine {
             return;
         }
         session.loading = Some([waiting].into());
-        let ttl_ms = session.ttl_ms();
+        let ttl_ms = session.ttl_ms(ctx.config.ttl);
         self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Load(key));
     }
 

@@ -337,6 +337,7 @@ pub fn config() -> Config {
         token_keys: vec![token_key(1)],
         naming_key: Zeroizing::new([3; 32]),
         on_outage: edge_core::config::OnOutage::default(),
+        ttl: edge_core::config::Ttl::default(),
     }
 }
 
@@ -366,6 +367,7 @@ pub fn domain(name: &str, tenant: u16) -> DomainConfig {
         max_payload_bytes: None,
         policies: vec![policy("domain", vec![allow("all", None)])],
         lenient_headers: false,
+        retention_ms: 0,
         refresh_in_outage: false,
     }
 }

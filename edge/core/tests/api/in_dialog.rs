@@ -209,6 +209,36 @@ fn session_timer_a_peer_that_does_not_refresh_gets_a_bye_and_one_that_does_stays
 }
 
 #[test]
+fn a_dialog_ends_at_its_longest_duration_however_often_it_is_refreshed() {
+    let mut config = config();
+    config.ttl = edge_core::config::Ttl { absolute_ms: 1_500_000, ..Default::default() };
+    let mut world = World::new(config);
+    let (mut alice, _) = tls_call(&mut world);
+    world.advance(1_000_000);
+    let refreshed = alice.ask(&mut world, "UPDATE", &format!("{SUPPORTED}Session-Expires: 1800;refresher=uac\r\n"), "");
+    assert_eq!(refreshed.status(), Some(200));
+    world.advance(499_000);
+    world.assert_silent();
+    world.advance(2_000);
+    let bye = world.request();
+    assert_eq!(bye.message.cseq().method.as_str(), "BYE");
+    assert!(text(&bye.message).contains("Longest duration reached"), "{}", text(&bye.message));
+    world.reply(&alice.flow, &bye.message, 200, "");
+    assert_eq!(world.core.stats().dialogs, 0);
+}
+
+#[test]
+fn obs_4_the_record_says_how_long_its_domain_retains_it() {
+    let mut config = config();
+    for domain in config.domains.values_mut() {
+        std::sync::Arc::make_mut(domain).retention_ms = 3_600_000;
+    }
+    let mut world = World::new(config);
+    tls_call(&mut world);
+    assert_eq!(world.store.counts().kept, 1);
+}
+
+#[test]
 fn neg_8_select_changes_the_active_set_in_the_middle_of_a_dialog() {
     let mut world = World::new(config());
     let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);

@@ -46,6 +46,7 @@ fn record(owner: Owner) -> DialogRecord {
         owner,
         peer: None,
         we_called: false,
+        retention_ms: 0,
         extra: BTreeMap::new(),
     }
 }
@@ -244,6 +245,14 @@ impl Fleet {
         }
     }
 
+    fn lease(&mut self, place: usize, seconds: u32) {
+        let clock = self.clock();
+        if let Some(process) = &mut self.processes[place] {
+            process.node.handle(clock, NodeInput::Lease(Lease::of_seconds(seconds)));
+            self.pump(place);
+        }
+    }
+
     /// A dialog begins at a process, if it has its lease.
     fn begin(&mut self, place: usize, n: u16) -> bool {
         let now = self.now;
@@ -275,6 +284,27 @@ fn a_dead_edge_is_taken_over_by_the_others_and_nothing_of_it_is_left() {
     let shares: Vec<usize> = fleet.processes.iter().flatten().map(|p| p.acts_on(fleet.now).len()).collect();
     assert_eq!(shares.iter().sum::<usize>(), 60, "{shares:?}");
     assert!(shares.iter().all(|share| *share >= 10), "the survivors share the work: {shares:?}");
+}
+
+#[test]
+fn a_lease_travels_with_its_renewal() {
+    let mut fleet = Fleet::new(3, 9);
+    fleet.lease(0, 30);
+    fleet.lease(1, 3);
+    // The first renewals are still due by the first lease.
+    fleet.run(8_000);
+    for n in 0..30 {
+        assert!(fleet.begin(0, n) && fleet.begin(1, n + 100));
+    }
+    fleet.processes[0] = None;
+    fleet.processes[1] = None;
+    let share = |fleet: &Fleet| fleet.processes[2].as_ref().unwrap().acts_on(fleet.now).len();
+    fleet.run(6_500);
+    assert_eq!(share(&fleet), 30, "what had 3 s is taken over");
+    fleet.run(10_000);
+    assert_eq!(share(&fleet), 30, "what had 30 s is not");
+    fleet.run(20_000);
+    assert_eq!(share(&fleet), 60);
 }
 
 #[test]
@@ -406,6 +436,7 @@ enum Fault {
     Restart(usize),
     Stop(usize, u64),
     Losses(u64),
+    Lease(usize, u32),
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -416,6 +447,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => (0usize..3).prop_map(Fault::Restart),
         1 => ((0usize..3), (500u64..12_000)).prop_map(|(place, millis)| Fault::Stop(place, millis)),
         1 => prop_oneof![Just(0u64), Just(20), Just(60)].prop_map(Fault::Losses),
+        1 => ((0usize..3), prop_oneof![Just(3u32), Just(5), Just(30)]).prop_map(|(place, s)| Fault::Lease(place, s)),
     ]
 }
 
@@ -445,6 +477,7 @@ proptest! {
                     }
                 }
                 Fault::Losses(losses) => fleet.losses = losses,
+                Fault::Lease(place, seconds) => fleet.lease(place, seconds),
             }
         }
         fleet.losses = 0;

@@ -360,6 +360,20 @@ fn out_of_a_dialog_five_idle_minutes_end_the_session() {
 }
 
 #[test]
+fn the_store_says_how_long_a_session_may_be_idle() {
+    let mut rig = Rig::default();
+    let config = edge_core::config::Config::clone(&rig.config);
+    let ttl = edge_core::config::Ttl { idle_ms: 20 * 60_000, ..config.ttl };
+    rig.configure(edge_core::config::Config { ttl, ..config });
+    let leg = rig.out_of_dialog("legacy", "alice");
+    let stream = rig.initialize(&leg, true);
+    rig.pass(1_199_000);
+    assert_eq!((rig.store.counts().sessions, rig.cancelled.len()), (1, 0));
+    rig.pass(2_000);
+    assert_eq!((rig.store.counts().sessions, &rig.cancelled[..]), (0, &[stream][..]));
+}
+
+#[test]
 fn notifications_keep_a_session_alive_in_the_store_too() {
     let mut rig = Rig::default();
     let leg = rig.out_of_dialog("legacy", "alice");

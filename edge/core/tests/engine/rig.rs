@@ -149,6 +149,7 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         max_payload_bytes: None,
         policies: vec![policy(rules)],
         lenient_headers: false,
+        retention_ms: 0,
         refresh_in_outage: false,
     };
     let agents = agents.into_iter().map(|a| ((a.domain.clone(), a.user.clone()), Arc::new(a))).collect();
@@ -166,6 +167,7 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         token_keys: vec![TokenKey { kid: 1, siv: Zeroizing::new([1; 32]), mac: Zeroizing::new([2; 32]) }],
         naming_key: Zeroizing::new([3; 32]),
         on_outage: edge_core::config::OnOutage::default(),
+        ttl: edge_core::config::Ttl::default(),
     }
 }
 
@@ -615,6 +617,7 @@ fn dialog_record(leg: &Leg) -> DialogRecord {
         owner: Owner { pod: 9, epoch: 1, boot: 9 },
         peer: None,
         we_called: false,
+        retention_ms: 0,
         extra: BTreeMap::new(),
     }
 }

@@ -39,13 +39,16 @@ impl Encoder<'_> {
                 let call = call.text(conversation.as_ref().map(|c| names::name(c.tenant, &c.hash)).unwrap_or_default());
                 let mut call = self.record(call, dialog, record)?;
                 let mut legs = vec![*dialog];
+                let mut retention_ms = record.retention_ms;
                 if let Some(peer) = peer {
                     let (other, record) = &**peer;
+                    retention_ms = retention_ms.max(record.retention_ms);
                     same_slot(guard.slot, other.slot)?;
                     call = self.record(call.text(names::dialog(other)), other, record)?;
                     legs.push(*other);
                 }
-                let beside: Option<Call> = conversation.as_ref().map(|c| self.list_legs(c, *ttl_ms, &legs));
+                let listed_ms = ttl_ms.saturating_add(retention_ms);
+                let beside: Option<Call> = conversation.as_ref().map(|c| self.list_legs(c, listed_ms, &legs));
                 Ok(Plan { before: None, main: call, beside: beside.into_iter().collect() })
             }
             StoreOp::RejectCall { guard, owner, response } => {

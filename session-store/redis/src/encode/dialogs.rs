@@ -21,7 +21,7 @@ impl Encoder<'_> {
         hex(&self.vault.sealer.fingerprint(key.tenant, "source", &[&key.id, source.as_bytes()]))
     }
 
-    /// The nine arguments of a record.
+    /// The ten arguments of a record.
     pub(super) fn record(&self, call: Call, key: &DialogKey, record: &DialogRecord) -> Result<Call, StoreError> {
         let peer = match &record.peer {
             None => String::new(),
@@ -40,7 +40,8 @@ impl Encoder<'_> {
             .text(peer)
             .bytes(self.vault.seal_dialog(key, record)?)
             .bytes(self.vault.seal_some(&Field::accept(key), record.accept_bytes.as_deref()))
-            .bytes(self.vault.seal_flow(&Field::dialog_flow(key), &flow)?))
+            .bytes(self.vault.seal_flow(&Field::dialog_flow(key), &flow)?)
+            .text(record.retention_ms))
     }
 
     pub(super) fn dialogs(&self, op: &StoreOp) -> Result<Plan, StoreError> {
@@ -116,7 +117,8 @@ impl Encoder<'_> {
                 let call = call("restore_dialog", dialog).text(names::dialog(dialog)).ttl(*ttl_ms);
                 let call = call.text(names::owner(&record.owner));
                 let call = call.text(conversation.as_ref().map(|c| names::name(c.tenant, &c.hash)).unwrap_or_default());
-                let beside = conversation.as_ref().map(|c| self.list_legs(c, *ttl_ms, &[*dialog]));
+                let listed_ms = ttl_ms.saturating_add(record.retention_ms);
+                let beside = conversation.as_ref().map(|c| self.list_legs(c, listed_ms, &[*dialog]));
                 let main = self.record(call, dialog, record)?;
                 Ok(Plan { before: None, main, beside: beside.into_iter().collect() })
             }

@@ -24,55 +24,76 @@ register('unlist_legs', function(keys, args)
   return { 'done' }
 end, { 'allow-oom' })
 
-local function journal(p, s, session)
-  local at, hashes = now(), {}
-  for _, key in ipairs({ in_flight_key(p, s, session), answered_key(p, s, session) }) do
-    for _, hash in ipairs(call('ZRANGE', key, '(' .. int(at), '+inf', 'BYSCORE')) do
-      hashes[#hashes + 1] = hash
+-- What is told of a leg: state of its dialog or {}, sealed session or '', exchanges; and whether its dialog and its copy are there. Nil: it
+-- is not of this conversation.
+local function told(p, s, name, conversation)
+  local f = load_dialog(dialog_key(p, s, name))
+  local is_dialog = f and f.er ~= '1' and f.cv == conversation
+  local kept = kept_of(p, s, name, conversation)
+  if not is_dialog and not kept then
+    return nil
+  end
+  local leg = { f = f, is_dialog = is_dialog, kept = kept, dialog = {}, session = '', exchanges = {} }
+  if kept then
+    leg.dialog, leg.session, leg.exchanges = load_kept(kept)
+  end
+  if is_dialog and f.ph ~= 'd' then
+    leg.dialog = dialog_state(dialog_key(p, s, name))
+  end
+  -- By the same name there may be another conversation now: its session and its journal are not ours.
+  leg.has_session = is_dialog or not f
+  if not leg.has_session then
+    return leg
+  end
+  local session, at = load_session(session_key(p, s, name)), int(now())
+  if session then
+    leg.session = session[3]
+  end
+  for _, index in ipairs({ in_flight_key(p, s, name), answered_key(p, s, name) }) do
+    for _, hash in ipairs(call('ZRANGE', index, '(' .. at, '+inf', 'BYSCORE')) do
+      local key = exchange_key(p, s, name, hash)
+      local v = call('HGET', key, 'v')
+      if v then
+        check_layout('exchange', v)
+        -- What was answered stands among what is kept.
+        if not kept or is_owned_exchange(key) then
+          leg.exchanges[#leg.exchanges + 1] = { hash, exchange_state(key) }
+        end
+      end
     end
   end
-  return hashes
+  return leg
 end
 
 -- 3 dialog (its session has the same name), 4 conversation
 register('export_leg', function(keys, args)
-  local p, s, name = args[1], args[2], args[3]
-  local f = load_dialog(keys[1])
-  if not f or f.er == '1' or f.cv ~= args[4] then
+  local leg = told(args[1], args[2], args[3], args[4])
+  if not leg then
     return { 'unknown' }
   end
-  local dialog = {}
-  if f.ph ~= 'd' then
-    dialog = dialog_state(keys[1])
-  end
-  local session = load_session(session_key(p, s, name))
-  local exchanges = {}
-  for _, hash in ipairs(journal(p, s, name)) do
-    local key = exchange_key(p, s, name, hash)
-    local v = call('HGET', key, 'v')
-    if v then
-      check_layout('exchange', v)
-      exchanges[#exchanges + 1] = { hash, exchange_state(key) }
-    end
-  end
-  return { 'leg', dialog, session and session[3] or '', exchanges }
+  return { 'leg', leg.dialog, leg.session, leg.exchanges }
 end, { 'no-writes' })
 
--- 3 dialog, 4 conversation, 5 lifetime of the tombstone
+-- 3 dialog, 4 conversation, 5 lifetime of the tombstone. As many records go as an export tells.
 register('erase_leg', function(keys, args)
   local p, s, name = args[1], args[2], args[3]
-  local f = load_dialog(keys[1])
-  if not f or f.er == '1' or f.cv ~= args[4] then
+  local leg = told(p, s, name, args[4])
+  if not leg then
     return { 'erased', 0 }
   end
-  local had_session, exchanges = drop_session(p, s, name)
-  local gone = had_session + exchanges
-  if f.ph ~= 'd' then
-    tombstone(p, s, name, f, args[5])
-    gone = gone + 1
+  if leg.has_session then
+    drop_session(p, s, name)
   end
-  call('HDEL', keys[1], 'pe', 'cv', 'pr', 'sr', 'ci')
-  call('HSET', keys[1], 'er', '1')
-  call('DEL', requests_key(p, s, name))
-  return { 'erased', gone }
+  if leg.is_dialog then
+    if leg.f.ph ~= 'd' then
+      tombstone(p, s, name, leg.f, args[5])
+    end
+    call('HDEL', keys[1], 'pe', 'cv', 'pr', 'sr', 'ci')
+    call('HSET', keys[1], 'er', '1')
+    call('DEL', requests_key(p, s, name))
+  end
+  if leg.kept then
+    call('DEL', leg.kept)
+  end
+  return { 'erased', #leg.exchanges + (leg.session ~= '' and 1 or 0) + (#leg.dialog > 0 and 1 or 0) }
 end, { 'allow-oom' })

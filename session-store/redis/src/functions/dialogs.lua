@@ -29,8 +29,9 @@ local function dialog_state(key)
   return f
 end
 
--- A record as arguments from `i` on: phase, CSeq in, CSeq out, hash of principal, hash of source, other leg, record, 2xx, flow.
-local DIALOG_ARGS = 9
+-- A record as arguments from `i` on: phase, CSeq in, CSeq out, hash of principal, hash of source, other leg, record, 2xx, flow, how long it
+-- stays readable after its end.
+local DIALOG_ARGS = 10
 
 local function larger(a, b)
   if a == '' then
@@ -55,6 +56,14 @@ local function add_field(fields, field, value)
   if value ~= '' then
     fields[#fields + 1] = field
     fields[#fields + 1] = value
+  end
+end
+
+-- Where a dialog of a conversation is to be readable after its end, a copy follows what is written.
+local function keep_written(p, s, name, conversation, args, i, ttl, is_new)
+  local retention = tonumber(args[i + 9])
+  if retention > 0 and conversation ~= '' then
+    keep_dialog(p, s, name, conversation, dialog_state(dialog_key(p, s, name)), retention, ttl, is_new)
   end
 end
 
@@ -86,6 +95,7 @@ local function make_dialog(p, s, name, f, owner, conversation, args, i, ttl, at)
     replace_dialog(p, s, name, f, args, i, ttl, at)
     call('HSET', key, 'o', owner)
     set_or_drop(key, 'cv', conversation)
+    keep_written(p, s, name, conversation, args, i, ttl, true)
     return f.ver
   end
   call('DEL', requests_key(p, s, name))
@@ -97,6 +107,7 @@ local function make_dialog(p, s, name, f, owner, conversation, args, i, ttl, at)
   call('HSET', key, unpack(fields))
   call('PEXPIRE', key, ttl)
   own(p, s, owner, 'd', name, ttl, at)
+  keep_written(p, s, name, conversation, args, i, ttl, true)
   return '1'
 end
 
@@ -132,6 +143,9 @@ local function tombstone(p, s, name, f, ttl, cseq)
   end
   call('PEXPIRE', key, ttl)
   disown(p, s, f.o, 'd', name)
+  if f.cv ~= '' then
+    keep_ended(p, s, name, f.cv, was)
+  end
   return was
 end
 
@@ -285,6 +299,7 @@ register('commit', function(keys, args)
       return { 'conflict', dialog_state(key) }
     end
     replace_dialog(p, s, name, f, args, 11, tonumber(args[10]), at)
+    keep_written(p, s, name, f.cv, args, 11, tonumber(args[10]), false)
   end
   remember(requests_key(p, s, name), args[4], args[5], args[6], tonumber(args[7]), at)
   -- With a record its life grew; the conversation's directory lies in another slot and is told by the caller.
@@ -305,6 +320,7 @@ register('update_dialog', function(keys, args)
     return { 'conflict', dialog_state(key) }
   end
   replace_dialog(args[1], args[2], args[3], f, args, 6, tonumber(args[5]), now())
+  keep_written(args[1], args[2], args[3], f.cv, args, 6, tonumber(args[5]), false)
   return { 'version', f.ver, f.cv }
 end)
 

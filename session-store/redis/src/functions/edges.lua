@@ -67,7 +67,9 @@ register('heartbeat', function(keys, args)
   if not generation or not e or e.epoch ~= epoch or e.boot ~= boot or e.stop <= at then
     return { 'fenced' }
   end
-  put_edge(key, pod, { epoch = epoch, boot = boot, stop = at + args[6], draining = args[7], address = args[8] }, tonumber(args[4]), at)
+  -- What was granted is not taken back, whatever the order in which renewals arrive.
+  local stop = math.max(e.stop, at + args[6])
+  put_edge(key, pod, { epoch = epoch, boot = boot, stop = stop, draining = args[7], address = args[8] }, tonumber(args[4]), at)
   return { 'pods', generation, int(at), edges_reply(key, at, tonumber(args[3])) }
 end, { 'allow-oom' })
 

@@ -130,6 +130,7 @@ local function close_exchange(p, s, args, i, at)
     -- Only a repetition asks for it now, and that brings its own.
     call('HDEL', key, 'rq')
     disown(p, s, owner, 'x', name)
+    keep_exchange(p, s, session, hash, exchange_state(key))
   end
   call('PEXPIRE', key, left)
   call('ZREM', in_flight_key(p, s, session), hash)

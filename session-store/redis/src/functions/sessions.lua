@@ -31,6 +31,7 @@ register('write_session', function(keys, args)
   local version = int(args[3] + 1)
   call('HSET', keys[1], 'v', LAYOUT, 'ver', version, 'r', args[4])
   call('PEXPIRE', keys[1], args[5])
+  keep_session(args[1], args[2], string.sub(keys[1], #session_key(args[1], args[2], '') + 1), args[4])
   return { 'version', version }
 end)
 

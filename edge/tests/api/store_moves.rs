@@ -1,0 +1,119 @@
+//! The way to a shared store changes under a running edge: its address, its password.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::fleet::{Redis, member, store, udp};
+use crate::stores::Alice;
+use crate::support::{Edge, Manifests, PATIENCE, free_port};
+
+/// Another address of a server; counts the connections.
+fn forward(to: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            for (mut from, mut into) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut into);
+                    let _ = into.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    (port, connections)
+}
+
+/// Sends commands to a Redis, one a line, as the user of that password.
+fn command(port: u16, password: Option<&str>, line: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let auth = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
+    stream.write_all(format!("{auth}{line}\r\nQUIT\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+fn secret(manifests: &Manifests, password: &str) {
+    let text =
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: redis}}\nstringData: {{password: {password}}}\n");
+    manifests.write("secret.yaml", &text);
+}
+
+fn problems(status: &serde_json::Value) -> String {
+    status["problems"].to_string()
+}
+
+#[test]
+fn a_new_password_is_taken_and_a_wrong_one_refused_while_the_old_connections_go_on() {
+    let redis = Redis::start(&["--requirepass", "one"]);
+    let port = free_port();
+    let manifests = member(redis.port, &udp(port));
+    manifests.write("store.yaml", &store(redis.port, ", authSecretRef: {name: redis}"));
+    secret(&manifests, "one");
+    let edge = Edge::start_with(&manifests, &["--edge-id", "edge-0"]);
+    let mut alice = Alice::new();
+    alice.register(port, "register", "Contact: <sip:alice@192.0.2.7>\r\n");
+
+    secret(&manifests, "wrong");
+    let status = edge.status_until(|status| problems(status).contains("does not accept the user or the password"));
+    assert!(
+        problems(&status).contains("store.yaml") && problems(&status).contains("goes on with the store"),
+        "{status:#}"
+    );
+    assert!(alice.register(port, "query-1", "").contains("192.0.2.7"));
+
+    // The server's password changes, then the Secret.
+    assert!(command(redis.port, Some("one"), "CONFIG SET requirepass two").contains("+OK"));
+    secret(&manifests, "two");
+    edge.status_until(|status| status["problems"].as_array().is_some_and(Vec::is_empty));
+    // No connection of before is left, and none can come back with the old one.
+    assert!(command(redis.port, Some("two"), "CLIENT KILL TYPE normal SKIPME yes").contains(':'));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let known = loop {
+        match alice.try_register(port, "query-2", "") {
+            Ok(known) => break known,
+            Err(refused) => assert!(std::time::Instant::now() < deadline, "{refused}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    };
+    assert!(known.contains("192.0.2.7"), "{known}");
+    assert_eq!(edge.status()["store"]["epoch"], 1, "the same life");
+}
+
+#[test]
+fn a_new_address_is_taken_and_one_that_leads_nowhere_refused() {
+    let redis = Redis::start(&[]);
+    let (elsewhere, connections) = forward(redis.port);
+    let port = free_port();
+    let manifests = member(redis.port, &udp(port));
+    let edge = Edge::start_with(&manifests, &["--edge-id", "edge-0"]);
+    let mut alice = Alice::new();
+    alice.register(port, "register", "Contact: <sip:alice@192.0.2.7>\r\n");
+
+    manifests.write("store.yaml", &store(free_port(), ""));
+    let status = edge.status_until(|status| problems(status).contains("cannot be reached"));
+    assert!(problems(&status).contains("goes on with the store"), "{status:#}");
+    // Another store, empty or not: edges that read of it at different times would not see each other.
+    let others = Redis::start(&[]);
+    manifests.write("store.yaml", &store(others.port, ""));
+    edge.status_until(|status| problems(status).contains("leads to another store"));
+    assert!(alice.register(port, "query-1", "").contains("192.0.2.7"));
+
+    manifests.write("store.yaml", &store(elsewhere, ""));
+    let status = edge.status_until(|status| status["problems"].as_array().is_some_and(Vec::is_empty));
+    assert_eq!(status["store"]["epoch"], 1, "the same life");
+    assert!(connections.load(Ordering::SeqCst) > 0);
+    assert!(alice.register(port, "query-2", "").contains("192.0.2.7"));
+    // Another prefix is another store.
+    manifests.write("store.yaml", &store(elsewhere, "").replace("\"test:\"", "\"other:\""));
+    edge.status_until(|status| problems(status).contains("leads to another store"));
+    assert!(alice.register(port, "query-3", "").contains("192.0.2.7"));
+}
