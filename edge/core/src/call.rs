@@ -260,8 +260,9 @@ impl EdgeState {
             Ok(_) | Err(_) => {
                 self.abandon(native);
                 // Whether it was written is not known; if it was, it is no dialog, because the peer hears 503.
-                self.bury(call.dialog);
                 let answer = self.unavailable("Store Unavailable");
+                let response = answer.build(&call.request.message, &call.request.flow, &call.request.tag);
+                self.undo_answer(call.guard, response, &[call.dialog]);
                 self.answer_if_pending(&call, &answer);
             }
         }

@@ -62,6 +62,8 @@ pub(crate) enum Waiting {
     Terminate(Box<InDialog>),
     /// A tombstone.
     Bury(DialogKey),
+    /// A dialog whose making had no answer.
+    AnswerUndone(DialogKey),
     DeliveryClose(Box<Delivery>),
     DeliveryBindings(Box<Delivery>),
     DeliveryCseq(Box<Delivery>),
@@ -125,6 +127,7 @@ impl EdgeState {
             Waiting::Commit(request) => self.committed(*request, reply),
             Waiting::Terminate(request) => self.terminated(&request, reply),
             Waiting::Bury(dialog) => self.buried(dialog, &reply),
+            Waiting::AnswerUndone(dialog) => self.answer_undone(dialog, &reply),
             Waiting::DeliveryClose(delivery) => self.delivery_closed(*delivery, reply),
             Waiting::DeliveryBindings(delivery) => self.delivery_bindings(*delivery, reply),
             Waiting::DeliveryCseq(delivery) => self.delivery_cseq(*delivery, reply),

@@ -232,9 +232,10 @@ impl EdgeState {
             Ok(_) | Err(_) => {
                 end(self, "SIP;cause=503");
                 // Whether it was written is not known; if it was, it is no dialog, because the caller hears 503.
-                self.bury(setup.dialog);
-                self.bury(accepted.agent_key);
                 let answer = self.unavailable("Store Unavailable");
+                let tag = self.leg_tag(setup.dialog, &setup.caller);
+                let response = answer.build(&setup.request.message, &setup.request.flow, &tag);
+                self.undo_answer(setup.guard, response, &[setup.dialog, accepted.agent_key]);
                 self.answer_waiting(&setup.request, &answer);
             }
         }
