@@ -13,5 +13,5 @@ for a in "$@"; do
     *) die "sim.sh: unknown argument '$a'" ;;
   esac
 done
-cargo build --locked --release -q -p sim
-exec "$TARGET/release/sim" "${args[@]}"
+cargo build --locked --profile sim -q -p sim
+exec "$TARGET/sim/sim" "${args[@]}"

@@ -57,8 +57,8 @@ case $mode in
     part unit 4 unit
     ;;
   test | nightly)
-    seeds=200
-    [ "$mode" = nightly ] && seeds=2000
+    seeds=500
+    [ "$mode" = nightly ] && seeds=10000
     part install 4 scripts/install.sh rust everything modern peers redis valkey libfaketime kamailio deny
     if scripts/install.sh wasm; then
       part wasm 1 make --no-print-directory wasm

@@ -2,37 +2,57 @@
 //! request at any edge. Over UDP it retransmits (RFC 3261 §17.1), to another edge when the first stays silent. Over a stream it keeps one
 //! connection; where that breaks it opens one to another edge and sends there what was not answered.
 
+mod calls;
+mod exchange;
+mod phone;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
-use sip_proto::dialog::{DialogState, ack_failure};
+use sip_proto::dialog::DialogState;
 use sip_proto::message::build::{Request, Response};
 use sip_proto::message::{HeaderId, Message};
 
 use crate::model::Model;
 use crate::rng::Rng;
-use crate::setup::{DOMAIN, caller_address};
+use crate::setup::{DOMAIN, PHONE, caller_address};
 use crate::world::CALM_FROM_MS;
+use exchange::Open;
+pub use phone::Fate;
+use phone::{Phone, sdp};
 
 /// 64·T1 in milliseconds.
 const LIFE_MS: u64 = 32_000;
 
-/// So long a tool call is repeated; the slowest store and network of a run stay well inside 64·T1 then.
-const REPEAT_MS: u64 = 12_000;
-
-/// So long after the last fault an accepted exchange may take: lease, adoption, the backend's time, an answer's own time.
+/// So long after the last fault an accepted exchange, or a call that rings, may take: lease, adoption, the backend's time, an answer's
+/// own time.
 const PATIENCE_MS: u64 = 90_000;
+
+/// So long after the last fault a caller that never hung up is gone.
+const GONE_AFTER_MS: u64 = 120_000;
 
 /// What the caller wants to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Register,
     Query,
-    Invite,
-    Tool { unsafe_tool: bool, in_dialog: bool },
+    /// To the agent; `ack`: its 2xx is acknowledged.
+    Invite {
+        ack: bool,
+    },
+    /// To a phone.
+    Call {
+        fate: Fate,
+    },
+    Cancel,
+    Tool {
+        unsafe_tool: bool,
+        in_dialog: bool,
+    },
     Probe,
     Bye,
+    /// By the phone that was called.
+    ByeOfPhone,
     ByeAgain,
     AfterBye,
     Deregister,
@@ -49,21 +69,10 @@ struct Pending {
     next: u64,
     interval: u64,
     ends: u64,
-}
-
-/// An exchange without its final answer.
-#[derive(Clone, Debug)]
-struct Open {
-    body: Bytes,
-    in_dialog: bool,
-    ends: u64,
-    tries: u32,
-    /// No copy leaves after this: the stored answer lives 64·T1, and what comes later is a new request (binding, 5.4).
+    /// No copy leaves after it.
     last: u64,
-    /// A 200 said that somebody has taken care of it.
-    accepted: bool,
-    /// Without an answer by then, an accepted exchange was met with silence.
-    silent_at: u64,
+    /// An INVITE with a provisional response.
+    rings: bool,
 }
 
 /// What goes onto the network: to any core, or back to where something came from.
@@ -91,12 +100,22 @@ pub struct Caller {
     cseq: u32,
     dialog: Option<DialogState>,
     invite: Option<(String, Message)>,
+    /// What is to come of the call; `None`: a talk with the agent.
+    fate: Option<Fate>,
+    /// Its 2xx is not acknowledged.
+    unacknowledged: bool,
+    acknowledges: bool,
+    cancelled: bool,
+    /// Calls that came here.
+    phone: Phone,
     /// The edge ended the dialog, or the caller did.
     ended: bool,
     bye: Option<Bytes>,
     bye_answered: Option<u64>,
     lost_dialog: Option<String>,
     registered_until: u64,
+    /// The connection that registered, or that the dialog was on, is gone: the edges are told of the new one then.
+    tell_at: Option<u64>,
     /// Requests of the edges that were answered: branch → response.
     served: BTreeMap<String, Bytes>,
     pub next_step: u64,
@@ -112,10 +131,26 @@ pub struct Counters {
     pub answers: u64,
     pub retryable: u64,
     pub given_up: u64,
+    pub no_way_back: u64,
+    pub bridged: u64,
+    /// Calls that were refused and did not hear of it, because the edge that said so died.
+    pub unheard: u64,
 }
 
 impl Caller {
-    pub fn new(index: usize, rng: &mut Rng) -> Caller {
+    /// `phone`: there is one that can be called, besides the agent.
+    pub fn new(index: usize, phone: bool, rng: &mut Rng) -> Caller {
+        let steps = Caller::plan(phone, rng);
+        Caller::with(index, steps, rng)
+    }
+
+    /// One that is called.
+    pub fn phone(index: usize, rng: &mut Rng) -> Caller {
+        // Who was not taken registers again.
+        Caller { user: PHONE.to_owned(), ..Caller::with(index, vec![Step::Register; 3], rng) }
+    }
+
+    fn plan(phone: bool, rng: &mut Rng) -> Vec<Step> {
         let mut steps = Vec::new();
         if rng.chance(500) {
             steps.push(Step::Register);
@@ -126,16 +161,26 @@ impl Caller {
         for _ in 0..rng.below(3) {
             steps.push(Step::Tool { unsafe_tool: rng.chance(700), in_dialog: false });
         }
-        if rng.chance(800) {
-            steps.push(Step::Invite);
-            for _ in 0..rng.below(5) {
+        if phone && rng.chance(500) {
+            for _ in 0..rng.range(1, 2) {
+                let fate = Fate::of(rng);
+                steps.push(Step::Call { fate });
+                if fate == Fate::Talk {
+                    steps.extend(vec![Step::Probe; rng.below(4) as usize]);
+                    steps.extend([Step::Bye, Step::AfterBye, Step::ByeAgain]);
+                }
+            }
+        } else if rng.chance(800) {
+            let ack = rng.chance(920);
+            steps.push(Step::Invite { ack });
+            for _ in 0..if ack { rng.below(5) } else { 0 } {
                 steps.push(if rng.chance(200) {
                     Step::Probe
                 } else {
                     Step::Tool { unsafe_tool: rng.chance(700), in_dialog: true }
                 });
             }
-            if rng.chance(850) {
+            if ack && rng.chance(850) {
                 steps.extend([Step::Bye, Step::AfterBye, Step::ByeAgain]);
             }
         }
@@ -146,6 +191,10 @@ impl Caller {
             }
         }
         steps.reverse();
+        steps
+    }
+
+    fn with(index: usize, steps: Vec<Step>, rng: &mut Rng) -> Caller {
         Caller {
             index,
             user: format!("u{index}"),
@@ -161,11 +210,17 @@ impl Caller {
             cseq: 0,
             dialog: None,
             invite: None,
+            fate: None,
+            unacknowledged: false,
+            acknowledges: true,
+            cancelled: false,
+            phone: Phone::default(),
             ended: false,
             bye: None,
             bye_answered: None,
             lost_dialog: None,
             registered_until: 0,
+            tell_at: None,
             served: BTreeMap::new(),
             next_step: 0,
             counters: Counters::default(),
@@ -180,8 +235,11 @@ impl Caller {
         format!("sip:{}@{}", self.user, caller_address(self.index))
     }
 
-    /// At the end of the run.
+    /// At the end of the run, long after every session timer.
     pub fn conclude(&mut self, model: &mut Model) {
+        if self.unacknowledged && !self.ended {
+            model.lost(format!("a call of {} without an ACK was never ended", self.user));
+        }
         if let Some(text) = self.lost_dialog.take() {
             model.lost(text);
         }
@@ -193,7 +251,7 @@ impl Caller {
         let open = self.open.values().map(|o| o.ends.min(o.silent_at));
         let step =
             (!self.steps.is_empty() && self.pending.is_empty() && self.open.is_empty()).then_some(self.next_step);
-        pending.chain(open).chain(step).min()
+        pending.chain(open).chain(step).chain(self.tell_at).chain(self.phone.poll_timeout()).min()
     }
 
     pub fn is_done(&self) -> bool {
@@ -204,7 +262,7 @@ impl Caller {
     pub fn on_lost(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
         for pending in self.pending.values_mut() {
             out.push(Out::Any(pending.bytes.clone()));
-            pending.next = now + 2_000;
+            pending.next = (now + 2_000).min(pending.ends);
         }
         // The same exchange and id, a new CSeq.
         let waiting: Vec<String> =
@@ -214,6 +272,22 @@ impl Caller {
             if !(open.in_dialog && self.ended) {
                 self.send_tool(now, &exchange, &open, rng, out);
             }
+        }
+        let is_registered = self.registered_until > now;
+        for open in self.open.values_mut().filter(|open| !open.in_dialog && now >= open.last) {
+            open.no_way_back |= !is_registered;
+        }
+        self.tell_new_connection(now, rng, out);
+    }
+
+    /// Registers again (RFC 5626 §4.4.1), and lets the dialog's edge see where the peer is now, as long as an answer is due there.
+    fn tell_new_connection(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
+        self.tell_at = None;
+        if self.registered_until > now {
+            self.register(now, Step::Register, rng, out);
+        }
+        if !self.ended && self.open.values().any(|open| open.in_dialog) {
+            self.in_dialog(now, "OPTIONS", Step::Probe, rng, out);
         }
     }
 
@@ -225,12 +299,21 @@ impl Caller {
             } else if p.next <= now {
                 out.push(Out::Any(p.bytes.clone()));
                 p.interval = (p.interval * 2).min(4_000);
-                p.next = now + p.interval;
+                // What comes later than 64·T1 is another request.
+                p.next = if now < p.last { now + p.interval } else { p.ends };
             }
         }
         for branch in over {
             if let Some(p) = self.pending.remove(&branch) {
                 self.counters.given_up += 1;
+                if p.rings && !self.cancelled {
+                    let call_id = self.invite.as_ref().map(|(_, invite)| invite.call_id()).unwrap_or_default();
+                    if model.is_refused(call_id) {
+                        self.counters.unheard += 1;
+                    } else {
+                        model.lost(format!("an INVITE of {} rang and was met with silence", self.user));
+                    }
+                }
                 self.after(now, p.step, rng);
             }
         }
@@ -238,32 +321,13 @@ impl Caller {
         for exchange in late {
             self.repeat(now, &exchange, rng, model, out);
         }
+        self.phone_timeout(now, rng, out);
+        if self.tell_at.is_some_and(|at| at <= now) {
+            self.tell_new_connection(now, rng, out);
+        }
         if self.pending.is_empty() && self.open.is_empty() && self.next_step <= now {
             self.begin(now, rng, out);
         }
-    }
-
-    /// No final answer came: the same exchange, id and body again, or give up.
-    fn repeat(&mut self, now: u64, exchange: &str, rng: &mut Rng, model: &mut Model, out: &mut Vec<Out>) {
-        let Some(open) = self.open.get_mut(exchange) else { return };
-        open.tries += 1;
-        open.ends = now + rng.range(1_000, 8_000);
-        if open.tries > 3 || now >= open.last || (open.in_dialog && self.ended) {
-            let is_over = open.in_dialog && self.ended;
-            if open.accepted && !is_over && now < open.silent_at {
-                // Nothing more is sent; its fate must come by itself.
-                open.ends = open.silent_at;
-                return;
-            }
-            if open.accepted && !is_over {
-                model.lost(format!("an accepted exchange of {} ({exchange}) was met with silence", self.user));
-            }
-            self.open.remove(exchange);
-            self.counters.given_up += 1;
-            return;
-        }
-        let open = open.clone();
-        self.send_tool(now, exchange, &open, rng, out);
     }
 
     fn begin(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
@@ -277,39 +341,14 @@ impl Caller {
         }
         match step {
             Step::Register | Step::Query | Step::Deregister => self.register(now, step, rng, out),
-            Step::Invite => self.invite(now, rng, out),
+            Step::Invite { ack } => self.invite(now, None, ack, rng, out),
+            Step::Call { fate } => self.invite(now, Some(fate), fate != Fate::NoAck, rng, out),
             Step::Tool { unsafe_tool, in_dialog } => {
-                let exchange = rng.token(26);
-                let (name, token) = (if unsafe_tool { "pay" } else { "look" }, rng.token(16));
-                let body = json!({
-                    "jsonrpc": "2.0", "id": self.counters.exchanges + 1, "method": "tools/call",
-                    "params": {
-                        "name": name, "arguments": { "token": token },
-                        "_meta": {
-                            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                            "io.modelcontextprotocol/clientCapabilities": {},
-                        },
-                    },
-                });
-                self.counters.exchanges += 1;
-                let (ends, last) = (now + rng.range(2_000, 30_000), now + REPEAT_MS);
-                // A connection may stand on an edge that is frozen, and out of a dialog it is the only way back to a caller without a
-                // binding: who hears nothing asks once more while the answer is kept.
-                let ends = if self.uses_streams && !in_dialog { ends.min(last - 1_000) } else { ends };
-                let open = Open {
-                    body: Bytes::from(body.to_string()),
-                    in_dialog,
-                    ends,
-                    tries: 0,
-                    last,
-                    accepted: false,
-                    silent_at: u64::MAX,
-                };
-                self.open.insert(exchange.clone(), open.clone());
-                self.send_tool(now, &exchange, &open, rng, out);
+                self.begin_tool(now, unsafe_tool, in_dialog, rng, out);
             }
             Step::Probe | Step::AfterBye => self.in_dialog(now, "OPTIONS", step, rng, out),
             Step::Bye => self.in_dialog(now, "BYE", step, rng, out),
+            Step::Cancel | Step::ByeOfPhone => {}
             Step::ByeAgain => {
                 // The very same bytes, long after: a retransmission that was under way.
                 if let Some(bytes) = self.bye.clone() {
@@ -331,6 +370,8 @@ impl Caller {
             next: now + 500,
             interval: 500,
             ends: now + LIFE_MS,
+            last: now + LIFE_MS,
+            rings: false,
         };
         self.pending.insert(branch, pending);
     }
@@ -367,66 +408,6 @@ impl Caller {
         self.start(now, branch, request.build(), "REGISTER", step, out);
     }
 
-    fn invite(&mut self, now: u64, rng: &mut Rng, out: &mut Vec<Out>) {
-        let branch = format!("z9hG4bK{}", rng.token(16));
-        let call_id = rng.token(24);
-        let uri = format!("sip:agent@{DOMAIN}");
-        let offer = json!({
-            "mcp_version": "1.0", "type": "offer", "conversation": "6f2d0c2e-9a1e-4b7c-8d5f-0123456789ab",
-            "payload": { "role": "caller", "tools": [], "schemas": [], "versions": ["2026-07-28"] },
-        });
-        let contact = self.contact();
-        let request = self
-            .head("INVITE", &uri, &uri, &call_id, &branch)
-            .header(HeaderId::Contact, format!("<{contact}>"))
-            .header(HeaderId::Supported, "mcp, x-mcp, timer")
-            .header(HeaderId::Accept, "application/sdp, application/mcp+json, multipart/mixed")
-            .header_named("Recv-Info", "mcp")
-            .body("application/mcp+json", offer.to_string());
-        let bytes = request.build();
-        if let Some(message) = parse(&bytes) {
-            self.invite = Some((branch.clone(), message));
-        }
-        self.dialog = None;
-        self.ended = false;
-        self.start(now, branch, bytes, "INVITE", Step::Invite, out);
-    }
-
-    fn in_dialog(&mut self, now: u64, method: &str, step: Step, rng: &mut Rng, out: &mut Vec<Out>) {
-        let branch = format!("z9hG4bK{}", rng.token(16));
-        let via = self.via(&branch);
-        let Some(request) = self.dialog.as_mut().and_then(|d| d.in_dialog_request(method, &via)) else { return };
-        let bytes = request.build();
-        if step == Step::Bye {
-            self.bye = Some(bytes.clone());
-            self.ended = true;
-        }
-        self.start(now, branch, bytes, method, step, out);
-    }
-
-    fn send_tool(&mut self, now: u64, exchange: &str, open: &Open, rng: &mut Rng, out: &mut Vec<Out>) {
-        let branch = format!("z9hG4bK{}", rng.token(16));
-        let via = self.via(&branch);
-        let step = Step::Tool { unsafe_tool: false, in_dialog: open.in_dialog };
-        let request = if open.in_dialog {
-            let Some(request) = self.dialog.as_mut().and_then(|d| d.in_dialog_request("INFO", &via)) else { return };
-            request.header_named("Info-Package", "mcp")
-        } else {
-            let (uri, call_id) = (format!("sip:agent@{DOMAIN}"), self.page_call_id.clone());
-            self.head("MESSAGE", &uri, &uri, &call_id, &branch)
-        };
-        let bytes = request
-            .header_named("MCP-Exchange", format!("{exchange};rel=caller"))
-            .body("application/mcp+json", open.body.clone())
-            .build();
-        let method = if open.in_dialog { "INFO" } else { "MESSAGE" };
-        self.start(now, branch.clone(), bytes, method, step, out);
-        if let Some(pending) = self.pending.get_mut(&branch) {
-            pending.ends = pending.ends.min(open.last.max(now + 1));
-            pending.exchange = Some(exchange.to_owned());
-        }
-    }
-
     /// Something arrived.
     pub fn on_bytes(&mut self, now: u64, bytes: &Bytes, rng: &mut Rng, model: &mut Model, out: &mut Vec<Out>) {
         let Some(message) = parse(bytes) else {
@@ -437,7 +418,7 @@ impl Caller {
             return;
         };
         if message.is_request() {
-            self.on_request(&message, out)
+            self.on_request(now, &message, rng, out)
         } else {
             self.on_response(now, &message, rng, model, out)
         }
@@ -445,15 +426,11 @@ impl Caller {
 
     fn on_response(&mut self, now: u64, message: &Message, rng: &mut Rng, model: &mut Model, out: &mut Vec<Out>) {
         let status = message.status().unwrap_or(0);
-        let branch = message.top_via().branch().unwrap_or_default().to_owned();
+        let branch = pending_key(message);
         let is_invite = message.cseq().method.as_str() == "INVITE";
         if status < 200 {
-            if let Some(p) = self.pending.get_mut(&branch)
-                && is_invite
-                && !self.impatient
-            {
-                // Timer A stops with the first provisional response.
-                p.next = p.ends;
+            if is_invite {
+                self.on_provisional(now, status, &branch, rng, out);
             }
             return;
         }
@@ -462,35 +439,10 @@ impl Caller {
         }
         let Some(p) = self.pending.remove(&branch) else { return };
         self.judge(now, &p, status, message, model);
+        if self.uses_streams && status >= 500 && matches!(p.step, Step::Register | Step::Probe) {
+            self.tell_at = Some(now + 1_500);
+        }
         self.after(now, p.step, rng);
-    }
-
-    fn on_invite_final(
-        &mut self,
-        status: u16,
-        branch: &str,
-        message: &Message,
-        rng: &mut Rng,
-        model: &mut Model,
-        out: &mut Vec<Out>,
-    ) {
-        let Some((_, invite)) = self.invite.clone() else { return };
-        if status >= 300 {
-            if let Some(ack) = ack_failure(&invite, message) {
-                out.push(Out::Any(ack));
-            }
-            return;
-        }
-        model.invite_answered(branch, message.to_tag().unwrap_or_default());
-        if self.dialog.is_none() {
-            self.counters.calls += 1;
-            self.dialog = DialogState::uac(&invite, message, false).ok();
-        }
-        // Every copy of the 2xx gets an ACK (RFC 3261 §13.2.2.4).
-        let via = self.via(&format!("z9hG4bK{}", rng.token(16)));
-        if let Some(dialog) = &self.dialog {
-            out.push(Out::Any(dialog.ack_2xx(invite.cseq().seq, &via).build()));
-        }
     }
 
     /// What a final response must not say.
@@ -510,7 +462,8 @@ impl Caller {
                 self.ended = true;
             }
             Step::AfterBye if (200..300).contains(&status) && self.bye_answered.is_some() => {
-                model.served_after_bye(message.call_id(), &self.user);
+                let branch = message.top_via().branch().unwrap_or_default();
+                model.served_after_bye(now, message.call_id(), branch, &self.user);
             }
             Step::Bye if status != 200 && status < 500 && status != 408 => {
                 // The edge may have ended the dialog itself meanwhile.
@@ -521,6 +474,7 @@ impl Caller {
             }
             Step::Bye if status != 200 => self.bye = None,
             Step::Bye => self.bye_answered = Some(now),
+            Step::Cancel | Step::ByeOfPhone => {}
             // The tombstone lives 32 s.
             Step::ByeAgain if status == 481 && self.bye_answered.is_some_and(|at| now < at + 25_000) => {
                 model.lost(format!("a retransmitted BYE of {} got 481, the first one got 200", self.user));
@@ -545,33 +499,51 @@ impl Caller {
         self.next_step = now + rng.range(1, 2_000);
     }
 
-    fn on_request(&mut self, message: &Message, out: &mut Vec<Out>) {
+    fn on_request(&mut self, now: u64, message: &Message, rng: &mut Rng, out: &mut Vec<Out>) {
         let method = message.method().map(|m| m.as_str().to_owned()).unwrap_or_default();
         if method == "ACK" {
-            return;
+            return self.phone.on_ack(now, message.call_id(), rng);
+        }
+        if method == "INVITE" && message.to_tag().is_none() {
+            let contact = self.contact();
+            let said = self.phone.on_invite(now, message, &contact, rng);
+            return out.push(Out::Back(said));
         }
         let branch = format!("{} {method}", message.top_via().branch().unwrap_or_default());
         if let Some(response) = self.served.get(&branch) {
             out.push(Out::Back(response.clone()));
             return;
         }
+        let of_phone =
+            self.phone.has(message.call_id()) && (method == "CANCEL" || !self.phone.is_over(message.call_id()));
         let mine = message.to_tag().is_none()
+            || of_phone
             || self.dialog.as_ref().is_some_and(|d| d.call_id == message.call_id())
             || message.call_id() == self.page_call_id;
-        let status = if mine { 200 } else { 481 };
-        if method == "BYE" && mine {
-            self.ended = true;
-            self.lost_dialog = None;
+        // Long after, nobody is there any more: what still refreshes the session hears so.
+        let is_gone = now > CALM_FROM_MS + GONE_AFTER_MS && matches!(method.as_str(), "UPDATE" | "INVITE");
+        let status = if mine && !is_gone { 200 } else { 481 };
+        match method.as_str() {
+            "CANCEL" => out.extend(self.phone.on_cancel(now, message.call_id()).map(Out::Back)),
+            "BYE" if self.phone.on_bye(message.call_id()) => {}
+            "BYE" if mine => {
+                self.ended = true;
+                self.lost_dialog = None;
+            }
+            _ => {}
         }
         let mut response = Response::to_request(message, status, None);
         if message.to_tag().is_none() {
             response = response.to_tag(&self.from_tag);
         }
-        if method == "UPDATE" && mine {
+        if matches!(method.as_str(), "UPDATE" | "INVITE") && mine {
             if let Some(expires) = message.header(HeaderId::SessionExpires) {
                 response = response.header(HeaderId::SessionExpires, expires).header(HeaderId::Require, "timer");
             }
             response = response.header(HeaderId::Contact, format!("<{}>", self.contact()));
+            if method == "INVITE" {
+                response = response.body("application/sdp", sdp(&self.user, 1));
+            }
         }
         let bytes = response.build();
         self.served.insert(branch, bytes.clone());
@@ -580,22 +552,6 @@ impl Caller {
             self.on_mcp(message);
         }
     }
-
-    fn on_mcp(&mut self, message: &Message) {
-        let Ok(body) = serde_json::from_slice::<Value>(&message.body()) else { return };
-        if body.get("method").is_some() {
-            return;
-        }
-        let exchange = message.headers_named("MCP-Exchange").next().map(|v| String::from_utf8_lossy(v).into_owned());
-        let Some(exchange) = exchange.and_then(|v| v.split(';').next().map(str::to_owned)) else { return };
-        if self.open.remove(&exchange).is_some() {
-            self.counters.answers += 1;
-            if body.pointer("/error/code") == Some(&json!(-31001)) {
-                self.counters.retryable += 1;
-            }
-        }
-        self.answers.insert(exchange, message.body());
-    }
 }
 
 fn parse(bytes: &Bytes) -> Option<Message> {
@@ -603,5 +559,11 @@ fn parse(bytes: &Bytes) -> Option<Message> {
 }
 
 fn branch_of(bytes: &Bytes) -> String {
-    parse(bytes).and_then(|m| m.top_via().branch().map(str::to_owned)).unwrap_or_default()
+    parse(bytes).map(|message| pending_key(&message)).unwrap_or_default()
+}
+
+/// A CANCEL has the branch of its INVITE.
+fn pending_key(message: &Message) -> String {
+    let branch = message.top_via().branch().unwrap_or_default();
+    if message.cseq().method.as_str() == "CANCEL" { format!("{branch} CANCEL") } else { branch.to_owned() }
 }

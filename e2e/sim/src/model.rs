@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use session_store::key::{DialogKey, ExchangeKey, GuardKey};
 use session_store::op::{Adopted, OpenOutcome, StoreOp, StoreReply};
 use session_store::record::Owner;
+use sip_proto::message::{Message, Transportation};
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -13,17 +14,23 @@ pub struct Model {
     pub violations: Vec<String>,
     /// Executions of the unsafe tool, by the token in its arguments.
     executions: BTreeMap<String, u32>,
-    /// Requests of the edges in a dialog: (Call-ID, CSeq) → branch.
-    cseqs: BTreeMap<(String, u32), String>,
+    /// Requests of the edges in a dialog: (Call-ID, CSeq) → method and branch.
+    cseqs: BTreeMap<(String, u32), (String, String)>,
     guards: BTreeMap<GuardKey, Owner>,
     exchanges: BTreeMap<ExchangeKey, Owner>,
     highest_out: BTreeMap<DialogKey, u32>,
+    /// Call-ID, our tag and number of requests in dialogs, as edges heard them.
+    given: BTreeSet<(String, String, u32)>,
     answered: BTreeMap<String, String>,
     /// Dialogs whose tombstone an outage of the store holds up: their BYE is answered all the same (the end wins over an outage), so a
     /// request right after it may still find the dialog.
-    held_up: BTreeSet<DialogKey>,
+    held_up: BTreeMap<DialogKey, HeldUp>,
+    /// Requests in a dialog that an edge answered from its cache, because it did not reach the store: their branches.
+    from_cache_alone: BTreeSet<String>,
     /// Dialogs that have their tombstone.
     ended: BTreeSet<DialogKey>,
+    /// Calls that have a final response other than 2xx, by Call-ID.
+    refused: BTreeSet<String>,
     /// Call-ID → our dialog.
     dialogs: BTreeMap<String, DialogKey>,
     /// Requests that were served after such a BYE.
@@ -33,6 +40,15 @@ pub struct Model {
     epochs: BTreeMap<(u64, u64), u64>,
     /// The store lost what it had acknowledged: what follows from that is not judged any more.
     amnesty: bool,
+}
+
+/// A dialog whose end the store has not heard of.
+#[derive(Clone, Copy, Debug)]
+struct HeldUp {
+    /// Who knows it.
+    edge: usize,
+    /// The outage is over then, and what was written down is in the store.
+    until: u64,
 }
 
 impl Model {
@@ -46,6 +62,18 @@ impl Model {
         self.highest_out.clear();
     }
 
+    /// The replica took over: numbers that nobody heard of are lost with the primary, and given again.
+    pub fn failed_over(&mut self) {
+        self.highest_out.clear();
+    }
+
+    /// An edge heard its number for a request in a dialog: nobody hears the same one again.
+    pub fn cseq_given(&mut self, call_id: &str, local_tag: &str, cseq: u32) {
+        if !self.given.insert((call_id.to_owned(), local_tag.to_owned(), cseq)) {
+            self.lost(format!("CSeq {cseq} of {call_id} was given twice"));
+        }
+    }
+
     /// A violation that a store without its content would explain.
     pub fn lost(&mut self, what: String) {
         if !self.amnesty {
@@ -53,25 +81,42 @@ impl Model {
         }
     }
 
-    /// The store did not take the end of this dialog.
-    pub fn end_held_up(&mut self, dialog: DialogKey) {
-        self.held_up.insert(dialog);
+    /// The store did not take the end of this dialog from that edge; it will by `until`, if the edge lives.
+    pub fn end_held_up(&mut self, dialog: DialogKey, edge: usize, until: u64) {
+        self.held_up.insert(dialog, HeldUp { edge, until });
     }
 
-    /// The same, of a BYE that an edge answered while it did not reach the store (its breaker was open, so nothing was asked).
-    pub fn bye_answered_in_outage(&mut self, call_id: &str) {
-        if let Some(dialog) = self.dialogs.get(call_id).filter(|dialog| !self.ended.contains(dialog)) {
-            self.held_up.insert(*dialog);
+    /// An edge answered a request in a dialog while it did not reach the store (sip.md, section 11).
+    pub fn answered_in_outage(&mut self, answer: &Message, edge: usize, until: u64) {
+        if answer.cseq().method.as_str() != "BYE" {
+            self.from_cache_alone.insert(answer.top_via().branch().unwrap_or_default().to_owned());
+            return;
+        }
+        if let Some(dialog) = self.dialogs.get(answer.call_id()).filter(|dialog| !self.ended.contains(dialog)) {
+            self.held_up.insert(*dialog, HeldUp { edge, until });
+        }
+    }
+
+    /// The edge died, and with it what it had written down for the time after the outage.
+    pub fn died(&mut self, edge: usize) {
+        for held in self.held_up.values_mut().filter(|held| held.edge == edge) {
+            held.until = u64::MAX;
         }
     }
 
     /// A request got an answer after the BYE of its dialog did.
-    pub fn served_after_bye(&mut self, call_id: &str, who: &str) {
-        if self.dialogs.get(call_id).is_some_and(|dialog| self.held_up.contains(dialog)) {
+    pub fn served_after_bye(&mut self, now: u64, call_id: &str, branch: &str, who: &str) {
+        let held_up = |dialog: &DialogKey| self.held_up.get(dialog).is_some_and(|held| now <= held.until);
+        if self.from_cache_alone.contains(branch) || self.dialogs.get(call_id).is_some_and(held_up) {
             self.from_cache += 1;
         } else {
             self.lost(format!("a request after the BYE of {who} was served"));
         }
+    }
+
+    /// Whether an edge refused that call.
+    pub fn is_refused(&self, call_id: &str) -> bool {
+        self.refused.contains(call_id)
     }
 
     pub fn violated(&mut self, what: String) {
@@ -102,12 +147,14 @@ impl Model {
         }
         let key = (call_id.to_owned(), cseq);
         match self.cseqs.get(&key) {
-            Some(known) if known != branch => {
+            // A phone that answered a leg which was given up: no dialog of ours, and each edge that hears the 2xx says BYE.
+            Some((known, _)) if (&**known, method) == ("BYE", "BYE") && !self.dialogs.contains_key(call_id) => {}
+            Some((_, known)) if known != branch => {
                 self.lost(format!("two requests with CSeq {cseq} in the dialog of {call_id}"));
             }
             Some(_) => {}
             None => {
-                self.cseqs.insert(key, branch.to_owned());
+                self.cseqs.insert(key, (method.to_owned(), branch.to_owned()));
             }
         }
     }
@@ -174,16 +221,22 @@ impl Model {
             (StoreOp::OpenCall { guard, owner, .. }, StoreReply::CallOpened | StoreReply::CallAdopted { .. }) => {
                 self.guards.insert(*guard, *owner);
             }
-            (StoreOp::AnswerCall { guard, owner, dialog, record, .. }, StoreReply::Answered { .. }) => {
+            (StoreOp::AnswerCall { guard, owner, dialog, record, peer, .. }, StoreReply::Answered { .. }) => {
                 self.dialogs.insert(record.call_id.clone(), *dialog);
+                if let Some((dialog, record)) = peer.as_deref() {
+                    self.dialogs.insert(record.call_id.clone(), *dialog);
+                }
                 if self.guards.get(guard).is_some_and(|known| known != owner) {
                     self.violated("an INVITE was answered by an edge that did not own it any more".into());
                 }
             }
-            (StoreOp::RejectCall { guard, owner, .. }, StoreReply::Done)
-                if self.guards.get(guard).is_some_and(|known| known != owner) =>
-            {
-                self.violated("an INVITE was answered by an edge that did not own it any more".into());
+            (StoreOp::RejectCall { guard, owner, response }, StoreReply::Done) => {
+                if let Ok(response) = Message::parse(response.clone(), Transportation::Datagram) {
+                    self.refused.insert(response.call_id().to_owned());
+                }
+                if self.guards.get(guard).is_some_and(|known| known != owner) {
+                    self.violated("an INVITE was answered by an edge that did not own it any more".into());
+                }
             }
             (StoreOp::OpenExchange { open, .. }, StoreReply::Exchange(OpenOutcome::Opened { .. })) => {
                 self.exchanges.insert(open.key, open.entry.owner);

@@ -12,6 +12,8 @@ use edge_core::input::Transport;
 use mcp_sip::policy::{Action, Inheritance, Peer, Policy, PolicySpec, RuleSpec};
 
 pub const DOMAIN: &str = "sim.example";
+/// The user of the agent that registers itself, and is called.
+pub const PHONE: &str = "phone";
 /// One exchange may take so long.
 pub const TIMEOUT_MS: u64 = 20_000;
 
@@ -73,7 +75,15 @@ pub fn config(core: usize) -> Arc<Config> {
     };
     let mut domains = BTreeMap::new();
     domains.insert(DOMAIN.to_owned(), Arc::new(domain));
+    let phone = AgentConfig {
+        key: "default/phone".into(),
+        user: PHONE.into(),
+        backend: AgentBackend::SipContact { by_certificate: false },
+        capabilities: Capabilities::default(),
+        ..agent.clone()
+    };
     let mut agents = BTreeMap::new();
+    agents.insert((DOMAIN.to_owned(), PHONE.to_owned()), Arc::new(phone));
     agents.insert((DOMAIN.to_owned(), "agent".to_owned()), Arc::new(agent));
     Arc::new(Config {
         epoch: 1,

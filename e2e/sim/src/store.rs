@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use session_store::key::DialogKey;
 use session_store::memory::{Capacity, Counts, MemoryStore};
-use session_store::op::{Adopted, OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::op::{Adopted, BindingChange, OpenOutcome, StoreError, StoreOp, StoreReply};
 use session_store::record::PeerFlow;
 
 use crate::model::Model;
@@ -34,9 +34,21 @@ pub enum Mutant {
     SilentAdoption,
     /// The journal entry of an exchange is gone when its owner dies.
     NoJournal,
+    /// An adopted INVITE is dropped: its caller hears nothing.
+    SilentCalls,
+    /// An adopted dialog is dropped: nobody has its timers.
+    LostDialogs,
+    /// An epoch is given a second time.
+    EpochAgain,
+    /// A binding outlives its time.
+    EndlessBinding,
+    /// The end of a dialog is answered and not written.
+    DeafToBye,
+    /// A copy of an INVITE counts as a new one.
+    ForgottenGuard,
 }
 
-pub const MUTANTS: [(&str, Mutant); 9] = [
+pub const MUTANTS: [(&str, Mutant); 15] = [
     ("answer-before-write", Mutant::AnswerBeforeWrite),
     ("unfenced-write", Mutant::UnfencedWrite),
     ("double-execution", Mutant::DoubleExecution),
@@ -46,6 +58,12 @@ pub const MUTANTS: [(&str, Mutant); 9] = [
     ("eager-adoption", Mutant::EagerAdoption),
     ("silent-adoption", Mutant::SilentAdoption),
     ("no-journal", Mutant::NoJournal),
+    ("silent-calls", Mutant::SilentCalls),
+    ("lost-dialogs", Mutant::LostDialogs),
+    ("epoch-again", Mutant::EpochAgain),
+    ("endless-binding", Mutant::EndlessBinding),
+    ("deaf-to-bye", Mutant::DeafToBye),
+    ("forgotten-guard", Mutant::ForgottenGuard),
 ];
 
 pub struct Store {
@@ -53,6 +71,8 @@ pub struct Store {
     /// Every operation since the content began, with its time and whether its reply was given: a primary that takes over has these.
     log: Vec<(u64, StoreOp, bool)>,
     pub mutant: Option<Mutant>,
+    /// False when nothing fails any more: the log is not needed then.
+    pub may_fail_over: bool,
     forgotten: BTreeSet<DialogKey>,
     resets: std::collections::BTreeMap<DialogKey, u32>,
     /// Lives of cores so far: the CSeq mutant counts from them.
@@ -66,6 +86,7 @@ impl Store {
             memory: MemoryStore::new(Capacity::default()),
             log: Vec::new(),
             mutant,
+            may_fail_over: true,
             forgotten: BTreeSet::new(),
             resets: std::collections::BTreeMap::new(),
             lives: 0,
@@ -87,8 +108,13 @@ impl Store {
             return Ok(StoreReply::Unknown);
         }
         let asked = operation.clone();
-        self.log.push((now_ms, operation.clone(), false));
-        let mut reply = self.memory.execute(now_ms, operation)?;
+        if self.may_fail_over {
+            self.log.push((now_ms, operation.clone(), false));
+        }
+        let mut reply = match self.instead(now_ms, operation.clone())? {
+            Some(reply) => reply,
+            None => self.memory.execute(now_ms, operation)?,
+        };
         match (self.mutant, &asked, &mut reply) {
             (
                 Some(Mutant::DoubleExecution),
@@ -97,7 +123,11 @@ impl Store {
             ) if matches!(outcome, OpenOutcome::RepeatInFlight { .. } | OpenOutcome::RepeatAnswered { .. }) => {
                 *outcome = OpenOutcome::Opened { session: None };
             }
-            (Some(Mutant::UnfencedWrite), StoreOp::AnswerCall { .. }, StoreReply::Fenced) => {
+            (
+                Some(Mutant::UnfencedWrite | Mutant::ForgottenGuard),
+                StoreOp::AnswerCall { .. },
+                StoreReply::Fenced | StoreReply::Unknown,
+            ) => {
                 reply = StoreReply::Answered { version: 2 };
             }
             (Some(Mutant::CseqReset), StoreOp::NextCseq { dialog, .. }, StoreReply::Cseq { cseq, .. }) => {
@@ -125,6 +155,18 @@ impl Store {
                     pod.lease_left_ms = 0;
                 }
             }
+            (Some(Mutant::ForgottenGuard), StoreOp::OpenCall { .. }, StoreReply::CallKnown { .. }) => {
+                reply = StoreReply::CallOpened;
+            }
+            (Some(Mutant::EpochAgain), StoreOp::TakeEpoch { .. }, StoreReply::Epoch { owner, .. }) => {
+                owner.epoch = owner.epoch.saturating_sub(1).max(1);
+            }
+            (Some(Mutant::SilentCalls), StoreOp::Adopt { .. }, StoreReply::Adopted { items, .. }) => {
+                items.retain(|item| !matches!(item, Adopted::Call { .. }));
+            }
+            (Some(Mutant::LostDialogs), StoreOp::Adopt { .. }, StoreReply::Adopted { items, .. }) => {
+                items.retain(|item| !matches!(item, Adopted::Dialog { .. }));
+            }
             (Some(Mutant::SilentAdoption), StoreOp::Adopt { .. }, StoreReply::Adopted { items, .. }) => {
                 items.retain(|item| !matches!(item, Adopted::Exchange { .. }));
             }
@@ -148,6 +190,26 @@ impl Store {
         }
         model.stored(now_ms, &asked, &reply);
         Ok(reply)
+    }
+
+    /// What a mutant does in the place of an operation.
+    fn instead(&mut self, now_ms: u64, operation: StoreOp) -> Result<Option<StoreReply>, StoreError> {
+        match (self.mutant, operation) {
+            (Some(Mutant::DeafToBye), StoreOp::Terminate { dialog, .. }) => {
+                self.memory.execute(now_ms, StoreOp::ReadDialog { dialog }).map(Some)
+            }
+            (
+                Some(Mutant::EndlessBinding),
+                StoreOp::Register { aor, change: BindingChange::Update(mut bindings), nonce },
+            ) => {
+                for binding in bindings.iter_mut().filter(|binding| binding.expires_at > now_ms) {
+                    binding.expires_at += 86_400_000;
+                }
+                let change = BindingChange::Update(bindings);
+                self.memory.execute(now_ms, StoreOp::Register { aor, change, nonce }).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The number of the operation that was executed last: [`Store::acknowledged`] wants it.
@@ -192,7 +254,7 @@ impl Store {
         }
         match operation {
             StoreOp::AnswerCall { .. } => Some(StoreReply::Answered { version: 1 }),
-            StoreOp::Register { change: session_store::op::BindingChange::Update(bindings), .. } => {
+            StoreOp::Register { change: BindingChange::Update(bindings), .. } => {
                 let live = bindings.iter().filter(|b| b.expires_at > now_ms).cloned().collect();
                 Some(StoreReply::Bindings(live))
             }

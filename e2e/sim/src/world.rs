@@ -36,7 +36,7 @@ pub const CALM_FROM_MS: u64 = 120_000;
 const MAX_EVENTS: u64 = 2_000_000;
 
 /// Arrows of the write-ahead table at which an edge may die.
-pub const ARROW_COUNT: usize = faults::ARROWS.len();
+pub use faults::ARROWS;
 
 /// What a seed did.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,38 @@ pub struct Report {
     pub from_cache: u64,
     /// Kills at an arrow of the write-ahead table: operation, and whether the write was done.
     pub arrows: BTreeMap<(&'static str, bool), u64>,
+    /// Calls between two phones that were answered.
+    pub bridged: u64,
+    /// Exchanges of callers that broke with their only connection when they might not repeat any more.
+    pub no_way_back: u64,
+    /// Refused calls that did not hear of it, because the edge that said so died.
+    pub unheard: u64,
     pub violations: Vec<String>,
+}
+
+impl Report {
+    /// Both together.
+    pub fn add(&mut self, other: Report) {
+        self.calls += other.calls;
+        self.exchanges += other.exchanges;
+        self.answers += other.answers;
+        self.retryable += other.retryable;
+        self.given_up += other.given_up;
+        self.requests += other.requests;
+        self.faults += other.faults;
+        self.kills += other.kills;
+        self.adopted += other.adopted;
+        self.store_operations += other.store_operations;
+        self.executions += other.executions;
+        self.from_cache += other.from_cache;
+        self.bridged += other.bridged;
+        self.no_way_back += other.no_way_back;
+        self.unheard += other.unheard;
+        for (arrow, count) in other.arrows {
+            *self.arrows.entry(arrow).or_default() += count;
+        }
+        self.violations.extend(other.violations);
+    }
 }
 
 /// Which of an edge's two connections to the store.
@@ -149,7 +180,7 @@ struct World {
     now: u64,
     sequence: u64,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: BTreeMap<u64, Event>,
+    events: BTreeMap<u64, Box<Event>>,
     edges: Vec<Process>,
     callers: Vec<Caller>,
     certificates: Vec<Arc<PeerCertificate>>,
@@ -173,8 +204,10 @@ struct World {
 /// Runs one seed; with `trace` every message, write, kill and stop is a line on standard output.
 pub fn run(seed: u64, mutant: Option<Mutant>, trace: bool) -> Report {
     let mut rng = Rng::new(seed);
-    let callers = 2 + rng.below(5) as usize;
-    let callers: Vec<Caller> = (0..callers).map(|i| Caller::new(i, &mut rng)).collect();
+    let count = 2 + rng.below(5) as usize;
+    let phone = rng.chance(700).then_some(count);
+    let mut callers: Vec<Caller> = (0..count).map(|i| Caller::new(i, phone.is_some(), &mut rng)).collect();
+    callers.extend(phone.map(|index| Caller::phone(index, &mut rng)));
     let certificates = callers
         .iter()
         .map(|c| Arc::new(PeerCertificate { uris: vec![c.aor()], dns: Vec::new(), domains: vec![DOMAIN.into()] }))
@@ -203,11 +236,11 @@ pub fn run(seed: u64, mutant: Option<Mutant>, trace: bool) -> Report {
         world.start(edge);
     }
     for caller in 0..world.callers.len() {
-        let at = world.rng.range(100, 3_000);
+        let at = if phone == Some(caller) { 20 } else { world.rng.range(100, 3_000) };
         world.callers[caller].next_step = at;
         world.at(at, Event::Caller { caller });
     }
-    world.plan_faults();
+    world.plan_faults(seed);
     world.play();
     world.finish();
     world.report
@@ -217,7 +250,7 @@ impl World {
     fn at(&mut self, time: u64, event: Event) {
         self.sequence += 1;
         self.queue.push(Reverse((time, self.sequence)));
-        self.events.insert(self.sequence, event);
+        self.events.insert(self.sequence, Box::new(event));
     }
 
     fn clock(&self) -> Now {
@@ -245,7 +278,7 @@ impl World {
             if idle_until.is_some_and(|end| self.now > end) {
                 return;
             }
-            self.step(event);
+            self.step(*event);
         }
     }
 

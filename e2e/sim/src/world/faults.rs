@@ -34,10 +34,13 @@ pub struct Arrow {
 }
 
 /// The operations that let a peer go on (sip.md, section 7).
-pub const ARROWS: [&str; 14] = [
+pub const ARROWS: [&str; 19] = [
     "register",
     "open_call",
+    "place_legs",
+    "early_call",
     "answer_call",
+    "reject_call",
     "confirm",
     "begin",
     "commit",
@@ -47,6 +50,8 @@ pub const ARROWS: [&str; 14] = [
     "open_exchange",
     "close_exchange",
     "cancel_call",
+    "update_dialog",
+    "take_epoch",
     "adopt",
     "heartbeat",
 ];
@@ -56,7 +61,10 @@ pub fn operation_name(operation: &StoreOp) -> &'static str {
     match operation {
         StoreOp::Register { .. } => "register",
         StoreOp::OpenCall { .. } => "open_call",
+        StoreOp::PlaceLegs { .. } => "place_legs",
+        StoreOp::EarlyCall { .. } => "early_call",
         StoreOp::AnswerCall { .. } => "answer_call",
+        StoreOp::RejectCall { .. } => "reject_call",
         StoreOp::Confirm { .. } => "confirm",
         StoreOp::Begin { .. } => "begin",
         StoreOp::Commit { .. } => "commit",
@@ -66,6 +74,8 @@ pub fn operation_name(operation: &StoreOp) -> &'static str {
         StoreOp::OpenExchange { .. } => "open_exchange",
         StoreOp::CloseExchange(_) => "close_exchange",
         StoreOp::CancelCall { .. } => "cancel_call",
+        StoreOp::UpdateDialog { .. } => "update_dialog",
+        StoreOp::TakeEpoch { .. } => "take_epoch",
         StoreOp::Adopt { .. } => "adopt",
         StoreOp::Heartbeat { .. } => "heartbeat",
         _ => "other",
@@ -77,14 +87,20 @@ impl World {
         self.rng.below(EDGES as u64) as usize
     }
 
-    pub(super) fn plan_faults(&mut self) {
+    /// `seed` chooses the arrow, so that few seeds strike them all.
+    pub(super) fn plan_faults(&mut self, seed: u64) {
         for _ in 0..self.rng.below(3) {
             let (at, edge) = (self.rng.range(500, 60_000), self.some_edge());
             self.at(at, Event::Fault(Fault::Kill { edge }));
         }
-        if self.rng.chance(500) {
-            let operation = ARROWS[self.rng.below(ARROWS.len() as u64) as usize];
-            let (written, count) = (self.rng.chance(500), self.rng.range(1, 6) as u32);
+        if self.rng.chance(700) {
+            let operation = ARROWS[(seed / 2 % ARROWS.len() as u64) as usize];
+            let count = match operation {
+                "adopt" | "heartbeat" => self.rng.range(1, 6),
+                "register" | "open_call" | "begin" | "next_cseq" => self.rng.range(1, 3),
+                _ => 1 + u64::from(self.rng.chance(200)),
+            };
+            let (written, count) = (seed % 2 == 1, count as u32);
             self.arrow = Some(Arrow { operation, written, count });
         }
         for _ in 0..self.rng.below(3) {
@@ -141,6 +157,7 @@ impl World {
             Fault::FailOver { until } => {
                 let rng = &mut self.rng;
                 let lost = self.store.fail_over(|| rng.chance(500));
+                self.model.failed_over();
                 self.store_life += 1;
                 self.store_down_until = self.store_down_until.max(until);
                 if self.trace {

@@ -18,6 +18,9 @@ impl World {
             self.report.retryable += c.retryable;
             self.report.given_up += c.given_up;
             self.report.requests += c.requests;
+            self.report.no_way_back += c.no_way_back;
+            self.report.bridged += c.bridged;
+            self.report.unheard += c.unheard;
         }
         let counts = self.store.counts(EPOCH_MS + end);
         let mut left = BTreeSet::new();

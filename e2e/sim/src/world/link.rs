@@ -15,6 +15,8 @@ const OPENS_AFTER: u32 = 5;
 const PROBE_MS: u64 = 500;
 /// Between the steps of the recovery.
 const STEP_MS: u64 = 500;
+/// The steps of the recovery, the longest wait between two tries of a tombstone, the longest way of a write, and a little.
+const RECOVERY_MS: u64 = 30_000;
 
 impl World {
     fn deadline(link: Link) -> u64 {
@@ -37,7 +39,7 @@ impl World {
         let (mut there, mut back) = (self.rng.range(0, 5), self.rng.range(0, 5));
         let mut lose_reply = false;
         if !self.reaches_store(edge) {
-            self.note_outage(&operation);
+            self.note_outage(edge, &operation);
             let at = self.now + Self::deadline(link);
             return self.at(at, error(StoreError::Unavailable));
         }
@@ -65,14 +67,14 @@ impl World {
                 lose_reply = true;
             } else if fate < 22 {
                 self.report.faults += 1;
-                self.note_outage(&operation);
+                self.note_outage(edge, &operation);
                 let at = self.now + Self::deadline(link);
                 return self.at(at, error(StoreError::Unavailable));
             }
         }
         // The edge stops waiting at its deadline; the write may still be done.
         if there + back > Self::deadline(link) {
-            self.note_outage(&operation);
+            self.note_outage(edge, &operation);
             let at = self.now + Self::deadline(link);
             self.at(at, error(StoreError::Unavailable));
             let at = self.now + there;
@@ -94,10 +96,19 @@ impl World {
     }
 
     /// The store does not take the end of a dialog now: until it does, a request may still find it.
-    fn note_outage(&mut self, operation: &StoreOp) {
+    fn note_outage(&mut self, edge: usize, operation: &StoreOp) {
         if let StoreOp::Terminate { dialog, .. } | StoreOp::Bury { dialog } = operation {
-            self.model.end_held_up(*dialog);
+            let until = self.outage_is_over(edge);
+            self.model.end_held_up(*dialog, edge, until);
         }
+    }
+
+    /// When what that edge could not write is in the store at the latest, if it lives.
+    pub(super) fn outage_is_over(&self, edge: usize) -> u64 {
+        let process = &self.edges[edge];
+        let reached =
+            [self.now, self.store_down_until, self.store_slow_until, process.cut_until, process.stopped_until];
+        reached.into_iter().max().unwrap_or(self.now) + RECOVERY_MS
     }
 
     #[allow(clippy::too_many_arguments, reason = "the members of one event")]
@@ -116,8 +127,9 @@ impl World {
             return;
         }
         if lose_reply {
-            self.note_outage(&operation);
+            self.note_outage(edge, &operation);
         }
+        self.store.may_fail_over = !self.is_calm();
         let reply = self.store.execute(EPOCH_MS + self.now, operation, &mut self.model, &mut self.rng);
         let written = Some((self.store_life, self.store.last()));
         if self.arrow_hits(edge, life, name, true) {
@@ -155,6 +167,9 @@ impl World {
         }
         if self.edges[edge].life != life {
             return;
+        }
+        if let Ok(StoreReply::Cseq { cseq, record, .. }) = &reply {
+            self.model.cseq_given(&record.call_id, &record.local_tag, *cseq);
         }
         if link == Link::Node {
             return self.node_input(edge, NodeInput::Store { op, reply });

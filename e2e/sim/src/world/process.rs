@@ -70,6 +70,7 @@ impl World {
             return;
         }
         edge.node = None;
+        self.model.died(index);
         let life = edge.life;
         edge.life += 1;
         edge.stopped_until = 0;
@@ -186,7 +187,7 @@ impl World {
         let life = self.edges[edge].life;
         match effect {
             Effect::Send { flow, bytes, tag } => {
-                self.note_bye_in_outage(edge, &bytes);
+                self.note_answer_in_outage(edge, &bytes);
                 self.send(edge, flow, bytes, tag);
             }
             Effect::SendTo { transport: Transport::Udp, remote, bytes, .. } => {
@@ -237,14 +238,15 @@ impl World {
         }
     }
 
-    /// A BYE is answered by an edge that does not reach the store: allowed, and its tombstone comes later.
-    fn note_bye_in_outage(&mut self, edge: usize, bytes: &Bytes) {
+    /// An edge that does not reach the store answers a request in a dialog: allowed, from its cache, and counted apart.
+    fn note_answer_in_outage(&mut self, edge: usize, bytes: &Bytes) {
         if self.edges[edge].health != StoreHealth::Open && self.reaches_store(edge) {
             return;
         }
         let Ok(Some(message)) = datagram(bytes.clone(), &FrameLimits::default()) else { return };
-        if message.status() == Some(200) && message.cseq().method.as_str() == "BYE" {
-            self.model.bye_answered_in_outage(message.call_id());
+        if message.status() == Some(200) {
+            let until = self.outage_is_over(edge);
+            self.model.answered_in_outage(&message, edge, until);
         }
     }
 
