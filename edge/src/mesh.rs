@@ -9,12 +9,14 @@ pub mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use edge_core::lease::Membership;
 use edge_core::mesh::MeshMessage;
+use session_store::record::PodState;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -64,6 +66,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// By pod: where its mesh listens.
     addresses: ArcSwap<BTreeMap<u64, String>>,
+    /// Whether another of them has its lease.
+    has_peers: AtomicBool,
     peers: Mutex<BTreeMap<u64, mpsc::Sender<Parcel>>>,
 }
 
@@ -77,6 +81,7 @@ impl Mesh {
             shards,
             metrics,
             addresses: ArcSwap::default(),
+            has_peers: AtomicBool::new(false),
             peers: Mutex::default(),
         };
         Mesh { shared: Arc::new(shared) }
@@ -91,8 +96,12 @@ impl Mesh {
 
     /// Who lives, and where.
     pub fn membership(&self, membership: &Membership) {
-        let living = membership.pods.iter().filter(|pod| pod.lease_left_ms > 0 && !pod.address.is_empty());
-        let addresses = living.map(|pod| (pod.owner.pod, pod.address.clone())).collect();
+        let me = self.shared.me.pod();
+        let lives = |pod: &PodState| pod.lease_left_ms > 0 && !pod.address.is_empty() && pod.owner.pod != me;
+        self.shared.has_peers.store(membership.pods.iter().any(lives), Ordering::Relaxed);
+        // Without a lease an edge may be cut off from the store only: what its connections are asked to say is for the core to decide.
+        let known = membership.pods.iter().filter(|pod| !pod.address.is_empty());
+        let addresses = known.map(|pod| (pod.owner.pod, pod.address.clone())).collect();
         if **self.shared.addresses.load() != addresses {
             self.shared.addresses.store(Arc::new(addresses));
         }
@@ -101,7 +110,7 @@ impl Mesh {
     /// Whether another edge lives that has a mesh.
     #[must_use]
     pub fn has_peers(&self) -> bool {
-        self.shared.addresses.load().keys().any(|pod| *pod != self.shared.me.pod())
+        self.shared.has_peers.load(Ordering::Relaxed)
     }
 
     /// Queues a message for an edge. Never waits. What was queued and is not receipted in time comes back to `shard` as
