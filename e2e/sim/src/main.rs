@@ -69,7 +69,7 @@ fn exit(good: bool) -> ExitCode {
 fn in_order(seeds: &[u64], jobs: usize, mutant: Option<Mutant>, mut each: impl FnMut(u64, Report) -> bool) {
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let (done, reports) = mpsc::channel();
+        let (done, reports) = mpsc::sync_channel(jobs);
         for _ in 0..jobs {
             let (next, over, done) = (&next, &over, done.clone());
             scope.spawn(move || {
