@@ -39,7 +39,7 @@ committed! {
     "entry-bindings-1" "entry-removed-1" "entry-guard-pending-1" "entry-guard-rejected-1" "entry-guard-cancelled-1"
     "entry-guard-accepted-1" "entry-dialog-1" "entry-dialog-erased-1" "entry-session-1" "entry-exchange-in-flight-1"
     "entry-exchange-held-1" "entry-exchange-answered-1" "entry-message-1" "entry-nonce-1" "entry-edge-1"
-    "entry-domain-1" "entry-generation-1"
+    "entry-domain-1" "entry-generation-1" "entry-dialog-retained-1" "entry-kept-1" "entry-kept-exchange-1"
 }
 
 /// What is written now is committed.
@@ -323,10 +323,17 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
         conversation: Some(conversation(5)),
     });
     run(StoreOp::Erase { conversation: conversation(5) });
+    run(StoreOp::RestoreDialog {
+        dialog: dialog(6),
+        record: Box::new(DialogRecord { retention_ms: 86_400_000, ..dialog_value() }),
+        ttl_ms: HOUR,
+        conversation: Some(conversation(6)),
+    });
+    run(StoreOp::WriteSession { session: session(6), version: 0, record: Box::new(session_value()), ttl_ms: HOUR });
     run(StoreOp::WriteSession { session: session(1), version: 0, record: Box::new(session_value()), ttl_ms: HOUR });
-    for n in [1, 2, 4] {
+    for (s, n) in [(1, 1), (1, 2), (1, 4), (6, 1)] {
         let open = OpenExchange {
-            key: exchange(1, n),
+            key: exchange(s, n),
             entry: journal_value(),
             limit: 4,
             ttl_ms: HOUR,
@@ -337,6 +344,8 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
     }
     let close = CloseExchange { key: exchange(1, 2), owner: C, answer: Some(Bytes::from_static(b"a")), is_held: false };
     run(StoreOp::CloseExchange(close.clone()));
+    run(StoreOp::CloseExchange(CloseExchange { key: exchange(6, 1), ..close.clone() }));
+    run(StoreOp::DropSession { session: session(6), if_ends_within_ms: None });
     run(StoreOp::CloseExchange(CloseExchange { key: exchange(1, 4), is_held: true, ..close }));
     run(StoreOp::Once { key: exchange(1, 3), ttl_ms: HOUR, nonce: None });
     run(StoreOp::UseNonce(NonceUse { ttl_ms: HOUR, ..nonce(1, 5, 6) }));
@@ -358,6 +367,9 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
         ("entry-guard-accepted-1", EntryName::Guard(guard(4))),
         ("entry-dialog-1", EntryName::Dialog(dialog(4))),
         ("entry-dialog-erased-1", EntryName::Dialog(dialog(5))),
+        ("entry-dialog-retained-1", EntryName::Dialog(dialog(6))),
+        ("entry-kept-1", EntryName::Kept(dialog(6))),
+        ("entry-kept-exchange-1", EntryName::KeptExchange(dialog(6), 0)),
         ("entry-session-1", EntryName::Session(session(1))),
         ("entry-exchange-in-flight-1", EntryName::Exchange(exchange(1, 1))),
         ("entry-exchange-held-1", EntryName::Exchange(exchange(1, 4))),
