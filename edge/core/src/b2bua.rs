@@ -27,9 +27,12 @@ use session_store::op::{StoreError, StoreReply};
 use session_store::record::{CallLeg, DialogRecord};
 use sip_proto::message::{Message, Transportation};
 
+use crate::answer::Answer;
 use crate::config::{AgentBackend, AgentConfig, Capabilities, RegistrationProfile};
 use crate::dialogs::HangUp;
 use crate::engine::Closing;
+use crate::gruu::Named;
+use crate::router::Callee;
 use crate::state::EdgeState;
 use acks::{AckWait, PendingAck};
 use reach::Parked;
@@ -129,6 +132,31 @@ impl EdgeState {
             Step::HangUp(hang_up) => self.bridge_bye(hang_up, reply),
             Step::Refusal(refusal) => self.refusal_cseq(*refusal, reply),
         }
+    }
+
+    /// Whom a request out of a dialog means: the agent at its Request-URI, and which of its bindings where that is a GRUU (RFC 5627). By
+    /// capability it is nobody yet: who it is will be found.
+    ///
+    /// # Errors
+    /// 404 where nobody can have that address.
+    fn called(
+        &self,
+        message: &Message,
+        callee: &Callee,
+        domain: &str,
+    ) -> Result<(Arc<AgentConfig>, Option<Named>), Answer> {
+        let uri = sip_proto::uri::Uri::parse(message.request_uri().unwrap_or_default()).ok().and_then(|uri| uri.sip());
+        let named = uri.as_ref().and_then(|uri| self.gruu(uri).ok().flatten());
+        let user = match (&named, &uri) {
+            (Some(named), _) => named.user.clone(),
+            (None, Some(uri)) => uri.user_unescaped().unwrap_or_default().into_owned(),
+            (None, None) => String::new(),
+        };
+        let agent = match callee {
+            Callee::Agent(agent) => Some(agent.clone()),
+            Callee::User | Callee::Offers(_) => self.agent_at(domain, &user),
+        };
+        Ok((agent.ok_or_else(|| Answer::new(404))?, named))
     }
 
     /// The agent at an address; a user of the domain counts as one that registers and declares nothing.

@@ -172,19 +172,7 @@ impl EdgeState {
             sip_proto::sdp::parse(sdp).map_err(|error| crate::call::plan::sdp_refusal(&error, &domain))?;
         }
         let timer = negotiate_timer(message, None)?;
-        let uri = sip_proto::uri::Uri::parse(message.request_uri().unwrap_or_default()).ok().and_then(|uri| uri.sip());
-        let named = uri.as_ref().and_then(|uri| self.gruu(uri).ok().flatten());
-        let user = match (&named, &uri) {
-            (Some(named), _) => named.user.clone(),
-            (None, Some(uri)) => uri.user_unescaped().unwrap_or_default().into_owned(),
-            (None, None) => String::new(),
-        };
-        // By capability: who it is will be found; until then nobody.
-        let agent = match callee {
-            Callee::Agent(agent) => Some(agent.clone()),
-            Callee::User | Callee::Offers(_) => self.agent_at(&domain.domain, &user),
-        };
-        let agent = agent.ok_or_else(|| Answer::new(404))?;
+        let (agent, named) = self.called(message, callee, &domain.domain)?;
         let (capabilities, offer) = match callee {
             Callee::Offers(names) => (names.clone(), Offer::default()),
             Callee::Agent(_) | Callee::User => (Vec::new(), self.judge_offer(request, caller, &agent, &parts)?),
