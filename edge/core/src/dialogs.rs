@@ -137,7 +137,7 @@ pub(crate) struct LocalDialog {
     pub peer_updates: bool,
     /// A BYE of ours is under way.
     pub ending: bool,
-    /// It had to wait for a lease.
+    /// It had to wait for a lease, or for the store.
     pub put_off: Option<HangUp>,
     /// The envelope that we offered in the 2xx, until the ACK answers it.
     pub late_offer: Option<Negotiation>,
@@ -468,18 +468,18 @@ impl EdgeState {
                 return self.keep(dialog, version, record);
             }
             Ok(StoreReply::Fenced) => return self.disown(dialog),
-            // A timer asks again; what was ordered ends here, and the peer by its own session timer.
-            Err(_) if fence.is_some_and(|fence| fence.version.is_some()) => {
-                let now = self.now.mono;
-                if let Some(local) = self.dialogs.get_mut(&dialog) {
-                    local.ending = false;
-                    local.again_after(now, RETRY_MS);
-                }
-                return self.arm_dialog(dialog);
-            }
+            // Asked again until the store answers: what a timer decided, when the timer is looked at next, what was ordered, as it is.
+            // What nobody here holds ends here, and the peer by its own session timer.
             Err(_) => {
-                self.bury(dialog);
-                return self.end_dialog(dialog, closing);
+                let now = self.now.mono;
+                let Some(local) = self.dialogs.get_mut(&dialog).filter(|_| fence.is_some()) else {
+                    self.bury(dialog);
+                    return self.end_dialog(dialog, closing);
+                };
+                local.ending = false;
+                local.put_off = fence.is_some_and(|fence| fence.version.is_none()).then_some(hang_up);
+                local.again_after(now, RETRY_MS);
+                return self.arm_dialog(dialog);
             }
             Ok(StoreReply::Unknown) if self.may_come_back(dialog) => {
                 if let Some(local) = self.dialogs.get_mut(&dialog) {

@@ -2,7 +2,7 @@
 
 use edge_core::input::{ConnId, FlowKey, Input, Transport};
 use edge_core::node::NodeInput;
-use session_store::op::StoreOp;
+use session_store::op::{StoreError, StoreOp};
 
 use crate::any_edge::{called, invited};
 use crate::calls::{ECHO, both};
@@ -136,6 +136,29 @@ fn a_bye_of_a_dead_edge_is_sent_again_with_a_higher_cseq() {
     assert!(again.cseq().seq > first.cseq().seq);
     // The peer had heard the first one.
     fleet.on(1, |world| world.reply(&alice.flow, &again, 481, ""));
+    fleet.advance(70_000);
+    fleet.assert_silent();
+    assert_eq!(fleet.edges[1].world.core.stats().dialogs, 0);
+}
+
+/// The first write of the adopter has no answer: it asks again, and nothing is buried that was not said (sip.md, section 7).
+#[test]
+fn a_bye_that_the_adopter_owes_is_said_when_the_store_answers_again() {
+    let mut fleet = Fleet::new(2);
+    let alice = invited(&mut fleet);
+    fleet.advance(33_000);
+    assert!(fleet.said(0).contains(&"BYE".to_owned()));
+    fleet.kill(0);
+    fleet.on(1, |world| world.mode = StoreMode::Failing(StoreError::Unavailable));
+    fleet.advance(ADOPTION_MS);
+    assert_eq!(fleet.edges[1].world.core.stats().adopted.get("dialog"), Some(&1));
+    assert_eq!(fleet.said(1), Vec::<String>::new());
+    fleet.on(1, |world| world.mode = StoreMode::Prompt);
+    fleet.advance(1_000);
+    let sent = fleet.sent(1);
+    let bye = sent.first().expect("a BYE").message.clone();
+    assert_eq!(bye.cseq().method.as_str(), "BYE");
+    fleet.on(1, |world| world.reply(&alice.flow, &bye, 200, ""));
     fleet.advance(70_000);
     fleet.assert_silent();
     assert_eq!(fleet.edges[1].world.core.stats().dialogs, 0);
