@@ -8,6 +8,7 @@ mod exchanges;
 mod registrations;
 
 use redis::Cmd;
+use session_store::Durability;
 use session_store::key::{ConversationKey, DialogKey, Slot, Tenant};
 use session_store::op::{NonceUse, StoreError, StoreOp};
 
@@ -60,9 +61,15 @@ impl Call {
         self.keys.first().map(String::as_str).unwrap_or_default()
     }
 
-    pub fn command(&self) -> Cmd {
+    /// As it is sent where an acknowledgement has this class. In a durable one the function writes in any case, so that the wait behind it is
+    /// for all that it tells, whoever wrote that.
+    pub fn command(&self, class: Durability) -> Cmd {
         let mut command = redis::cmd("FCALL");
-        command.arg(library::function(self.function)).arg(self.keys.len()).arg(&self.keys).arg(&self.args);
+        command
+            .arg(library::function(self.function, class != Durability::Memory))
+            .arg(self.keys.len())
+            .arg(&self.keys)
+            .arg(&self.args);
         command
     }
 }

@@ -48,7 +48,7 @@ pub fn code() -> &'static str {
     &LIBRARY.code
 }
 
-/// The full name of a function.
-pub(crate) fn function(short: &str) -> String {
-    format!("{}_{short}", name())
+/// The full name of a function; `durable`: of its form whose reply may be waited for.
+pub(crate) fn function(short: &str, durable: bool) -> String {
+    format!("{}_{short}{}", name(), if durable { "_durable" } else { "" })
 }

@@ -426,7 +426,7 @@ impl Node {
             self.checked.store(number, Ordering::Relaxed);
         }
         let mut command = redis::cmd("FCALL");
-        command.arg(library::function("probe")).arg(0);
+        command.arg(library::function("probe", false)).arg(0);
         let before = self.loads();
         let (asked, started) = (self.common.clock.edge.now_ms(), Instant::now());
         match self.send(&self.data, &command, started + limit).await {

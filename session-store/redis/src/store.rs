@@ -167,7 +167,7 @@ impl RedisStore {
     pub async fn execute_heartbeat(&self, op: StoreOp) -> Result<StoreReply, StoreError> {
         let deadline = Instant::now() + self.0.common.config.heartbeat_timeout;
         let call = self.encoder().plan(&op)?.main;
-        let command = call.command();
+        let command = call.command(Durability::Memory);
         let mut last = Failure::NotSent;
         for _ in 0..REDIRECTS {
             let Some(node) = self.map().node(call.routed_by()).cloned() else { break };
@@ -318,7 +318,7 @@ impl RedisStore {
         deadline: Instant,
         trips: &mut u64,
     ) -> Result<Vec<Value>, StoreError> {
-        let command = Arc::new(call.command());
+        let command = Arc::new(call.command(class));
         let mut loaded = false;
         for _ in 0..=REDIRECTS {
             let node = self.map().node(call.routed_by()).cloned().ok_or(StoreError::Unavailable)?;

@@ -9,6 +9,7 @@ mod api {
     mod full;
     pub mod proxy;
     mod records;
+    mod replays;
     mod sentinel;
     pub mod server;
     mod size;

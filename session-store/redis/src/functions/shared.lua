@@ -3,8 +3,14 @@
 
 local LAYOUT = '1'
 
-local function call(...)
-  return redis.call(...)
+-- Whether the function under way has written what is replicated for certain: HSET is, whatever stood there.
+local has_written = false
+
+local function call(command, ...)
+  if command == 'HSET' then
+    has_written = true
+  end
+  return redis.call(command, ...)
 end
 
 local function now()
@@ -53,6 +59,28 @@ local function text(value)
   return value or ''
 end
 
+-- WAIT and WAITAOF count what their own connection wrote (Redis before 7.2: all that anybody did). A write that leaves nothing behind, beside
+-- the key whose content is told, makes them wait for what somebody else wrote there.
+local function mark(p, key)
+  local name = p .. 'w:' .. string.match(key, '{.-}')
+  call('SET', name, '')
+  call('DEL', name)
+end
+
+-- Each function that may write has another form, `_durable`: what it tells may be waited for.
 local function register(name, callback, flags)
-  redis.register_function({ function_name = LIBRARY .. '_' .. name, callback = callback, flags = flags or {} })
+  flags = flags or {}
+  redis.register_function({ function_name = LIBRARY .. '_' .. name, callback = callback, flags = flags })
+  if flags[1] == 'no-writes' then
+    return
+  end
+  local function durable(keys, args)
+    has_written = false
+    local reply = callback(keys, args)
+    if not has_written then
+      mark(args[1], keys[1])
+    end
+    return reply
+  end
+  redis.register_function({ function_name = LIBRARY .. '_' .. name .. '_durable', callback = durable, flags = flags })
 end

@@ -101,8 +101,13 @@ impl Server {
 
     /// A replica that has what its primary has.
     pub fn start_replica(primary: &Server) -> Server {
+        Server::start_replica_of(Program::Redis, primary)
+    }
+
+    /// The same with another program.
+    pub fn start_replica_of(program: Program, primary: &Server) -> Server {
         let port = primary.port.to_string();
-        let replica = Server::start(Program::Redis, &["--replicaof", "127.0.0.1", &port]);
+        let replica = Server::start(program, &["--replicaof", "127.0.0.1", &port]);
         replica.catch_up(primary);
         replica
     }
