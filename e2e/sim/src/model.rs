@@ -14,8 +14,8 @@ pub struct Model {
     pub violations: Vec<String>,
     /// Executions of the unsafe tool, by the token in its arguments.
     executions: BTreeMap<String, u32>,
-    /// Requests of the edges in a dialog: (Call-ID, CSeq) → method and branch.
-    cseqs: BTreeMap<(String, u32), (String, String)>,
+    /// Requests of the edges in a dialog: (Call-ID, CSeq) → branch.
+    cseqs: BTreeMap<(String, u32), String>,
     guards: BTreeMap<GuardKey, Owner>,
     exchanges: BTreeMap<ExchangeKey, Owner>,
     highest_out: BTreeMap<DialogKey, u32>,
@@ -147,14 +147,12 @@ impl Model {
         }
         let key = (call_id.to_owned(), cseq);
         match self.cseqs.get(&key) {
-            // A phone that answered a leg which was given up: no dialog of ours, and each edge that hears the 2xx says BYE.
-            Some((known, _)) if (&**known, method) == ("BYE", "BYE") && !self.dialogs.contains_key(call_id) => {}
-            Some((_, known)) if known != branch => {
+            Some(known) if known != branch => {
                 self.lost(format!("two requests with CSeq {cseq} in the dialog of {call_id}"));
             }
             Some(_) => {}
             None => {
-                self.cseqs.insert(key, (method.to_owned(), branch.to_owned()));
+                self.cseqs.insert(key, branch.to_owned());
             }
         }
     }

@@ -51,6 +51,10 @@ const OWED_ACK: &str = "owed.ack";
 
 /// Other edges may have used so many numbers of a dialog since it was seen here last.
 const CSEQ_MARGIN: u32 = 100;
+/// Beyond them a number is drawn, so that edges which do not hear of each other take different ones.
+const CSEQ_SPREAD: u64 = 1 << 20;
+/// Numbers end here (RFC 3261 §8.1.1.5).
+const CSEQ_LAST: u32 = u32::MAX >> 1;
 
 /// What is under way between legs on this core.
 #[derive(Debug, Default)]
@@ -211,13 +215,20 @@ impl EdgeState {
         self.bridge_store(operation, Step::HangUp(hang_up));
     }
 
+    /// A number for a request that ends a dialog while the store gives none: nobody has used it and nobody will (gaps are legal, RFC 3261
+    /// §12.2.2). `last`: the highest number of ours in the dialog that is known here.
+    pub(crate) fn cseq_of_nobody(&mut self, last: u32) -> u32 {
+        let drawn = u32::try_from(self.random.below(CSEQ_SPREAD)).unwrap_or(0);
+        last.saturating_add(CSEQ_MARGIN).saturating_add(drawn).min(CSEQ_LAST)
+    }
+
     /// The other leg's BYE while the store is away: with a number that nobody can have used yet.
     fn bye_from_cache(&mut self, peer: DialogKey) {
         let Some(record) = self.dialogs.get(&peer).map(|local| local.record.clone()) else {
             // Its owner, or its own session timer, ends it.
             return self.bridge_buried(peer);
         };
-        let cseq = record.cseq_out.saturating_add(CSEQ_MARGIN);
+        let cseq = self.cseq_of_nobody(record.cseq_out);
         let reason = "SIP;cause=200;text=\"The other leg ended\"";
         let hang_up = HangUp { dialog: peer, reason, closing: Closing::Bye, fence: None };
         self.reach_dialog(peer, &record, crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() });

@@ -317,7 +317,8 @@ impl EdgeState {
         }
     }
 
-    /// A dialog that nobody wants any more: ACK, then BYE.
+    /// A dialog that nobody wants any more: ACK, then BYE. Whether the store has it is not known where its write had no answer; then
+    /// whoever adopts it says BYE, too, with the next number.
     pub(crate) fn acknowledge_and_end(&mut self, message: &Message, target: &Target, reason: &str) {
         let state = dialog_of_response(message);
         let cseq = message.cseq().seq;
@@ -326,7 +327,8 @@ impl EdgeState {
         self.send_to_target(target, ack, None);
         let branch = self.new_branch();
         let via = self.via(target.transport(), target.listener(), &branch);
-        let bye = state.request_with_cseq("BYE", cseq + 1, &via).header(HeaderId::Reason, reason).build();
+        let number = self.cseq_of_nobody(cseq);
+        let bye = state.request_with_cseq("BYE", number, &via).header(HeaderId::Reason, reason).build();
         if self.send_request("BYE", &branch, bye, target.clone(), Purpose::Nothing).is_err() {
             self.stats.drop_one("leg out of reach");
         }

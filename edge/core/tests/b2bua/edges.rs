@@ -127,6 +127,35 @@ fn an_invite_whose_edge_dies_while_it_rings_is_answered_and_the_agent_stops_ring
     assert!(text(&fleet.take(&sam)).starts_with("BYE "));
 }
 
+/// RFC 3261 §12.2.1.1: one number, one request. Whether the call was written is not known to the edge that gives it up, and it is: the
+/// edge that adopts it says BYE, too.
+#[test]
+fn a_leg_that_was_given_up_and_is_adopted_hears_no_number_twice() {
+    let mut fleet = Fleet::new(2);
+    let mut sam = Phone::new(&mut fleet, 1, "sam");
+    sam.register(&mut fleet, INSTANCE, SUPPORTED);
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.invite(&mut fleet, &format!("sip:sam@{DOMAIN}"), "", &sdp("a"));
+    let invite = fleet.take(&sam);
+    sam.called(&invite);
+    fleet.holding = true;
+    sam.reply(&mut fleet, &invite, 200, "", &sdp("sam"));
+    fleet.lose_reply();
+    assert_eq!(alice.status(&mut fleet), 503);
+    assert!(text(&fleet.take(&sam)).starts_with("ACK "));
+    let given_up = fleet.take(&sam);
+    assert!(text(&given_up).starts_with("BYE "));
+    // What would have undone the write dies with its edge.
+    fleet.kill(0);
+    fleet.holding = false;
+    fleet.adopt(0, 1);
+    fleet.advance(33_000);
+    let adopted = fleet.take(&sam);
+    assert!(text(&adopted).starts_with("BYE "));
+    assert_eq!(adopted.call_id(), given_up.call_id());
+    assert_ne!(adopted.cseq().seq, given_up.cseq().seq);
+}
+
 #[test]
 fn a_new_registration_moves_the_dialog_without_a_re_invite() {
     let mut fleet = Fleet::new(2);

@@ -210,6 +210,14 @@ impl Fleet {
         }
     }
 
+    /// Executes the first operation that was held back, and its reply is lost.
+    pub fn lose_reply(&mut self) {
+        let (edge, op, operation) = self.held.pop_front().expect("something is held back");
+        self.store.execute(self.now.wall.0, operation).unwrap();
+        let reply = Err(session_store::op::StoreError::Unavailable);
+        self.input(edge, Input::Store { op, reply });
+    }
+
     fn record(&mut self, edge: usize, to: To, bytes: Bytes) {
         let message = Message::parse(bytes.clone(), Transportation::Stream)
             .unwrap_or_else(|e| panic!("we sent what we would not read: {e:?}\n{}", String::from_utf8_lossy(&bytes)));
