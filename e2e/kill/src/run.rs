@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(12);
 const PATIENCE: Duration = Duration::from_secs(12);
 /// A request in a dialog that an edge answers from what it holds: done within this, its next targets included (performance.md, P14).
 const FROM_MEMORY: Duration = Duration::from_secs(4);
+/// The first requests after a fault are spread over no more than this, in seconds.
+const FIRST_LOOKS: f64 = 3.0;
 /// Looks at one time.
 const LOOKS: usize = 16;
 
@@ -160,12 +162,16 @@ async fn with_fault(world: &mut World, journal: &Journal<'_>, run: u32, tally: &
     tokio::time::sleep(BEFORE).await;
     journal.say("the fault");
     let mut struck = faults::strike(world, fault, run).await?;
-    let began = Instant::now();
     let mut pulses = JoinSet::new();
     for (ua, dialog) in &dialogs {
-        let is_measured = !fault.ends_before_recovery();
-        let began = is_measured.then_some(began);
-        pulses.spawn(pulse(ua.clone(), dialog.clone(), began, args.pace, stop.clone(), load.clone()));
+        pulses.spawn(pulse(
+            ua.clone(),
+            dialog.clone(),
+            !fault.ends_before_recovery(),
+            args.pace,
+            stop.clone(),
+            load.clone(),
+        ));
     }
     for (ua, dialog) in leaving {
         let within = faults::outage(args).saturating_sub(FROM_MEMORY).mul_f64(place::fraction());
@@ -294,20 +300,23 @@ async fn churn(ua: Ua, pace: f64, mut stop: watch::Receiver<bool>, load: Arc<Loa
     }
 }
 
-/// Requests in one dialog through the fault: the first one at once. The time from `began` to its 2xx is the recovery.
+/// Requests in one dialog through the fault: the first one at once, or, where the pace is slow because they are many, within
+/// [`FIRST_LOOKS`]: that thousands ask in the same instant is no fault of an edge. The time from the first one to its 2xx is the recovery.
 async fn pulse(
     ua: Ua,
     dialog: Arc<Dialog>,
-    mut began: Option<Instant>,
+    mut is_measured: bool,
     pace: f64,
     mut stop: watch::Receiver<bool>,
     load: Arc<Load>,
 ) {
+    pause(0.0, (0.1 * pace).min(FIRST_LOOKS), &mut stop).await;
     while !*stop.borrow() {
         let (sent, answer) = ua.timed(&dialog, "OPTIONS").await;
         load.look(sent, answer.is_ok() && sent.elapsed() <= GIVE_UP);
         match answer {
-            Ok(()) => lock(&load.recovery).extend(began.take().map(|began| began.elapsed())),
+            Ok(()) if std::mem::take(&mut is_measured) => lock(&load.recovery).push(sent.elapsed()),
+            Ok(()) => {}
             Err(error) => {
                 let note = format!("{} {:?} in dialog {}: {error}", ua.user(), ua.transport(), dialog.call_id);
                 lock(&load.notes).push(note);

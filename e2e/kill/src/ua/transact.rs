@@ -7,7 +7,7 @@ use sip_proto::auth::DigestRequest;
 use sip_proto::auth::client::{ClientSecret, ClientUser, answer, header_names};
 use sip_proto::dialog::ack_failure;
 use sip_proto::message::build::Request;
-use sip_proto::message::{Message, Transportation};
+use sip_proto::message::{HeaderId, Message, Transportation};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
@@ -33,6 +33,10 @@ pub struct Way {
     pub cseq: u32,
 }
 
+/// The first wait of a request that every edge refused; it doubles no more than so often.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const MOST_DOUBLINGS: u32 = 5;
+
 /// A request to be.
 pub struct Ask<'a> {
     pub method: &'static str,
@@ -55,6 +59,12 @@ enum Outcome {
     Gone(String),
 }
 
+/// `Retry-After` of a response (RFC 3261 §20.33).
+fn retry_after(message: &Message) -> Option<Duration> {
+    let digits = message.header_str(HeaderId::RetryAfter)?.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().map(Duration::from_secs)
+}
+
 impl Ua {
     /// Tries the edges until one gives a final response that is not 503, or the time is over: then the last response or a reason.
     pub async fn ask(&self, ask: &Ask<'_>) -> Fallible<Message> {
@@ -62,6 +72,7 @@ impl Ua {
         let mut tried: Vec<usize> = Vec::new();
         let (mut credentials, mut challenges, mut overtaken) = (None::<(&str, String)>, 0, 0);
         let mut pinned = ask.at;
+        let (mut rounds, mut asked_for) = (0, None);
         loop {
             if !self.is_online() {
                 return Err("the client ended".into());
@@ -96,7 +107,8 @@ impl Ua {
                     match status {
                         503 => {
                             Counts::add(&self.0.counts.unavailable);
-                            if ask.method == "INVITE" && message.headers_named("Retry-After").next().is_none() {
+                            asked_for = retry_after(&message).or(asked_for);
+                            if ask.method == "INVITE" && retry_after(&message).is_none() {
                                 Counts::add(&self.0.counts.bare);
                             }
                             if Instant::now() >= ask.deadline {
@@ -119,10 +131,12 @@ impl Ua {
             challenges = 0;
             tried.push(edge);
             if ask.at.is_some() || tried.len() >= edges {
-                // All said no: a moment, as Retry-After asks for, with jitter.
+                // All said no: a moment, longer each time, up to what Retry-After asks for, with jitter.
                 tried.clear();
                 tried.push(edge);
-                tokio::time::sleep(Duration::from_millis(200 + u64::try_from(place::below(200)).unwrap_or(0))).await;
+                let wait = (FIRST_WAIT * (1 << rounds)).min(asked_for.unwrap_or(T2));
+                rounds = (rounds + 1).min(MOST_DOUBLINGS);
+                tokio::time::sleep(wait.mul_f64(1.0 + place::fraction() * 0.5)).await;
             }
         }
     }
