@@ -9,6 +9,7 @@ mod entries;
 mod exchanges;
 mod expiry;
 mod kept;
+mod nonces;
 mod owned;
 mod persist;
 mod registrations;
@@ -20,7 +21,7 @@ use crate::key::{
     AorKey, CapabilityKey, ConversationKey, DialogKey, ExchangeKey, GuardKey, NonceKey, SessionKey, Slot, Tenant,
 };
 use crate::name::EntryName;
-use crate::op::{NonceUse, StoreError, StoreOp, StoreReply, claim_ms};
+use crate::op::{StoreError, StoreOp, StoreReply, claim_ms};
 use crate::record::Binding;
 use entries::{Edge, Guard, Nonce, Removed, StoredDialog, StoredExchange, StoredSession};
 use kept::{Kept, KeptExchange};
@@ -249,31 +250,5 @@ impl MemoryStore {
     fn ends(&mut self, name: EntryName, at: u64) {
         self.expiry.add(at, name);
         self.changed(name);
-    }
-
-    /// Checks and counts the nonce, then runs the operation; a replay changes nothing.
-    fn with_nonce(
-        &mut self,
-        now_ms: u64,
-        nonce: Option<NonceUse>,
-        then: impl FnOnce(&mut Self) -> Result<StoreReply, StoreError>,
-    ) -> Result<StoreReply, StoreError> {
-        if let Some(nonce) = nonce {
-            match self.nonces.get(&nonce.key) {
-                Some(seen) if seen.expires_at > now_ms => {
-                    let again = nonce.count == seen.count && nonce.request == seen.request;
-                    if nonce.count <= seen.count && !again {
-                        return Ok(StoreReply::NonceReplayed);
-                    }
-                }
-                Some(_) => {}
-                None if self.nonces.len() >= self.capacity.nonces => return Err(StoreError::Full { what: "nonces" }),
-                None => {}
-            }
-            let expires_at = now_ms.saturating_add(nonce.ttl_ms);
-            self.nonces.insert(nonce.key, Nonce { count: nonce.count, request: nonce.request, expires_at });
-            self.ends(EntryName::Nonce(nonce.key), expires_at);
-        }
-        then(self)
     }
 }

@@ -40,7 +40,13 @@ pub const EDGE_LISTED_MS: u64 = 7_200_000;
 /// The epoch of an edge is remembered so long after its lease ended: far longer than anything that it can still own.
 pub const EPOCH_MS: u64 = 86_400_000;
 
-/// A digest nonce count that rides on another operation.
+/// So far below the highest count of a nonce one may still arrive: on UDP requests overtake each other.
+pub const NONCE_WINDOW: u32 = 32;
+/// Beside the request with the highest count, so many others (the last that came) are known when they come again.
+pub const NONCE_REQUESTS: usize = 4;
+
+/// A digest nonce count that rides on another operation. Each count is taken once, in whatever order they arrive, down to [`NONCE_WINDOW`]
+/// below the highest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonceUse {
     pub key: NonceKey,
@@ -220,7 +226,7 @@ pub struct CloseExchange {
 pub enum StoreReply {
     /// Done, nothing to tell.
     Done,
-    /// The nonce count did not rise: a replay. Nothing was changed.
+    /// The nonce count was taken before by another request, or is too far below the highest: a replay. Nothing was changed.
     NonceReplayed,
     /// Live bindings after the change.
     Bindings(Vec<Binding>),

@@ -54,7 +54,7 @@ impl EdgeState {
         } else {
             alive()
         };
-        // The count of the nonce has to rise here, too, or the credentials could be used again.
+        // The count of the nonce is taken here, too, or the credentials could be used again.
         match caller.nonce.clone() {
             Some(nonce) if self.has_room() => {
                 let then = Waiting::Nonce {

@@ -78,7 +78,10 @@ macro_rules! suite {
                 reg_2_tenants_do_not_meet
             }
             nonces {
-                a_count_only_rises_and_a_retransmission_is_no_replay
+                a_count_is_taken_once_and_a_retransmission_is_no_replay
+                sec_8_counts_that_overtake_each_other_are_each_taken_once
+                a_count_far_below_the_highest_is_refused
+                the_last_requests_may_come_again
                 a_nonce_ends
                 a_replay_changes_nothing
             }

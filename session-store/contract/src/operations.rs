@@ -134,7 +134,9 @@ fn actor() -> impl Strategy<Value = Actor> {
 }
 
 fn some_nonce() -> impl Strategy<Value = NonceUse> {
-    (0u8..2, 1u32..9, 0u8..2).prop_map(|(n, count, request)| NonceUse { ttl_ms: 98_000, ..nonce(n, count, request) })
+    // Within the window of the highest count, at its edge and beyond.
+    let count = prop_oneof![4 => 1u32..9, 1 => 1u32..80];
+    (0u8..2, count, 0u8..2).prop_map(|(n, count, request)| NonceUse { ttl_ms: 98_000, ..nonce(n, count, request) })
 }
 
 fn maybe_nonce() -> impl Strategy<Value = Option<NonceUse>> {

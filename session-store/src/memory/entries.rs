@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::nonces::Used;
 use crate::key::{ConversationKey, DialogKey};
 use crate::record::{CallLeg, DialogPhase, DialogRecord, JournalEntry, Owner, SessionRecord};
 
@@ -21,9 +22,16 @@ pub(super) struct Removed {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Nonce {
+    /// The highest that was taken, and by which request.
     pub count: u32,
     pub request: [u8; 16],
     pub expires_at: u64,
+    /// Which of the [`crate::op::NONCE_WINDOW`] below it were taken; the lowest bit is the next lower one.
+    #[serde(default = "super::nonces::all")]
+    pub taken: u32,
+    /// The last others that were taken, newest first; at most [`crate::op::NONCE_REQUESTS`].
+    #[serde(default)]
+    pub earlier: Vec<Used>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use session_store::codec::{decode, encode};
 use session_store::memory::{Capacity, Counts, MemoryStore};
 use session_store::name::EntryName;
-use session_store::op::{BindingChange, CloseExchange, NonceUse, OpenExchange, StoreError, StoreOp};
+use session_store::op::{BindingChange, CloseExchange, NonceUse, OpenExchange, StoreError, StoreOp, StoreReply};
 use session_store::record::{
     Binding, CallLeg, DialogPhase, DialogRecord, ExchangeNote, JournalEntry, LegRecord, McpRecord, Owner, PeerFlow,
     PodState, SessionRecord, SessionTimerRecord,
@@ -38,7 +38,7 @@ committed! {
     "dialog-1" "session-1" "exchange-1" "binding-1" "leg-1" "edge-1" "flow-1" "note-1"
     "entry-bindings-1" "entry-removed-1" "entry-guard-pending-1" "entry-guard-rejected-1" "entry-guard-cancelled-1"
     "entry-guard-accepted-1" "entry-dialog-1" "entry-dialog-erased-1" "entry-session-1" "entry-exchange-in-flight-1"
-    "entry-exchange-held-1" "entry-exchange-answered-1" "entry-message-1" "entry-nonce-1" "entry-edge-1"
+    "entry-exchange-held-1" "entry-exchange-answered-1" "entry-message-1" "entry-nonce-1" "entry-nonce-2" "entry-edge-1"
     "entry-domain-1" "entry-generation-1" "entry-dialog-retained-1" "entry-kept-1" "entry-kept-exchange-1"
 }
 
@@ -348,7 +348,9 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
     run(StoreOp::DropSession { session: session(6), if_ends_within_ms: None });
     run(StoreOp::CloseExchange(CloseExchange { key: exchange(1, 4), is_held: true, ..close }));
     run(StoreOp::Once { key: exchange(1, 3), ttl_ms: HOUR, nonce: None });
-    run(StoreOp::UseNonce(NonceUse { ttl_ms: HOUR, ..nonce(1, 5, 6) }));
+    for (count, request) in [(3, 4), (5, 6), (4, 5)] {
+        run(StoreOp::UseNonce(NonceUse { ttl_ms: HOUR, ..nonce(1, count, request) }));
+    }
     run(StoreOp::TakeEpoch {
         pod: C.pod,
         boot: C.boot,
@@ -375,7 +377,7 @@ fn entries() -> (MemoryStore, Vec<(&'static str, EntryName)>) {
         ("entry-exchange-held-1", EntryName::Exchange(exchange(1, 4))),
         ("entry-exchange-answered-1", EntryName::Exchange(exchange(1, 2))),
         ("entry-message-1", EntryName::Once(exchange(1, 3))),
-        ("entry-nonce-1", EntryName::Nonce(nonce(1, 5, 6).key)),
+        ("entry-nonce-2", EntryName::Nonce(nonce(1, 5, 6).key)),
         ("entry-edge-1", EntryName::Edge(C.pod)),
         ("entry-domain-1", EntryName::Domain([0xdd; 16])),
         ("entry-generation-1", EntryName::Generation),
@@ -408,6 +410,7 @@ fn an_entry_without_the_members_that_came_later_is_read() {
     for (name, added) in [
         (EntryName::Guard(guard(1)), &["legs"][..]),
         (EntryName::Dialog(dialog(4)), &["requests", "conversation", "erased"][..]),
+        (EntryName::Nonce(nonce(1, 5, 6).key), &["taken", "earlier"][..]),
     ] {
         let bytes = store.entry_bytes(&name).unwrap().unwrap();
         let all = members(&bytes);
@@ -415,4 +418,16 @@ fn an_entry_without_the_members_that_came_later_is_read() {
         assert_eq!(earlier.len() + added.len(), all.len());
         MemoryStore::new(Capacity::default()).restore(&name, &of_members(&earlier)).unwrap();
     }
+}
+
+#[test]
+fn a_nonce_of_the_version_that_took_rising_counts_only_takes_none_below_it() {
+    let mut store = MemoryStore::new(Capacity::default());
+    store.restore(&EntryName::Nonce(nonce(1, 5, 6).key), &golden("entry-nonce-1")).unwrap();
+    let mut take = |count, request| store.execute(NOW, StoreOp::UseNonce(nonce(1, count, request))).unwrap();
+    assert_eq!(take(5, 6), StoreReply::Done, "the same request");
+    assert_eq!(take(4, 5), StoreReply::NonceReplayed, "nobody knows");
+    assert_eq!(take(7, 7), StoreReply::Done);
+    assert_eq!(take(6, 8), StoreReply::Done, "overtaken since");
+    assert_eq!(take(5, 9), StoreReply::NonceReplayed);
 }

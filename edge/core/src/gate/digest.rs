@@ -1,5 +1,5 @@
-//! Digest as the gate uses it (RFC 3261 §22, RFC 8760; security.md, section 5): stateless nonces, a count that must rise in the store,
-//! a realm per domain.
+//! Digest as the gate uses it (RFC 3261 §22, RFC 8760; security.md, section 5): stateless nonces, a count that the store takes once, in
+//! whatever order requests arrive, a realm per domain.
 
 use session_store::key::NonceKey as StoredNonce;
 use session_store::op::NonceUse;

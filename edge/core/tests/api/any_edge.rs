@@ -106,6 +106,36 @@ fn an_overtaken_cseq_is_500_at_any_edge() {
     assert_eq!(late.status(), Some(500));
 }
 
+#[test]
+fn sec_8_an_overtaken_info_on_udp_is_500_and_its_credentials_are_not_stale() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = called(&mut fleet);
+    let flow = alice.flow.clone();
+    // One nonce, counts in the order in which the requests were made; the later one is faster.
+    let first = fleet.alone(0, |world| alice.build(world, "INFO", "", ""));
+    let second = fleet.alone(0, |world| alice.build(world, "INFO", "", ""));
+    let count = |request: &str| request.split("nc=").nth(1).map(|rest| rest[..8].to_owned()).expect("a digest");
+    assert!(count(&first) < count(&second));
+    let answer = |fleet: &mut Fleet, edge, request: &str| {
+        let answer = fleet.on(edge, |world| {
+            world.arrive(&flow, request.to_owned());
+            world.response()
+        });
+        (answer.status(), header(&answer, HeaderId::WwwAuthenticate))
+    };
+    assert_eq!(answer(&mut fleet, 1, &second).0, Some(200));
+    // RFC 3261 section 12.2.2, at either edge, and its retransmission.
+    for edge in [0, 1] {
+        assert_eq!(answer(&mut fleet, edge, &first), (Some(500), String::new()), "edge {edge}");
+    }
+    // The same credentials with another request are a replay wherever they come.
+    let replayed = second.replacen(&alice.branch, "z9hG4bKagain", 1);
+    let replayed = replayed.replacen(&format!("CSeq: {}", alice.cseq), &format!("CSeq: {}", alice.cseq + 1), 1);
+    let (status, challenge) = answer(&mut fleet, 0, &replayed);
+    assert_eq!(status, Some(401));
+    assert!(challenge.contains("stale=true"), "{challenge}");
+}
+
 /// An INVITE at the first edge whose answer waits for the store; then a CANCEL at the second.
 fn cancelled_elsewhere(cut: bool) -> (Fleet, Vec<String>, Vec<String>) {
     let mut fleet = Fleet::new(2);

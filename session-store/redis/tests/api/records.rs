@@ -2,10 +2,12 @@
 
 use redis::Commands;
 use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store_redis::{RedisStore, Topology};
 use store_contract::Subject;
 use store_contract::samples::*;
 
-use super::subject::{Kind, Redis, sealer};
+use super::full::OnOne;
+use super::subject::{Kind, RUNTIME, Redis, patient, sealer};
 
 const KEY: &str = "t:d:{7}:1:01010101010101010101010101010101";
 
@@ -126,4 +128,39 @@ fn names_of_one_call_in_two_slots_are_refused() {
         exchange: Some(Box::new(elsewhere)),
     };
     assert!(matches!(s.run(op), Err(StoreError::Unreadable { .. })));
+}
+
+#[test]
+fn a_nonce_of_the_library_that_took_rising_counts_only_takes_none_below_it() {
+    let mut s = Redis::take(Kind::Redis);
+    let key = format!("t:n:{{1:{}}}", "01".repeat(16));
+    let _: () = s.servers()[0].admin().set(&key, format!("5:{}", "06".repeat(16))).expect("SET");
+    let mut take = |count, request| run(&mut s, StoreOp::UseNonce(nonce(1, count, request)));
+    assert_eq!(take(5, 6), StoreReply::Done, "the same request");
+    assert_eq!(take(4, 5), StoreReply::NonceReplayed, "nobody knows");
+    assert_eq!(take(7, 7), StoreReply::Done);
+    assert_eq!(take(6, 8), StoreReply::Done, "overtaken since");
+    assert_eq!(take(5, 9), StoreReply::NonceReplayed);
+}
+
+#[test]
+fn the_window_of_a_nonce_is_every_edges() {
+    for kind in [Kind::Redis, Kind::Cluster] {
+        let mut s = Redis::take(kind);
+        let address = s.servers()[0].address();
+        let topology = match kind {
+            Kind::Cluster => Topology::Cluster { addresses: vec![address] },
+            _ => Topology::Single { address },
+        };
+        let other = RUNTIME.block_on(RedisStore::connect(patient(topology), sealer(1))).expect("the store");
+        let mut here = |count, request| run(&mut s, StoreOp::UseNonce(nonce(1, count, request)));
+        let there = |count, request| run(&mut OnOne(&other), StoreOp::UseNonce(nonce(1, count, request)));
+        assert_eq!(here(3, 3), StoreReply::Done);
+        assert_eq!(there(2, 2), StoreReply::Done, "overtaken, on its way to another edge");
+        assert_eq!(here(2, 2), StoreReply::Done, "its retransmission");
+        assert_eq!(here(2, 9), StoreReply::NonceReplayed);
+        assert_eq!(there(3, 9), StoreReply::NonceReplayed);
+        assert_eq!(here(1, 1), StoreReply::Done);
+        assert_eq!(there(1, 9), StoreReply::NonceReplayed);
+    }
 }
