@@ -28,6 +28,7 @@ mod schemas;
 mod session;
 mod stats;
 mod stream;
+mod taken_back;
 mod timers;
 mod trace;
 mod types;
@@ -51,7 +52,7 @@ pub use rewrite::Held;
 pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
     Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Ids, Inbound, Leg, LegKey, Principal,
-    SipAnswer, Ticket, Verdict, Way, Written,
+    SipAnswer, TakeBack, Ticket, Verdict, Way, Written,
 };
 
 /// The MCP half of one `EdgeState`.
@@ -73,6 +74,7 @@ pub struct Engine {
     /// Repetitions of what nobody may be serving.
     doubts: BTreeMap<ExchangeKey, doubt::Doubt>,
     held: doubt::Held,
+    taken_back: taken_back::TakenBack,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,

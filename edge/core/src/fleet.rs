@@ -11,7 +11,7 @@ use sip_proto::method::Method;
 
 use crate::call::cancel::Cancel;
 use crate::effect::Effect;
-use crate::engine::{Closing, Engine};
+use crate::engine::{Closing, Engine, TakeBack};
 use crate::input::{ConnId, Flow, FlowKey};
 use crate::lease::Membership;
 use crate::mesh::{Arrival, MeshMessage};
@@ -100,7 +100,10 @@ impl EdgeState {
                 | MeshMessage::Relay { tag, .. }
                 | MeshMessage::Cancelled { tag, .. }
                 | MeshMessage::Holds { tag, .. } => *tag = Some(number),
-                MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } | MeshMessage::Held { .. } => {}
+                MeshMessage::SendFailed { .. }
+                | MeshMessage::Ended { .. }
+                | MeshMessage::Held { .. }
+                | MeshMessage::TakenBack { .. } => {}
             }
         }
         self.emit(Effect::Mesh { to, message });
@@ -143,6 +146,9 @@ impl EdgeState {
             }
             MeshMessage::Holds { tag: None, .. } => self.stats.drop_one("question of another edge without a tag"),
             MeshMessage::Held { tag, held, .. } => self.told_who_holds(from, tag, held),
+            MeshMessage::TakenBack { session, exchange, body, .. } => {
+                self.with_engine(|engine, ctx| engine.taken_back(ctx, session, exchange.as_ref(), &body));
+            }
         }
     }
 
@@ -152,6 +158,17 @@ impl EdgeState {
         if living.is_some_and(|pod| pod.owner == owner) {
             let question = MeshMessage::Holds { exchange, owner, tag: None, call_id };
             self.tell_edge(owner.pod, question, Some(Meshed::Holds(exchange, owner)));
+        }
+    }
+
+    /// A caller takes a request back that is served by another edge, or by nobody until it is adopted. Which edge it is, only the journal
+    /// knows; all hear of it, also those whose lease ran out, because they may still be running it.
+    pub(crate) fn take_back_elsewhere(&mut self, taken: &TakeBack) {
+        let Some(membership) = self.membership.clone() else { return };
+        let me = self.owner.pod;
+        for other in membership.pods.iter().filter(|pod| pod.owner.pod != me && !pod.address.is_empty()) {
+            let TakeBack { session, exchange, body, call_id } = taken.clone();
+            self.tell_edge(other.owner.pod, MeshMessage::TakenBack { session, exchange, body, call_id }, None);
         }
     }
 

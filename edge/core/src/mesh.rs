@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use session_store::key::{DialogKey, ExchangeKey, GuardKey};
+use mcp_sip::exchange::McpExchange;
+use session_store::key::{DialogKey, ExchangeKey, GuardKey, SessionKey};
 use session_store::record::Owner;
 
 use crate::input::{ConnId, Flow, FlowKey, Transport};
@@ -33,6 +34,9 @@ pub enum MeshMessage {
     Holds { exchange: ExchangeKey, owner: Owner, tag: Option<u64>, call_id: String },
     /// What became of a [`MeshMessage::Holds`].
     Held { tag: u64, held: bool, call_id: String },
+    /// A `notifications/cancelled` was accepted here from whom this session belongs to, for a request that is not served here. `exchange` is
+    /// its `MCP-Exchange`, `body` the notification byte by byte. Whoever serves the request ends it; whoever adopts it does not begin.
+    TakenBack { session: SessionKey, exchange: Option<McpExchange>, body: Bytes, call_id: String },
 }
 
 impl MeshMessage {
@@ -46,7 +50,8 @@ impl MeshMessage {
             | MeshMessage::Cancelled { call_id, .. }
             | MeshMessage::Ended { call_id, .. }
             | MeshMessage::Holds { call_id, .. }
-            | MeshMessage::Held { call_id, .. } => call_id,
+            | MeshMessage::Held { call_id, .. }
+            | MeshMessage::TakenBack { call_id, .. } => call_id,
         }
     }
 
@@ -58,7 +63,10 @@ impl MeshMessage {
             | MeshMessage::Relay { tag, .. }
             | MeshMessage::Cancelled { tag, .. }
             | MeshMessage::Holds { tag, .. } => *tag,
-            MeshMessage::SendFailed { .. } | MeshMessage::Ended { .. } | MeshMessage::Held { .. } => None,
+            MeshMessage::SendFailed { .. }
+            | MeshMessage::Ended { .. }
+            | MeshMessage::Held { .. }
+            | MeshMessage::TakenBack { .. } => None,
         }
     }
 }

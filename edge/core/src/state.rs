@@ -296,6 +296,7 @@ impl EdgeState {
                 EngineOut::CancelBackend { id } => self.emit(Effect::CancelBackend { id }),
                 EngineOut::Deliver(delivery) => self.deliver(delivery),
                 EngineOut::Ask { owner, exchange, call_id } => self.ask_who_holds(owner, exchange, call_id),
+                EngineOut::TakeBack(taken) => self.take_back_elsewhere(&taken),
                 EngineOut::Audit(record) => self.emit(Effect::Audit(record)),
                 EngineOut::Span(span) => self.emit(Effect::Span(span)),
                 EngineOut::Log { level, message } => self.emit(Effect::Log { level, message }),

@@ -42,3 +42,5 @@ mod registrations;
 mod rfc4475;
 #[path = "api/rotation.rs"]
 mod rotation;
+#[path = "api/taken_back.rs"]
+mod taken_back;

@@ -4,6 +4,7 @@ use edge_api::mesh as wire;
 use edge_api::mesh::envelope::Message as Content;
 use edge_core::input::{ConnId, Transport};
 use edge_core::mesh::{Arrival, MeshMessage};
+use mcp_sip::exchange::McpExchange;
 use session_store::key::{DialogKey, ExchangeKey, GuardKey, SLOTS, SessionKey};
 use session_store::record::Owner;
 
@@ -20,6 +21,7 @@ pub fn kind(message: &MeshMessage) -> &'static str {
         MeshMessage::Ended { .. } => "ended",
         MeshMessage::Holds { .. } => "holds",
         MeshMessage::Held { .. } => "held",
+        MeshMessage::TakenBack { .. } => "taken_back",
     }
 }
 
@@ -27,6 +29,7 @@ pub fn kind(message: &MeshMessage) -> &'static str {
 pub fn octets(message: &MeshMessage) -> usize {
     let octets = match message {
         MeshMessage::Send { bytes, .. } | MeshMessage::Relay { bytes, .. } => bytes.len(),
+        MeshMessage::TakenBack { body, .. } => body.len(),
         MeshMessage::SendFailed { .. }
         | MeshMessage::Cancelled { .. }
         | MeshMessage::Ended { .. }
@@ -64,6 +67,11 @@ pub fn write(number: u64, message: MeshMessage) -> wire::Envelope {
             (call_id, Content::Holds(wire::Holds { session, exchange: hash.to_vec().into(), owner, tag }))
         }
         MeshMessage::Held { tag, held, call_id } => (call_id, Content::Held(wire::Held { tag, held })),
+        MeshMessage::TakenBack { session, exchange, body, call_id } => {
+            let session = Some(key(session.slot, session.tenant, session.hash));
+            let exchange = exchange.as_ref().map(ToString::to_string);
+            (call_id, Content::TakenBack(wire::TakenBack { session, exchange, body }))
+        }
     };
     wire::Envelope { number, call_id, message: Some(content) }
 }
@@ -112,6 +120,14 @@ pub fn read(envelope: wire::Envelope) -> Option<MeshMessage> {
             MeshMessage::Holds { exchange, owner: Owner { pod, epoch, boot }, tag, call_id }
         }
         Content::Held(wire::Held { tag, held }) => MeshMessage::Held { tag, held, call_id },
+        Content::TakenBack(wire::TakenBack { session, exchange, body }) => {
+            let (slot, tenant, hash) = parts(&session?)?;
+            let exchange = match exchange {
+                Some(text) => Some(McpExchange::parse(text.as_bytes()).ok()?),
+                None => None,
+            };
+            MeshMessage::TakenBack { session: SessionKey { slot, tenant, hash }, exchange, body, call_id }
+        }
     })
 }
 
@@ -181,7 +197,19 @@ mod tests {
                 tag: Some(6),
                 call_id: call_id.clone(),
             },
-            MeshMessage::Held { tag: 7, held: true, call_id },
+            MeshMessage::Held { tag: 7, held: true, call_id: call_id.clone() },
+            MeshMessage::TakenBack {
+                session: SessionKey { slot: 7, tenant: 3, hash: [9; 16] },
+                exchange: McpExchange::parse(b"xxxxxxxxxxxxxxxxxxxxxx;rel=callee").ok(),
+                body: Bytes::from_static(b"{}"),
+                call_id: call_id.clone(),
+            },
+            MeshMessage::TakenBack {
+                session: SessionKey { slot: 0, tenant: 0, hash: [0; 16] },
+                exchange: None,
+                body: Bytes::new(),
+                call_id,
+            },
         ]
     }
 
@@ -220,5 +248,12 @@ mod tests {
         assert_eq!(relay(None), None);
         assert_eq!(relay(Some(wire::Arrival { transport: 99, ..arrival.clone() })), None);
         assert_eq!(relay(Some(wire::Arrival { local: "somewhere".into(), ..arrival })), None);
+        let taken_back = |exchange: &str| {
+            let session = Some(key(1, 1, [0; 16]));
+            let taken = wire::TakenBack { session, exchange: Some(exchange.into()), body: Bytes::new() };
+            read(wire::Envelope { message: Some(Content::TakenBack(taken)), ..good.clone() })
+        };
+        assert!(taken_back("session;rel=caller").is_some());
+        assert_eq!(taken_back("somewhat"), None);
     }
 }

@@ -7,7 +7,7 @@ pub struct Envelope {
     /// Tells the shard of the receiver.
     #[prost(string, tag = "2")]
     pub call_id: ::prost::alloc::string::String,
-    #[prost(oneof = "envelope::Message", tags = "3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "envelope::Message", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -28,6 +28,8 @@ pub mod envelope {
         Holds(super::Holds),
         #[prost(message, tag = "9")]
         Held(super::Held),
+        #[prost(message, tag = "10")]
+        TakenBack(super::TakenBack),
     }
 }
 /// The message of that number is in its shard's queue.
@@ -111,6 +113,19 @@ pub struct Held {
     pub tag: u64,
     #[prost(bool, tag = "2")]
     pub held: bool,
+}
+/// A `notifications/cancelled` was accepted by the sender from whom this session belongs to, for a request that the sender does not serve.
+/// Whoever serves it ends it; whoever adopts it does not begin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakenBack {
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<Key>,
+    /// `MCP-Exchange` of the notification, if it has one.
+    #[prost(string, optional, tag = "2")]
+    pub exchange: ::core::option::Option<::prost::alloc::string::String>,
+    /// The notification, byte by byte.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
 }
 /// An edge in one of its lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

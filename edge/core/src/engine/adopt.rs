@@ -112,6 +112,9 @@ impl Engine {
         if !ctx.has_lease() {
             return self.wait(ctx, orphan);
         }
+        if self.taken_back.has(ctx.now, orphan.key.session, &orphan.entry) {
+            return self.end_entry(ctx, orphan.key);
+        }
         if let (Some(dialog), None) = (orphan.entry.leg.dialog, &orphan.dialog) {
             let no = ctx.ids.number();
             self.orphans.insert(no, orphan);

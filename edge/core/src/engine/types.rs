@@ -266,6 +266,17 @@ pub enum Closing {
     Local,
 }
 
+/// A request that its caller took back where it is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeBack {
+    pub session: SessionKey,
+    /// The notification's `MCP-Exchange`.
+    pub exchange: Option<McpExchange>,
+    /// `notifications/cancelled`, byte by byte.
+    pub body: Bytes,
+    pub call_id: String,
+}
+
 /// What the engine wants done, in order.
 #[derive(Clone, Debug)]
 pub enum EngineOut {
@@ -288,6 +299,9 @@ pub enum EngineOut {
         exchange: ExchangeKey,
         call_id: String,
     },
+    /// Tell the other edges that a caller took a request back which is not served here; there it goes to
+    /// [`taken_back`](super::Engine::taken_back).
+    TakeBack(TakeBack),
     Audit(AuditRecord),
     Span(Span),
     Log {

@@ -297,7 +297,7 @@ impl Engine {
     }
 
     /// This core does not know the session: perhaps the store does.
-    fn load(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, waiting: Waiting) {
+    pub(super) fn load(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, waiting: Waiting) {
         let key = leg.session;
         let limit = ctx.config.edge.limits.sessions_per_pod.saturating_mul(2);
         if !self.sessions.contains_key(&key) && self.sessions.len() >= limit {
@@ -318,54 +318,6 @@ impl Engine {
         let ttl_ms = session.ttl_ms(ctx.config.ttl);
         self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Load(key));
     }
-
-    /// The request is not served here. A legacy backend can be told in its session by any edge; a modern one is told by the connection that
-    /// its edge holds, so that its answer still comes, and its caller ignores it.
-    fn cancelled_elsewhere(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        leg: &Arc<Leg>,
-        header: Option<&McpExchange>,
-        envelope: &Envelope,
-    ) {
-        match self.sessions.get(&leg.session) {
-            Some(session) if ctx.is_in_fleet() && session.legacy.is_some() && !is_open_here(session, header) => {
-                self.post_or_queue(ctx, leg.session, envelope.bytes().clone());
-            }
-            None if ctx.is_in_fleet() && serves_legacy(leg) => {
-                self.load(ctx, leg, Waiting { header: header.cloned(), body: envelope.bytes().clone() });
-            }
-            _ => self.stats.unmatched += 1,
-        }
-    }
-
-    /// The caller takes a request back (mcp.md 5.6). It gets no answer.
-    fn cancelled(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<&McpExchange>, envelope: &Envelope) {
-        let key = leg.session;
-        if let Some(id) = envelope.request_id() {
-            self.doubt_cancelled(key, &id);
-        }
-        let session = self.sessions.get_mut(&key);
-        let known = |session: &Session| envelope.request_id().and_then(|id| session.table.exchange_of(&id));
-        let Some((session, slot)) = session.and_then(|session| known(session).map(|slot| (session, slot))) else {
-            return self.cancelled_elsewhere(ctx, leg, header, envelope);
-        };
-        let open = session.open.get(&slot).copied();
-        // A client must not cancel `initialize`.
-        let is_initialize = open.and_then(|no| self.exchanges.get(&no)).is_some_and(Exchange::is_initialize);
-        if is_initialize || admit_client(ctx, session, header, envelope).is_err() {
-            self.stats.unmatched += 1;
-        } else if let Some(no) = open {
-            self.stop(ctx, no, Some(envelope.bytes().clone()));
-            self.conclude(ctx, no, None, Outcome::Cancelled);
-        } else {
-            // Its write is not answered yet.
-            let is_it = |judged: &&mut Judged| judged.leg.session == key && slot_of(&judged.what) == Some(slot);
-            if let Some(judged) = self.tickets.values_mut().find(is_it) {
-                judged.fate = Fate::Cancelled;
-            }
-        }
-    }
 }
 
 /// What stands in the way of a request on its leg as it is now.
@@ -381,7 +333,7 @@ fn refusal_of(ctx: &Ctx<'_>, exchange: &Exchange) -> Option<Refusal> {
 }
 
 /// Whether the exchange that a header names is one of this edge's.
-fn is_open_here(session: &Session, header: Option<&McpExchange>) -> bool {
+pub(super) fn is_open_here(session: &Session, header: Option<&McpExchange>) -> bool {
     match header.map(|header| header.exchange) {
         Some(Named::Id(slot)) => session.open.contains_key(&slot),
         Some(Named::Session) | None => false,
@@ -389,7 +341,7 @@ fn is_open_here(session: &Session, header: Option<&McpExchange>) -> bool {
 }
 
 /// Whether a notification or response of the client belongs to something that is open: relation, exchange and id (XCH-5, SEC-12).
-fn admit_client(
+pub(super) fn admit_client(
     ctx: &mut Ctx<'_>,
     session: &mut Session,
     header: Option<&McpExchange>,
@@ -399,7 +351,7 @@ fn admit_client(
     session.table.admit(Side::Client, header.map(|header| header.exchange), envelope, fresh)
 }
 
-fn slot_of(what: &What) -> Option<ExchangeId> {
+pub(super) fn slot_of(what: &What) -> Option<ExchangeId> {
     match what {
         What::Request(exchange) => exchange.slot,
         What::Refused(_) | What::Other(_) | What::Nothing => None,

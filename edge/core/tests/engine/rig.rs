@@ -11,8 +11,8 @@ use edge_core::config::{
 };
 use edge_core::effect::{BackendAction, BackendCall};
 use edge_core::engine::{
-    Carrier, Closing, Ctx, Delivery, DeliveryOutcome, Engine, EngineOut, Ids, Inbound, Leg, LegKey, Principal, Verdict,
-    Way, Written,
+    Carrier, Closing, Ctx, Delivery, DeliveryOutcome, Engine, EngineOut, Ids, Inbound, Leg, LegKey, Principal,
+    TakeBack, Verdict, Way, Written,
 };
 use edge_core::input::{BackendEvent, BackendFailure, BackendId, OpId};
 use edge_core::random::Random;
@@ -75,6 +75,8 @@ pub struct Rig {
     pub logs: Vec<String>,
     /// Who was asked whether it holds an exchange.
     pub asked: Vec<(Owner, ExchangeKey)>,
+    /// What the other edges are to hear of.
+    pub taken_back: Vec<TakeBack>,
 }
 
 pub fn method(name: &str, params: &[&str]) -> MethodSpec {
@@ -205,6 +207,7 @@ impl Rig {
             spans: Vec::new(),
             logs: Vec::new(),
             asked: Vec::new(),
+            taken_back: Vec::new(),
         }
     }
 
@@ -418,6 +421,7 @@ impl Rig {
                     self.audits.push(record);
                 }
                 EngineOut::Ask { owner, exchange, .. } => self.asked.push((owner, exchange)),
+                EngineOut::TakeBack(taken) => self.taken_back.push(taken),
                 EngineOut::Span(span) => self.spans.push(span),
                 EngineOut::Log { message, .. } => self.logs.push(message),
             }
