@@ -113,7 +113,7 @@ impl EdgeState {
                     _ => Written::Claimed,
                 });
                 // The INVITE is answered; what the engine has to say comes as a delivery.
-                self.redeem(ticket, outcome);
+                self.with_engine(|engine, ctx| engine.written_late(ctx, ticket, outcome));
             }
             Waiting::ReadDialog(request) => self.dialog_read(*request, reply),
             Waiting::Begin(request) => self.begun(*request, reply),

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::access::{Access, Refusal};
-use super::deliver::Writes;
+use super::deliver::{Writes, deliveries_of};
 use super::exchange::{Exchange, GRACE_MS};
 use super::judge::{missing_meta, reread, serves_legacy};
-use super::pending::{Fate, Judged, Op, Purpose, Refused, What};
+use super::pending::{Fate, Judged, Op, Outgoing, Purpose, Refused, What};
 use super::session::{MAX_QUEUE, Session, Waiting, client_of};
 use super::timers::Timer;
 use super::types::{Ctx, Leg, SipAnswer, Ticket, Written};
@@ -66,6 +66,45 @@ impl Engine {
         let is_open = slot.is_some_and(|slot| self.sessions.get(&session).is_some_and(|s| s.open.contains_key(&slot)));
         self.give_back(session, slot.filter(|_| !is_open));
         answer
+    }
+
+    /// The same for a message whose SIP answer has left already, because it came in an INVITE: what a SIP answer would have said now, is an
+    /// error in the exchange. It goes out whatever the journal has: a repetition takes its place.
+    pub fn written_late(&mut self, ctx: &mut Ctx<'_>, ticket: Ticket, outcome: Result<Written, StoreError>) {
+        let judged = self.tickets.get(&ticket.0).filter(|judged| judged.fate == Fate::Live);
+        let known = judged.and_then(|judged| match &judged.what {
+            What::Request(exchange) => {
+                let error = RpcError::interrupted(true, Executed::No);
+                let about = Some(exchange.about.clone());
+                let refused = Refused { id: exchange.id.clone(), error, denied: false, about };
+                let journal = Some(Box::new(self.journal(ctx, exchange)));
+                Some((judged.leg.clone(), judged.header.clone(), refused, journal))
+            }
+            What::Refused(refused) => {
+                let Refused { id, error, denied, about } = &**refused;
+                let refused = Refused { id: id.clone(), error: error.clone(), denied: *denied, about: about.clone() };
+                Some((judged.leg.clone(), judged.header.clone(), refused, None))
+            }
+            What::Other(_) | What::Nothing => None,
+        });
+        if self.written(ctx, ticket, outcome) != OK
+            && let Some((leg, header, refused, journal)) = known
+        {
+            self.refuse_with(ctx, &leg, header, &refused, Writes { journal, ..Writes::default() });
+        }
+    }
+
+    /// The request runs after all: that it did not is not said any more.
+    fn supersede(&mut self, exchange: &Exchange) {
+        let is_it = |outgoing: &Outgoing| {
+            let is_refusal = outgoing.journal.as_ref().is_some_and(|open| open.key == exchange.key);
+            is_refusal && outgoing.ends.is_none()
+        };
+        let of_leg = self.leg_deliveries.range(deliveries_of(exchange.session)).map(|(_, id)| *id);
+        let over: Vec<_> = of_leg.filter(|id| self.deliveries.get(id).is_some_and(is_it)).collect();
+        for id in over {
+            self.remove(id);
+        }
     }
 
     /// The message will not be written: the dialog is gone, its CSeq is old, or it is a replay.
@@ -159,6 +198,7 @@ impl Engine {
             }
             return OK;
         }
+        self.supersede(&exchange);
         let no = ctx.ids.number();
         let now = ctx.now.mono;
         let entry = self.session(ctx, &exchange.leg);
@@ -259,11 +299,22 @@ impl Engine {
 
     /// Answers a request that was refused before it had an exchange.
     pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_>, leg: &Arc<Leg>, header: Option<McpExchange>, refused: &Refused) {
+        self.refuse_with(ctx, leg, header, refused, Writes::default());
+    }
+
+    fn refuse_with(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        leg: &Arc<Leg>,
+        header: Option<McpExchange>,
+        refused: &Refused,
+        writes: Writes,
+    ) {
         if let Some(about) = &refused.about {
             self.tell(ctx, about, None, refused.outcome());
         }
         let body = error_response(Some(&refused.id), &refused.error);
-        self.deliver(ctx, leg.clone(), header, body, Writes::default(), Purpose::Final(refused.id.clone()));
+        self.deliver(ctx, leg.clone(), header, body, writes, Purpose::Final(refused.id.clone()));
     }
 
     /// A notification or response of the caller.

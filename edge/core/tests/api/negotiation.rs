@@ -1,7 +1,8 @@
 //! NEG and SEC rows that are not about who may call.
 
-use edge_core::input::Transport;
+use edge_core::input::{Input, Transport};
 use mcp_sip::policy::MethodSpec;
+use session_store::op::{StoreError, StoreOp};
 use sip_proto::message::HeaderId;
 
 use crate::calls::{ECHO, OFFER, SDP, SUPPORTED, both, tls_call};
@@ -118,6 +119,70 @@ fn neg_10_a_native_message_in_the_invite_is_forwarded_after_the_200() {
     assert_eq!(answer.message.cseq().method.as_str(), "INFO");
     let value: serde_json::Value = serde_json::from_slice(&answer.message.body()).unwrap();
     assert_eq!((value["id"].clone(), value["result"]["resultType"].clone()), (5.into(), "complete".into()));
+}
+
+/// An INVITE with a tool call is answered 200, and the store is away when the call is to be written.
+fn unwritten(tool: &str, is_executed: bool) -> (World, Ua) {
+    let mut world = World::new(config());
+    let mut alice = Ua::new(&mut world, "alice", &tls(), ECHO);
+    let headers = format!("{SUPPORTED}MCP-Exchange: xxxxxxxxxxxxxxxxxxxxxx;rel=caller\r\n{MCP}");
+    world.mode = StoreMode::Held;
+    alice.send(&mut world, "INVITE", &headers, &tool_call(5, tool));
+    while !matches!(world.held.front(), Some((_, StoreOp::OpenExchange { .. }))) {
+        assert!(world.release());
+    }
+    let Some((op, operation)) = world.held.pop_front() else { panic!() };
+    if is_executed {
+        world.store.execute(world.now.wall.0, operation).unwrap();
+    }
+    world.mode = StoreMode::Failing(StoreError::Unavailable);
+    world.input(Input::Store { op, reply: Err(StoreError::Unavailable) });
+    let response = loop {
+        let response = world.response();
+        if response.status() == Some(200) {
+            break response;
+        }
+    };
+    alice.established(&response);
+    alice.send(&mut world, "ACK", "", "");
+    world.sent.clear();
+    (world, alice)
+}
+
+#[test]
+fn xch_6_a_message_in_an_invite_that_the_journal_did_not_take_is_answered_with_an_error() {
+    for (tool, is_executed) in [("echo", false), ("pay", false), ("echo", true), ("pay", true)] {
+        let (mut world, alice) = unwritten(tool, is_executed);
+        world.advance(5_000);
+        world.mode = StoreMode::Prompt;
+        world.advance(10_000);
+        let error = world.request();
+        let value: serde_json::Value = serde_json::from_slice(&error.message.body()).unwrap();
+        assert_eq!((value["id"].clone(), value["error"]["code"].clone()), (5.into(), (-31001).into()), "{value}");
+        assert_eq!(value["error"]["data"]["executed"], "no", "{value}");
+        world.reply(&alice.flow, &error.message, 200, "");
+        world.advance(60_000);
+        world.assert_silent();
+        assert!(world.calls.is_empty(), "it never ran");
+        assert_eq!(world.core.stats().engine.deliveries, 0);
+    }
+}
+
+#[test]
+fn xch_6_the_repetition_of_a_message_in_an_invite_runs_and_its_error_is_not_said_any_more() {
+    for is_executed in [false, true] {
+        let (mut world, mut alice) = unwritten("pay", is_executed);
+        world.mode = StoreMode::Prompt;
+        let headers = format!("MCP-Exchange: xxxxxxxxxxxxxxxxxxxxxx;rel=caller\r\n{MCP}");
+        assert_eq!(alice.ask(&mut world, "INFO", &headers, &tool_call(5, "pay")).status(), Some(200));
+        let (id, _, body) = world.posted();
+        world.backend_answers(id, &tool_result(&id_of(&body)));
+        let answer = world.request();
+        assert!(text(&answer.message).contains(r#""result""#), "{}", text(&answer.message));
+        world.reply(&alice.flow, &answer.message, 200, "");
+        world.advance(60_000);
+        world.assert_silent();
+    }
 }
 
 #[test]
