@@ -66,6 +66,8 @@ pub struct Engine {
     deliveries: HashMap<DeliveryId, Outgoing>,
     /// The deliveries of each leg.
     leg_deliveries: BTreeSet<(SessionKey, DeliveryId)>,
+    /// Answers whose callers have no flow: how many, and their bytes.
+    parked: (usize, usize),
     farewells: HashMap<u64, Farewell>,
     /// Adopted exchanges that wait for the lease or for their dialog's record.
     orphans: BTreeMap<u64, adopt::Orphan>,

@@ -332,6 +332,8 @@ impl EdgeState {
             local.flow = pending.request.flow.clone();
         }
         self.keep(pending.dialog(), version, record.clone());
+        let session = LegKey::Dialog(pending.dialog()).session();
+        self.with_engine(|engine, ctx| engine.caller_is_here(ctx, session));
         // Another edge may have changed the negotiated set behind the copy that this one judged by.
         let again = pending.ticket.as_ref().is_some_and(|ticket| self.engine.reconsider(ticket, record.mcp.as_ref()));
         if again {

@@ -36,6 +36,8 @@ mod options;
 mod outage;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/parked.rs"]
+mod parked;
 #[path = "api/registrations.rs"]
 mod registrations;
 #[path = "api/rfc4475.rs"]

@@ -8,7 +8,7 @@ use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::exchange::McpExchange;
 use mcp_sip::jsonrpc::error_response;
 use session_store::key::SessionKey;
-use session_store::op::{CloseExchange, OpenExchange, StoreOp};
+use session_store::op::{ANSWER_MS, CloseExchange, OpenExchange, StoreOp};
 
 use super::Engine;
 use super::judge::body_limit;
@@ -31,9 +31,15 @@ const OVERTAKEN_TRIES: u32 = 8;
 const OVERTAKEN_WAIT_MS: u64 = 40;
 /// `Retry-After` of the peer is believed up to here; seconds.
 const LONGEST_LATER_S: u32 = 16;
-/// A peer without a flow is waited for: 0.2, 0.4, 0.8 and 1.6 s, 3 s together (the answer lies in the journal longer than that).
+/// A peer without a flow is waited for: 0.2, 0.4, 0.8 and 1.6 s, 3 s together.
 const LOST_TRIES: u32 = 4;
 const LOST_FIRST_MS: u64 = 200;
+/// An answer waits as long as the journal keeps it: it is all that is left of its exchange, and a caller whose connection moved need not
+/// repeat the request. So often it is looked for, and at once when it says anything in the dialog to this edge.
+const PARKED_WAIT_MS: u64 = 4_000;
+/// Answers that wait so at once, and their bytes together, for one core. Above that the journal alone has them.
+const MAX_PARKED: usize = 8_192;
+const MAX_PARKED_BYTES: usize = 16 << 20;
 
 /// What the store hears of a message.
 #[derive(Debug, Default)]
@@ -91,6 +97,7 @@ impl Engine {
                 carrier,
                 is_second: false,
                 tries: Tries::default(),
+                parked_until: None,
                 purpose,
             },
         );
@@ -186,9 +193,13 @@ impl Engine {
             DeliveryOutcome::TooLarge { limit } => self.too_large(ctx, id, limit),
             DeliveryOutcome::Refused { .. }
             | DeliveryOutcome::Later { .. }
-            | DeliveryOutcome::FlowLost
             | DeliveryOutcome::Unreachable
             | DeliveryOutcome::StoreUnavailable => self.undelivered(ctx, id),
+            DeliveryOutcome::FlowLost => {
+                if !self.park(ctx, id) {
+                    self.undelivered(ctx, id);
+                }
+            }
             // It was opened in an earlier life of this edge, whose remains this one has not adopted yet.
             DeliveryOutcome::Fenced
                 if outgoing.ends.as_ref().is_some_and(|ends| ends.owner != ctx.owner)
@@ -202,6 +213,48 @@ impl Engine {
                 self.remove(id);
                 self.stats.fenced += 1;
             }
+        }
+    }
+
+    /// The caller of an answer cannot be reached for now. `false`: it is not waited for, or not any more.
+    fn park(&mut self, ctx: &Ctx<'_>, id: DeliveryId) -> bool {
+        let now = ctx.now.mono;
+        let Some(outgoing) = self.deliveries.get_mut(&id).filter(|outgoing| outgoing.leg.key.in_dialog()) else {
+            return false;
+        };
+        let is_answer = matches!(outgoing.purpose, Purpose::Final(_) | Purpose::TooLarge);
+        let waits = match outgoing.parked_until {
+            Some(until) => now < until,
+            None => {
+                let (count, bytes) = self.parked;
+                let has_room = count < MAX_PARKED && bytes + outgoing.body.len() <= MAX_PARKED_BYTES;
+                if is_answer && has_room {
+                    outgoing.parked_until = Some(now.plus_millis(ANSWER_MS));
+                    self.parked = (count + 1, bytes + outgoing.body.len());
+                }
+                is_answer && has_room
+            }
+        };
+        if waits {
+            self.send_later(ctx, id, PARKED_WAIT_MS);
+        }
+        waits
+    }
+
+    /// The caller said something in this dialog, so it has a flow.
+    pub fn caller_is_here(&mut self, ctx: &mut Ctx<'_>, session: SessionKey) {
+        if self.parked.0 == 0 {
+            return;
+        }
+        let of_leg = self.leg_deliveries.range(deliveries_of(session)).map(|(_, id)| *id);
+        let waits = |id: &DeliveryId| {
+            self.timers.is_set(Timer::Delivery(*id))
+                && self.deliveries.get(id).is_some_and(|outgoing| outgoing.parked_until.is_some())
+        };
+        let parked: Vec<DeliveryId> = of_leg.filter(waits).collect();
+        for id in parked {
+            self.timers.clear(Timer::Delivery(id));
+            self.send(ctx, id);
         }
     }
 
@@ -273,6 +326,10 @@ impl Engine {
         let outgoing = self.deliveries.remove(&id)?;
         self.leg_deliveries.remove(&(outgoing.leg.session, id));
         self.timers.clear(Timer::Delivery(id));
+        if outgoing.parked_until.is_some() {
+            let (count, bytes) = self.parked;
+            self.parked = (count.saturating_sub(1), bytes.saturating_sub(outgoing.body.len()));
+        }
         if let Purpose::Note { session, exchange } = &outgoing.purpose {
             let notes = match exchange {
                 Some(no) => self.exchanges.get_mut(no).map(|exchange| &mut exchange.notes),

@@ -9,6 +9,7 @@ use mcp_sip::jsonrpc::RawId;
 use session_store::key::{ExchangeKey, SessionKey};
 use session_store::op::{CloseExchange, OpenExchange};
 use session_store::record::SessionRecord;
+use sip_proto::time::Mono;
 
 use super::about::About;
 use super::exchange::Exchange;
@@ -132,6 +133,8 @@ pub(super) struct Outgoing {
     /// The other carrier was tried already.
     pub is_second: bool,
     pub tries: Tries,
+    /// Its caller has no flow, and is waited for until then.
+    pub parked_until: Option<Mono>,
     pub purpose: Purpose,
 }
 

@@ -73,6 +73,10 @@ impl Timers {
         }
     }
 
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.at.contains_key(&timer)
+    }
+
     /// The next alarm that is due.
     pub(super) fn pop(&mut self, now: Mono) -> Option<Timer> {
         let &(at, timer) = self.queue.first().filter(|(at, _)| *at <= now)?;

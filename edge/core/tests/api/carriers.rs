@@ -372,7 +372,7 @@ fn a_peer_whose_connection_is_gone_is_found_by_its_contact_with_naptr_srv_and_ad
         world.assert_silent();
     }
     // A caller who may come back is waited for, and not for ever.
-    world.advance(5_000);
+    world.advance(60_000);
     world.assert_silent();
     assert_eq!(world.core.stats().lookups, 0);
     assert_eq!(world.core.stats().engine.deliveries, 0);

@@ -85,14 +85,51 @@ fn a_peer_without_a_flow_is_waited_for() {
     let (id, _) = rig.one_call();
     rig.delivers = false;
     rig.answer(id, &result(1, "x"));
+    let began = rig.now.mono;
     let mut tries = 0;
     while let Some(delivery) = rig.deliveries.pop() {
         tries += 1;
+        assert!(delivery.close.is_some() == (tries == 1), "the journal is not asked twice");
         rig.outcome(&delivery, DeliveryOutcome::FlowLost);
+        rig.pass(4_000);
+    }
+    let waited_ms = rig.now.mono.millis_since(began);
+    assert!((32_000..60_000).contains(&waited_ms), "as long as the journal keeps it: {waited_ms}");
+    assert!((10..16).contains(&tries), "{tries}");
+    assert_eq!(rig.engine.stats().undelivered, 1);
+    rig.assert_empty();
+}
+
+/// What waits for callers without a flow has a bound, in number and in bytes.
+#[test]
+fn answers_that_wait_for_callers_without_a_flow_are_bounded() {
+    let mut all = vec![agent("modern", &[MODERN])];
+    all[0].timeout_ms = 1_000_000;
+    let mut config = config(all, default_rules());
+    config.edge.limits.in_flight_per_session = 10_000;
+    let mut rig = Rig::new(config);
+    let leg = rig.dialog("modern");
+    rig.delivers = false;
+    let text = "x".repeat(60_000);
+    let count = 400_u16;
+    for n in 0..count {
+        rig.send(&leg, Some(&format!("xxxxxxxxxxxxxxxxxx{n:04}")), &call(n, "deploy"));
+        let (id, _) = rig.new_calls().pop().unwrap();
+        rig.answer(id, &result(n, &text));
+    }
+    // Everybody's connection is gone for ten seconds.
+    for _ in 0..5 {
+        for delivery in std::mem::take(&mut rig.deliveries) {
+            rig.outcome(&delivery, DeliveryOutcome::FlowLost);
+        }
         rig.pass(2_000);
     }
-    assert_eq!(tries, 5);
-    assert_eq!(rig.engine.stats().undelivered, 1);
+    let stats = rig.engine.stats();
+    let kept = stats.deliveries;
+    assert!((200..=16 * 1024 * 1024 / 60_000).contains(&kept), "{kept}");
+    assert_eq!(stats.undelivered, u64::from(count) - kept as u64);
+    // What ends gives its place back.
+    rig.close(&leg);
     rig.assert_empty();
 }
 
