@@ -126,7 +126,9 @@ pub enum StoreOp {
         /// Under this name the call is found by export and erasure.
         conversation: Option<ConversationKey>,
     },
-    /// A final response other than 2xx. Ends the early dialog, if there is one.
+    /// A final response other than 2xx. Ends the early dialog, if there is one. It also takes back an [`StoreOp::AnswerCall`] of which its
+    /// owner has no reply: both dialogs end as by [`StoreOp::Bury`]. `Fenced` where the 2xx was given to a copy of the INVITE meanwhile
+    /// (somebody has that dialog), or the dialog is another owner's.
     RejectCall { guard: GuardKey, owner: Owner, response: Bytes },
     /// CANCEL. Ends the early dialog, if there is one.
     CancelCall { guard: GuardKey },

@@ -259,10 +259,11 @@ impl EdgeState {
             }
             Ok(_) | Err(_) => {
                 self.abandon(native);
-                // Whether it was written is not known; if it was, it is no dialog, because the peer hears 503.
+                // Whether it was written is not known; if it was, it is no dialog, because the peer hears 503: unless a copy of the INVITE
+                // got the 2xx from another edge meanwhile, then the store refuses and the dialog stands.
                 let answer = self.unavailable("Store Unavailable");
                 let response = answer.build(&call.request.message, &call.request.flow, &call.request.tag);
-                self.undo_answer(call.guard, response, &[call.dialog]);
+                self.store(StoreOp::RejectCall { guard: call.guard, owner: self.owner, response }, Waiting::Nobody);
                 self.answer_if_pending(&call, &answer);
             }
         }

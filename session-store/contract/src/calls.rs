@@ -1,8 +1,8 @@
 //! The guard of an INVITE.
 
 use bytes::Bytes;
-use session_store::op::{CallState, GUARD_MS, StoreReply, TOMBSTONE_MS};
-use session_store::record::Owner;
+use session_store::op::{CallState, GUARD_MS, StoreOp, StoreReply, TOMBSTONE_MS};
+use session_store::record::{DialogPhase, Owner};
 
 use crate::samples::*;
 use crate::{SLACK_MS, Subject};
@@ -86,10 +86,47 @@ pub fn an_accepted_invite_that_comes_again_gets_the_2xx_until_its_ack(s: &mut dy
     with_dialog(s, 1);
     let again = |accept_bytes| StoreReply::CallKnown { dialog: dialog(1), state: CallState::Accepted { accept_bytes } };
     assert_eq!(run(s, open_call(1, 2, B)), again(record().accept_bytes));
-    run(s, session_store::op::StoreOp::Confirm { dialog: dialog(1) });
+    run(s, StoreOp::Confirm { dialog: dialog(1) });
     assert_eq!(run(s, open_call(1, 2, B)), again(None));
     s.pass(TOMBSTONE_MS + SLACK_MS);
     assert_eq!(run(s, open_call(1, 2, B)), StoreReply::CallOpened);
+}
+
+pub fn an_answer_that_nobody_was_given_is_taken_back(s: &mut dyn Subject) {
+    with_dialog(s, 1);
+    assert_eq!(run(s, reject(1, B)), StoreReply::Fenced, "not the owner");
+    assert_eq!(run(s, reject(1, A)), StoreReply::Done);
+    assert_eq!(run(s, read(1)), StoreReply::Gone);
+    let state = CallState::Rejected { response: Bytes::from_static(b"486") };
+    assert_eq!(run(s, open_call(1, 2, B)), StoreReply::CallKnown { dialog: dialog(1), state });
+    assert_eq!(run(s, answer(1, A)), StoreReply::Fenced);
+    // Both legs of a call.
+    with_two_legs(s, 2, 3);
+    assert_eq!(run(s, reject(2, A)), StoreReply::Done);
+    assert_eq!(run(s, read(2)), StoreReply::Gone);
+    assert_eq!(phase_of(s, 3), DialogPhase::Terminating);
+}
+
+pub fn an_answer_that_somebody_has_stays(s: &mut dyn Subject) {
+    // A copy of the INVITE reached another edge.
+    with_dialog(s, 1);
+    assert!(matches!(run(s, open_call(1, 2, B)), StoreReply::CallKnown { .. }));
+    assert_eq!(run(s, reject(1, A)), StoreReply::Fenced);
+    assert_eq!(dialog_of(s, 1).1.accept_bytes, record().accept_bytes);
+    // It was acknowledged, or ended.
+    with_dialog(s, 2);
+    run(s, StoreOp::Confirm { dialog: dialog(2) });
+    assert_eq!(run(s, reject(2, A)), StoreReply::Fenced);
+    with_dialog(s, 3);
+    run(s, bye(3, 2));
+    assert_eq!(run(s, reject(3, A)), StoreReply::Fenced);
+    // Another edge took the dialog over.
+    with_dialog(s, 4);
+    run(s, adopt(A, B));
+    assert_eq!(run(s, reject(4, A)), StoreReply::Fenced);
+    for n in [1, 2, 4] {
+        dialog_of(s, n);
+    }
 }
 
 pub fn a_pending_guard_ends_so_that_its_name_is_free(s: &mut dyn Subject) {

@@ -94,6 +94,8 @@ macro_rules! suite {
                 cancel_after_the_answer_is_too_late
                 one_final_response_only
                 an_accepted_invite_that_comes_again_gets_the_2xx_until_its_ack
+                an_answer_that_nobody_was_given_is_taken_back
+                an_answer_that_somebody_has_stays
                 a_pending_guard_ends_so_that_its_name_is_free
                 the_2xx_belongs_to_the_owner_of_the_call
             }

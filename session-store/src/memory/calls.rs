@@ -40,9 +40,13 @@ impl MemoryStore {
                 GuardState::Pending => CallState::Pending { owner: guard.owner },
                 GuardState::Cancelled => CallState::Cancelled,
                 GuardState::Rejected(response) => CallState::Rejected { response: response.clone() },
-                GuardState::Accepted => CallState::Accepted {
-                    accept_bytes: self.live_dialog(now_ms, dialog).and_then(|d| d.record.accept_bytes.clone()),
-                },
+                GuardState::Accepted => {
+                    let accept_bytes = self.live_dialog(now_ms, dialog).and_then(|d| d.record.accept_bytes.clone());
+                    if accept_bytes.is_some() && !guard.told {
+                        self.change_guard(key, |guard| guard.told = true);
+                    }
+                    CallState::Accepted { accept_bytes }
+                }
             };
             return Ok(StoreReply::CallKnown { dialog, state });
         }
@@ -52,7 +56,7 @@ impl MemoryStore {
         let expires_at = now_ms.saturating_add(GUARD_MS);
         let state = GuardState::Pending;
         let legs = Vec::new();
-        self.put_guard(key, Guard { dialog, invite, owner, lease_until, state, legs, expires_at });
+        self.put_guard(key, Guard { dialog, invite, owner, lease_until, state, legs, expires_at, told: false });
         Ok(StoreReply::CallOpened)
     }
 
@@ -193,8 +197,18 @@ impl MemoryStore {
         1
     }
 
+    /// The dialog of a call that this owner answered, while nobody was given the 2xx.
+    fn untold(&self, now_ms: u64, key: GuardKey, owner: Owner) -> Option<DialogKey> {
+        let guard = self.live_guard(now_ms, key).filter(|guard| guard.owner == owner && !guard.told)?;
+        let GuardState::Accepted = guard.state else { return None };
+        let record = &self.live_dialog(now_ms, guard.dialog)?.record;
+        (record.phase == DialogPhase::Accepted && record.owner == owner).then_some(guard.dialog)
+    }
+
     pub(super) fn reject_call(&mut self, now_ms: u64, key: GuardKey, owner: Owner, response: Bytes) -> StoreReply {
-        if let Some(reply) = self.refuse(now_ms, key, owner) {
+        if let Some(dialog) = self.untold(now_ms, key, owner) {
+            self.end_dialog(now_ms, dialog);
+        } else if let Some(reply) = self.refuse(now_ms, key, owner) {
             return reply;
         }
         let dialog = self.change_guard(key, |guard| {

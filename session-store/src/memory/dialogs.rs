@@ -238,7 +238,7 @@ impl MemoryStore {
     }
 
     /// The tombstone; the other leg has to be ended now. Gives the new version and what the dialog was.
-    fn end_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<(u64, Box<DialogRecord>)> {
+    pub(super) fn end_dialog(&mut self, now_ms: u64, key: DialogKey) -> Option<(u64, Box<DialogRecord>)> {
         let (version, was) = self.tombstone(now_ms, key)?;
         self.end_peer(now_ms, was.peer);
         Some((version, was))

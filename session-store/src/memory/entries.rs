@@ -52,6 +52,9 @@ pub(super) struct Guard {
     #[serde(default)]
     pub legs: Vec<CallLeg>,
     pub expires_at: u64,
+    /// A copy of the INVITE was given the 2xx.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told: bool,
 }
 
 impl Guard {

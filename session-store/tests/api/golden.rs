@@ -37,7 +37,7 @@ macro_rules! committed {
 committed! {
     "dialog-1" "session-1" "exchange-1" "binding-1" "leg-1" "edge-1" "flow-1" "note-1"
     "entry-bindings-1" "entry-removed-1" "entry-guard-pending-1" "entry-guard-rejected-1" "entry-guard-cancelled-1"
-    "entry-guard-accepted-1" "entry-dialog-1" "entry-dialog-erased-1" "entry-session-1" "entry-exchange-in-flight-1"
+    "entry-guard-accepted-1" "entry-guard-told-1" "entry-dialog-1" "entry-dialog-erased-1" "entry-session-1" "entry-exchange-in-flight-1"
     "entry-exchange-held-1" "entry-exchange-answered-1" "entry-message-1" "entry-nonce-1" "entry-nonce-2" "entry-edge-1"
     "entry-domain-1" "entry-generation-1" "entry-dialog-retained-1" "entry-kept-1" "entry-kept-exchange-1"
 }
@@ -430,4 +430,20 @@ fn a_nonce_of_the_version_that_took_rising_counts_only_takes_none_below_it() {
     assert_eq!(take(7, 7), StoreReply::Done);
     assert_eq!(take(6, 8), StoreReply::Done, "overtaken since");
     assert_eq!(take(5, 9), StoreReply::NonceReplayed);
+}
+
+#[test]
+fn a_guard_whose_2xx_a_copy_was_given_is_read() {
+    let mut store = MemoryStore::new(Capacity::default());
+    for op in [open_call(1, 1, C), answer(1, C), open_call(1, 1, B)] {
+        store.execute(NOW, op).unwrap();
+    }
+    let name = EntryName::Guard(guard(1));
+    let now = store.entry_bytes(&name).unwrap().unwrap();
+    assert_committed("entry-guard-told-1", &now);
+    store.restore(&name, &golden("entry-guard-told-1")).unwrap();
+    assert_eq!(store.execute(NOW, reject(1, C)).unwrap(), StoreReply::Fenced);
+    let untold: Vec<_> = members(&now).into_iter().filter(|(member, _)| member != "told").collect();
+    store.restore(&name, &of_members(&untold)).unwrap();
+    assert_eq!(store.execute(NOW, reject(1, C)).unwrap(), StoreReply::Done, "an earlier version does not say");
 }

@@ -1,6 +1,7 @@
 //! Any edge serves anything: what comes to another edge than the one that began.
 
 use edge_core::input::{Input, Transport};
+use session_store::op::{StoreError, StoreOp};
 use sip_proto::message::HeaderId;
 
 use crate::calls::{ECHO, both};
@@ -134,6 +135,70 @@ fn sec_8_an_overtaken_info_on_udp_is_500_and_its_credentials_are_not_stale() {
     let (status, challenge) = answer(&mut fleet, 0, &replayed);
     assert_eq!(status, Some(401));
     assert!(challenge.contains("stale=true"), "{challenge}");
+}
+
+/// An INVITE at the first edge, which has said 503, because the reply to the write of its 2xx was lost. What takes that write back still
+/// waits. Gives the INVITE.
+fn answered_into_the_void(fleet: &mut Fleet) -> (Ua, String) {
+    let flow = udp(5062);
+    let (headers, body) = both();
+    let (alice, invite) = fleet.alone(0, |world| {
+        let mut alice = Ua::new(world, "alice", &flow, ECHO);
+        alice.send(world, "INVITE", &headers, &body);
+        let response = world.response();
+        alice.ack_refusal(world, &response);
+        alice.challenged(&response);
+        world.mode = StoreMode::Held;
+        let invite = alice.build(world, "INVITE", &headers, &body);
+        world.arrive(&flow, invite.clone());
+        assert!(world.release(), "the guard");
+        let (op, operation) = world.held.pop_front().expect("the 2xx");
+        assert!(matches!(operation, StoreOp::AnswerCall { .. }), "{operation:?}");
+        world.store.execute(world.now.wall.0, operation).expect("written");
+        world.input(Input::Store { op, reply: Err(StoreError::Unavailable) });
+        (alice, invite)
+    });
+    assert_eq!(fleet.said(0), ["503"]);
+    (alice, invite)
+}
+
+#[test]
+fn a_2xx_that_another_edge_gave_is_not_taken_back() {
+    let mut fleet = Fleet::new(2);
+    let (mut alice, invite) = answered_into_the_void(&mut fleet);
+    let flow = alice.flow.clone();
+    let answer = fleet.on(1, |world| {
+        world.arrive(&flow, invite);
+        world.response()
+    });
+    alice.established(&answer);
+    fleet.on(1, |world| alice.send(world, "ACK", "", ""));
+    fleet.on(0, |world| {
+        world.mode = StoreMode::Prompt;
+        while world.release() {}
+    });
+    for edge in [0, 1] {
+        assert_eq!(fleet.on(edge, |world| alice.ask(world, "INFO", "", "")).status(), Some(200), "edge {edge}");
+    }
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "BYE", "", "")).status(), Some(200));
+}
+
+#[test]
+fn a_2xx_that_nobody_was_given_is_taken_back() {
+    let mut fleet = Fleet::new(2);
+    let (alice, invite) = answered_into_the_void(&mut fleet);
+    fleet.on(0, |world| {
+        world.mode = StoreMode::Prompt;
+        while world.release() {}
+    });
+    let answer = fleet.on(1, |world| {
+        world.arrive(&alice.flow, invite);
+        world.response()
+    });
+    assert_eq!(answer.status(), Some(503), "the same for every copy");
+    fleet.advance(70_000);
+    let counts = fleet.store.counts();
+    assert_eq!((counts.guards, counts.dialogs), (0, 0));
 }
 
 /// An INVITE at the first edge whose answer waits for the store; then a CANCEL at the second.

@@ -1,17 +1,17 @@
 -- The guard of an INVITE, m:{label}:tenant:hash. Fields: v layout, st (p pending, c cancelled, r rejected, a accepted), dk name of the
--- dialog, o owner, lu end of its lease, iv INVITE bytes, lg legs, rs response (the last three sealed).
+-- dialog, o owner, tl '1' once a copy was given the 2xx, lu end of its lease, iv INVITE bytes, lg legs, rs response (the last three sealed).
 
 local function guard_key(p, s, name)
   return p .. 'm:{' .. s .. '}:' .. name
 end
 
 local function load_guard(key)
-  local f = call('HMGET', key, 'v', 'st', 'dk', 'o', 'lu')
+  local f = call('HMGET', key, 'v', 'st', 'dk', 'o', 'lu', 'tl')
   if not f[1] then
     return nil
   end
   check_layout('call', f[1])
-  return { st = f[2], dk = f[3], o = f[4], lu = tonumber(f[5]) }
+  return { st = f[2], dk = f[3], o = f[4], lu = tonumber(f[5]), tl = f[6] }
 end
 
 -- A guard whose final response is known, or that was cancelled.
@@ -90,7 +90,11 @@ register('open_call', function(keys, args)
   elseif g.st == 'r' then
     return { 'rejected', g.dk, text(call('HGET', key, 'rs')) }
   end
-  return { 'accepted', g.dk, text(call('HGET', dialog_key(p, s, g.dk), 'ab')) }
+  local answer = text(call('HGET', dialog_key(p, s, g.dk), 'ab'))
+  if answer ~= '' and not g.tl then
+    call('HSET', key, 'tl', '1')
+  end
+  return { 'accepted', g.dk, answer }
 end)
 
 -- 3 owner, 4 sealed legs
@@ -143,18 +147,33 @@ register('answer_call', function(keys, args)
   return { 'answered', version }
 end)
 
+-- The dialog of a call that this owner answered, while nobody was given the 2xx; else nil.
+local function untold(p, s, g, owner)
+  if not g or g.o ~= owner or g.st ~= 'a' or g.tl then
+    return nil
+  end
+  local f = load_dialog(dialog_key(p, s, g.dk))
+  return f and f.ph == 'a' and f.o == owner and f or nil
+end
+
 -- 3 guard, 4 owner, 5 lifetime of the guard, 6 sealed response
 register('reject_call', function(keys, args)
-  local key = keys[1]
+  local p, s, key = args[1], args[2], keys[1]
   local g = load_guard(key)
-  local no = refused(g, args[4])
+  local answered = untold(p, s, g, args[4])
+  local no = not answered and refused(g, args[4])
   if no then
     return no
   end
-  settle(args[1], args[2], args[3], key, g, 'r', args[5])
+  settle(p, s, args[3], key, g, 'r', args[5])
   call('HDEL', key, 'iv', 'lg')
   call('HSET', key, 'rs', args[6])
-  end_early(args[1], args[2], g.dk, args[5])
+  if answered then
+    tombstone(p, s, g.dk, answered, args[5])
+    end_other_leg(p, s, answered)
+  else
+    end_early(p, s, g.dk, args[5])
+  end
   return { 'done' }
 end, { 'allow-oom' })
 
