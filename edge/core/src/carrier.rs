@@ -8,8 +8,9 @@ use session_store::record::{Binding, DialogRecord, PeerFlow};
 use sip_proto::message::{HeaderId, Message, Request};
 use sip_proto::uri::{SipUri, Uri};
 
+use crate::effect::LogLevel;
 use crate::engine::{Carrier, Delivery, DeliveryOutcome, Leg, LegKey, Principal};
-use crate::input::{FlowKey, Transport};
+use crate::input::{ConnId, FlowKey, Transport};
 use crate::locate::Located;
 use crate::outgoing::MAX_FORWARDS;
 use crate::page::MCP_JSON;
@@ -32,6 +33,8 @@ pub(crate) struct Carried {
     pub by_flow: bool,
     /// In a dialog: the flow that its record named.
     pub recorded: Option<String>,
+    /// It was written on this connection of another edge.
+    pub peer: Option<(u64, ConnId)>,
 }
 
 impl EdgeState {
@@ -296,11 +299,16 @@ impl EdgeState {
             }
             (true, None) => return self.delivered(&delivery, DeliveryOutcome::TooLarge { limit: DATAGRAM_BYTES }),
         };
+        let peer = match &target {
+            Target::Peer { pod, conn, .. } => Some((*pod, *conn)),
+            Target::Flow { .. } | Target::Address { .. } => None,
+        };
         let purpose = Purpose::Delivery(Box::new(Carried {
             delivery,
             by_tcp: too_large,
             by_flow: by_flow && !too_large,
             recorded,
+            peer,
         }));
         if let Err(Purpose::Delivery(carried)) = self.send_request(method, &branch, bytes, target, purpose) {
             self.delivered(&carried.delivery, DeliveryOutcome::Unreachable);
@@ -321,6 +329,17 @@ impl EdgeState {
                 LegKey::Dialog(_) => self.delivered(&delivery, DeliveryOutcome::FlowLost),
             }
             return;
+        }
+        // Whether another edge's connection still leads to the caller, only that edge could see. A dialog does not end by one word of whoever
+        // was reached there; what the record says next is believed.
+        if let (Some((pod, ConnId(conn))), Outcome::Response(message)) = (carried.peer, &outcome)
+            && message.status() == Some(481)
+            && carried.delivery.leg.key.in_dialog()
+            && !carried.delivery.met_stranger
+        {
+            let message = format!("connection {conn} of edge {pod:016x} led to a peer without that dialog (481)");
+            self.log(LogLevel::Warn, message);
+            return self.delivered(&carried.delivery, DeliveryOutcome::Stranger);
         }
         let told = match &outcome {
             Outcome::Response(message) => match (message.status().unwrap_or(500), retry_after(message)) {

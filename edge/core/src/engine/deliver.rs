@@ -34,6 +34,8 @@ const LONGEST_LATER_S: u32 = 16;
 /// A peer without a flow is waited for: 0.2, 0.4, 0.8 and 1.6 s, 3 s together.
 const LOST_TRIES: u32 = 4;
 const LOST_FIRST_MS: u64 = 200;
+/// Before a caller is looked for again whose connection led to somebody else.
+const STRANGER_MS: u64 = 500;
 /// An answer waits as long as the journal keeps it: it is all that is left of its exchange, and a caller whose connection moved need not
 /// repeat the request. So often it is looked for, and at once when it says anything in the dialog to this edge.
 const PARKED_WAIT_MS: u64 = 4_000;
@@ -133,6 +135,7 @@ impl Engine {
             body: outgoing.body.clone(),
             close: outgoing.close.clone(),
             avoid: None,
+            met_stranger: outgoing.tries.stranger,
         }));
     }
 
@@ -173,6 +176,11 @@ impl Engine {
                     Carrier::Info => Carrier::Message,
                 };
                 self.send(ctx, id);
+            }
+            // The record knows by now where the caller is.
+            DeliveryOutcome::Stranger => {
+                outgoing.tries.stranger = true;
+                self.send_later(ctx, id, STRANGER_MS);
             }
             // The peer may be opening another connection, to whichever edge.
             DeliveryOutcome::FlowLost if outgoing.tries.lost < LOST_TRIES => {

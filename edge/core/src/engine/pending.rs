@@ -147,6 +147,8 @@ pub(super) struct Tries {
     pub overtaken: u32,
     /// The peer had no flow.
     pub lost: u32,
+    /// Somebody who does not have the dialog was reached.
+    pub stranger: bool,
     /// The peer asked to wait.
     pub later: bool,
 }

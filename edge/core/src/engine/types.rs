@@ -232,6 +232,8 @@ pub struct Delivery {
     pub close: Option<Box<CloseExchange>>,
     /// This flow was tried for it and is dead.
     pub avoid: Option<String>,
+    /// It was answered [`DeliveryOutcome::Stranger`] before.
+    pub met_stranger: bool,
 }
 
 /// How a delivery ended. Every [`Delivery`] is answered by one of these, once.
@@ -245,6 +247,9 @@ pub enum DeliveryOutcome {
     Later { status: u16, after_s: u32 },
     /// In a dialog: the peer's connection is gone, and no other way is known. `close` was written.
     FlowLost,
+    /// In a dialog: who was reached on a connection of another edge has no such dialog (481). `close` was written. Said once; the next 481 is
+    /// [`Self::Refused`].
+    Stranger,
     /// No answer, no address, or the dialog is gone. `close` was written.
     Unreachable,
     /// It does not fit what carries SIP to this peer. `close` was written, or there was none.

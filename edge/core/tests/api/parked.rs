@@ -83,3 +83,55 @@ fn an_answer_whose_caller_never_comes_is_given_up_when_the_journal_gives_it_up()
     fleet.advance(5_000);
     fleet.assert_silent();
 }
+
+/// The caller is on a connection of the first edge; its tool was called by way of the second.
+fn answered_over_the_mesh(fleet: &mut Fleet) -> (Ua, Sent) {
+    let mut alice = called_by_tls(fleet, 0, 1);
+    let home = std::mem::replace(&mut alice.flow, tls(9));
+    let (id, body) = fleet.on(1, |world| {
+        assert_eq!(alice.ask(world, "INFO", MCP, &tool_call(1, "echo")).status(), Some(200));
+        let (id, _, body) = world.posted();
+        (id, body)
+    });
+    alice.flow = home;
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "OPTIONS", "", "")).status(), Some(200));
+    fleet.on(1, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+    assert_eq!(fleet.said(1), Vec::<String>::new());
+    let answer = fleet.edges[0].world.request();
+    assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
+    (alice, answer)
+}
+
+#[test]
+fn a_connection_of_another_edge_that_leads_to_somebody_else_does_not_end_the_dialog() {
+    let mut fleet = Fleet::new(2);
+    let (mut alice, answer) = answered_over_the_mesh(&mut fleet);
+    let flow = alice.flow.clone();
+    fleet.on(0, |world| world.reply(&flow, &answer.message, 481, ""));
+    fleet.assert_silent();
+    fleet.advance(1_000);
+    let again = fleet.edges[0].world.request();
+    assert_eq!(again.message.body(), answer.message.body());
+    assert!(again.message.cseq().seq > answer.message.cseq().seq);
+    fleet.on(0, |world| world.reply(&flow, &again.message, 200, ""));
+    assert_eq!(fleet.on(1, |world| alice.ask(world, "OPTIONS", "", "")).status(), Some(200), "the dialog lives");
+    fleet.advance(60_000);
+    fleet.assert_silent();
+}
+
+#[test]
+fn a_peer_that_says_twice_that_it_has_no_dialog_is_believed() {
+    let mut fleet = Fleet::new(2);
+    let (mut alice, answer) = answered_over_the_mesh(&mut fleet);
+    let flow = alice.flow.clone();
+    fleet.on(0, |world| world.reply(&flow, &answer.message, 481, ""));
+    fleet.advance(1_000);
+    let again = fleet.edges[0].world.request();
+    fleet.on(0, |world| world.reply(&flow, &again.message, 481, ""));
+    let bye = fleet.edges[0].world.request();
+    assert_eq!(bye.message.cseq().method.as_str(), "BYE");
+    fleet.on(0, |world| world.reply(&flow, &bye.message, 481, ""));
+    assert_eq!(fleet.on(1, |world| alice.ask(world, "OPTIONS", "", "")).status(), Some(481));
+    fleet.advance(60_000);
+    fleet.assert_silent();
+}
