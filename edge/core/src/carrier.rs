@@ -285,7 +285,7 @@ impl EdgeState {
         build: impl Fn(String) -> Bytes,
     ) {
         // The store's reply, or that of DNS, may have been long on its way (sip.md, section 8, rule 2).
-        if !self.may_act() {
+        if !self.may_act() && !delivery.is_stored {
             return self.delivered(&delivery, DeliveryOutcome::StoreUnavailable);
         }
         let branch = self.new_branch();

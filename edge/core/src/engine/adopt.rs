@@ -252,6 +252,7 @@ fn restore(
         backend_session: None,
         is_adopted: true,
         is_reconsidered: false,
+        opens_nothing: false,
         owner: ctx.owner,
         upstream: entry.upstream_id.clone().and_then(|id| RawId::parse(id).ok()),
         resumed: None,

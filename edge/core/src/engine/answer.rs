@@ -47,7 +47,8 @@ impl Engine {
                 let journal = Some(Box::new(self.journal(ctx, &exchange)));
                 let held = CloseExchange { answer: is_kept.then(|| body.clone()), is_held: true, ..end.clone() };
                 let Exchange { leg, header, id, .. } = exchange;
-                let written = Writes { close: Some(Box::new(held)), ends: Some(Box::new(end)), journal };
+                let (close, ends) = (Some(Box::new(held)), Some(Box::new(end)));
+                let written = Writes { close, ends, journal, ..Writes::default() };
                 self.deliver(ctx, leg, header, body, written, Purpose::Final(id));
             }
             None => self.store(ctx, StoreOp::CloseExchange(end), Op::Forget),

@@ -52,6 +52,8 @@ pub(super) struct Writes {
     pub ends: Option<Box<CloseExchange>>,
     /// What stands there until then.
     pub journal: Option<Box<OpenExchange>>,
+    /// It is what the journal says, so that anybody may say it: with a lease or without.
+    pub is_stored: bool,
 }
 
 /// All deliveries of one leg, in `Engine::leg_deliveries`.
@@ -86,7 +88,7 @@ impl Engine {
         let carrier = if leg.key.in_dialog() { leg.carrier } else { Carrier::Message };
         let bytes = body.len();
         self.leg_deliveries.insert((leg.session, id));
-        let Writes { close, ends, journal } = writes;
+        let Writes { close, ends, journal, is_stored } = writes;
         self.deliveries.insert(
             id,
             Outgoing {
@@ -96,6 +98,7 @@ impl Engine {
                 close,
                 ends,
                 journal,
+                is_stored,
                 carrier,
                 is_second: false,
                 tries: Tries::default(),
@@ -136,6 +139,7 @@ impl Engine {
             close: outgoing.close.clone(),
             avoid: None,
             met_stranger: outgoing.tries.stranger,
+            is_stored: outgoing.is_stored,
         }));
     }
 
@@ -288,12 +292,12 @@ impl Engine {
         match outgoing.purpose {
             Purpose::Final(request) => {
                 let body = error_response(Some(&request), &error);
-                let Outgoing { close, ends, journal, .. } = outgoing;
+                let Outgoing { close, ends, journal, is_stored, .. } = outgoing;
                 // What is kept is what the caller hears.
                 let held = close.map(|close| {
                     Box::new(CloseExchange { answer: close.answer.as_ref().map(|_| body.clone()), ..*close })
                 });
-                let writes = Writes { close: held, ends, journal };
+                let writes = Writes { close: held, ends, journal, is_stored };
                 self.deliver(ctx, outgoing.leg, outgoing.header, body, writes, Purpose::TooLarge);
             }
             Purpose::Ask { session, id: question, .. } => {

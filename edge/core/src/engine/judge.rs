@@ -133,13 +133,26 @@ impl Engine {
         };
         Ok(match envelope.kind() {
             // What it opens would belong to a life that has ended; another edge takes it.
-            Kind::Request if !ctx.has_lease() => return Err(No { status: 503, phrase: "No Lease" }),
+            Kind::Request if !ctx.has_lease() => self.consider_repetition(ctx, inbound, envelope)?,
             Kind::Request => match self.consider_request(ctx, inbound, envelope) {
                 Ok(exchange) => What::Request(Box::new(exchange)),
                 Err(refused) => What::Refused(refused),
             },
             Kind::Notification | Kind::Response | Kind::Error => self.consider_other(ctx, inbound, &envelope),
         })
+    }
+
+    /// Without a lease: the answer that the journal may have of a request. One that is safe to run again has none to rely on.
+    fn consider_repetition(&mut self, ctx: &mut Ctx<'_>, inbound: &Inbound, envelope: Envelope) -> Result<What, No> {
+        match self.consider_request(ctx, inbound, envelope) {
+            Ok(mut exchange) if !exchange.repeatable => {
+                exchange.opens_nothing = true;
+                return Ok(What::Request(Box::new(exchange)));
+            }
+            Ok(exchange) => self.give_back(inbound.leg.session, exchange.slot),
+            Err(_) => {}
+        }
+        Err(No { status: 503, phrase: "No Lease" })
     }
 
     /// Notifications and responses open nothing; what they belong to is looked up when they are written.
@@ -306,6 +319,7 @@ impl Engine {
             backend_session: None,
             is_adopted: false,
             is_reconsidered: false,
+            opens_nothing: false,
             owner: ctx.owner,
             upstream: None,
             resumed: None,
@@ -359,7 +373,7 @@ impl Engine {
                 task: None,
                 answer: None,
             },
-            limit: ctx.config.edge.limits.in_flight_per_session,
+            limit: if exchange.opens_nothing { 0 } else { ctx.config.edge.limits.in_flight_per_session },
             ttl_ms: life_ms.saturating_add(GRACE_MS),
             session_ttl_ms: session::ttl_ms(&exchange.leg.key, ctx.config.ttl),
             instead_of: None,

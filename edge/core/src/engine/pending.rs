@@ -129,6 +129,8 @@ pub(super) struct Outgoing {
     pub ends: Option<Box<CloseExchange>>,
     /// What the journal has of its exchange, should the store lose it.
     pub journal: Option<Box<OpenExchange>>,
+    /// It is what the journal says.
+    pub is_stored: bool,
     pub carrier: Carrier,
     /// The other carrier was tried already.
     pub is_second: bool,

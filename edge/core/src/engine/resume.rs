@@ -126,7 +126,7 @@ impl Engine {
         let journal = Some(Box::new(self.journal(ctx, &exchange)));
         let Exchange { leg, header, id, session, key, owner, .. } = exchange;
         let ends = CloseExchange { key, owner, answer: None, is_held: false };
-        let writes = Writes { close: None, ends: Some(Box::new(ends)), journal };
+        let writes = Writes { ends: Some(Box::new(ends)), journal, ..Writes::default() };
         self.deliver(ctx, leg, header, body, writes, Purpose::Final(id));
         self.settle(session);
     }

@@ -234,6 +234,8 @@ pub struct Delivery {
     pub avoid: Option<String>,
     /// It was answered [`DeliveryOutcome::Stranger`] before.
     pub met_stranger: bool,
+    /// It is what the journal says, and needs no lease.
+    pub is_stored: bool,
 }
 
 /// How a delivery ended. Every [`Delivery`] is answered by one of these, once.

@@ -35,7 +35,7 @@ impl Engine {
         let slot = slot_of(&judged.what);
         let answer = match (judged.what, outcome) {
             (What::Request(exchange), Err(_)) => {
-                if judged.fate == Fate::Live {
+                if judged.fate == Fate::Live && !exchange.opens_nothing {
                     self.refused(ctx, &exchange);
                 }
                 UNAVAILABLE
@@ -130,6 +130,9 @@ impl Engine {
         outcome: OpenOutcome,
     ) -> SipAnswer {
         let key = exchange.session;
+        if exchange.opens_nothing && !matches!(outcome, OpenOutcome::RepeatAnswered { .. }) {
+            return UNAVAILABLE;
+        }
         let error = match outcome {
             OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
             OpenOutcome::Opened { session } => return self.begin(ctx, exchange, fate, session),
@@ -149,7 +152,8 @@ impl Engine {
             OpenOutcome::RepeatAnswered { answer } => {
                 if let Some(body) = answer {
                     let Exchange { leg, header, id, .. } = exchange;
-                    self.deliver(ctx, leg, header, body, Writes::default(), Purpose::Final(id));
+                    let writes = Writes { is_stored: true, ..Writes::default() };
+                    self.deliver(ctx, leg, header, body, writes, Purpose::Final(id));
                 }
                 return OK;
             }

@@ -118,3 +118,55 @@ fn sec_8_a_bye_of_the_session_timer_is_not_sent_by_an_edge_that_was_stopped() {
     fleet.advance(4_000_000);
     assert_eq!(fleet.edges.iter().map(|edge| edge.world.core.stats().dialogs).sum::<usize>(), 0);
 }
+
+/// What the journal says of an answered request is said by any edge; a new request is another edge's.
+#[test]
+fn sec_8_without_a_lease_a_repetition_gets_the_stored_answer_and_nothing_else_is_taken() {
+    for in_dialog in [false, true] {
+        let mut fleet = Fleet::new(2);
+        let named = |n: u8| format!("MCP-Exchange: xxxxxxxxxxxxxxxxxxxxx{n};rel=caller\r\n{MCP}");
+        let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+        let method = if in_dialog { "INFO" } else { "MESSAGE" };
+        let mut alice = match in_dialog {
+            true => fleet.on(0, |world| {
+                let mut alice = Ua::new(world, "alice", &flow, ECHO);
+                alice.call(world, &format!("{}{MCP}", crate::calls::SUPPORTED), &tool_call(1, "echo"));
+                let (id, _, body) = world.posted();
+                world.backend_answers(id, &tool_result(&id_of(&body)));
+                let answer = world.request();
+                world.reply(&flow, &answer.message, 200, "");
+                alice
+            }),
+            false => fleet.on(0, |world| Ua::new(world, "alice", &flow, ECHO)),
+        };
+        fleet.on(0, |world| {
+            assert_eq!(alice.ask(world, method, &named(1), &tool_call(7, "pay")).status(), Some(200));
+            let (id, _, body) = world.posted();
+            world.backend_answers(id, &tool_result(&id_of(&body)));
+            let answer = world.request();
+            world.reply(&flow, &answer.message, 200, "");
+        });
+        // The node of the second edge is cut off from the store, its core is not.
+        fleet.edges[1].has_store = false;
+        fleet.advance(4_000);
+        alice.flow = stream(Transport::Tls, 9, &["sip:alice@acme.example"]);
+        let flow = alice.flow.clone();
+        fleet.on(1, |world| {
+            assert_eq!(alice.ask(world, method, &named(1), &tool_call(7, "pay")).status(), Some(200));
+            let answer = world.request();
+            assert_eq!(answer.to, To::Flow(flow.key.clone()));
+            assert!(text(&answer.message).contains(r#""result""#), "{}", text(&answer.message));
+            world.reply(&flow, &answer.message, 200, "");
+            for (n, tool) in [(2, "pay"), (3, "echo")] {
+                let status = alice.ask(world, method, &named(n), &tool_call(7 + u64::from(n), tool)).status();
+                assert_eq!(status, Some(503), "{tool}");
+            }
+            assert!(world.calls.is_empty());
+        });
+        // What was refused is in nobody's way.
+        fleet.on(0, |world| {
+            assert_eq!(alice.ask(world, method, &named(2), &tool_call(9, "pay")).status(), Some(200));
+            assert_eq!(id_of(&world.posted().2), "9");
+        });
+    }
+}
