@@ -30,6 +30,8 @@ const SERVER_TICK: Duration = Duration::from_millis(150);
 struct Job {
     /// `None`: a probe, which only waits as the calls of its class do.
     command: Option<Arc<Cmd>>,
+    /// After ASKING: its slot is moving here.
+    asking: bool,
     class: Durability,
     deadline: Instant,
     done: oneshot::Sender<Result<Value, Failure>>,
@@ -59,26 +61,38 @@ impl Commit {
         Commit { jobs, class: Mutex::new(Durability::Memory), task }
     }
 
-    pub async fn call(&self, command: Arc<Cmd>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
+    pub async fn call(
+        &self,
+        command: Arc<Cmd>,
+        asking: bool,
+        class: Durability,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         if let Ok(mut last) = self.class.lock() {
             *last = class;
         }
-        self.submit(Some(command), class, deadline).await
+        self.submit(Some(command), asking, class, deadline).await
     }
 
     /// Whether what the last call waited for is reached in time.
     pub async fn probe(&self, limit: Duration) -> Result<(), String> {
         let class = self.class.lock().map_or(Durability::Memory, |class| *class);
-        match self.submit(None, class, Instant::now() + limit).await {
+        match self.submit(None, false, class, Instant::now() + limit).await {
             Ok(_) => Ok(()),
             Err(Failure::Closed(reason) | Failure::NotDurable(reason) | Failure::Cannot(reason)) => Err(reason),
             Err(_) => Err("a replica, or the disk, was not in time".into()),
         }
     }
 
-    async fn submit(&self, command: Option<Arc<Cmd>>, class: Durability, deadline: Instant) -> Result<Value, Failure> {
+    async fn submit(
+        &self,
+        command: Option<Arc<Cmd>>,
+        asking: bool,
+        class: Durability,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         let (done, reply) = oneshot::channel();
-        self.jobs.try_send(Job { command, class, deadline, done }).map_err(|_| Failure::NotSent)?;
+        self.jobs.try_send(Job { command, asking, class, deadline, done }).map_err(|_| Failure::NotSent)?;
         match tokio::time::timeout_at(deadline.into(), reply).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Failure::Closed("the commit connection ended".into())),
@@ -161,6 +175,9 @@ async fn commit(
     let has = |class| batch.iter().any(|job| job.class == class);
     let mut pipeline = redis::pipe();
     for job in batch {
+        if job.asking {
+            pipeline.cmd("ASKING");
+        }
         pipeline
             .add_command(job.command.as_ref().map_or_else(|| redis::cmd("PING"), |command| command.as_ref().clone()));
     }
@@ -196,7 +213,14 @@ async fn commit(
         };
         reached.clone().map(|()| value).map_err(Failure::NotDurable)
     };
-    Ok(values.into_iter().zip(batch).map(released).collect())
+    let mut values = values.into_iter();
+    let mut reply = |job: &Job| {
+        if job.asking {
+            values.next();
+        }
+        values.next()
+    };
+    Ok(batch.iter().filter_map(|job| Some((reply(job)?, job))).map(released).collect())
 }
 
 fn replica(value: &Value) -> Result<(), String> {

@@ -158,7 +158,7 @@ impl Node {
         let _one = InFlight(&self.in_flight);
         let result = match class {
             Durability::Memory => self.send(&self.data, command, deadline).await,
-            class => self.commit().call(command.clone(), class, deadline).await,
+            class => self.commit().call(command.clone(), false, class, deadline).await,
         };
         self.judge(&result, class);
         result
@@ -211,7 +211,7 @@ impl Node {
             }
             class => {
                 let new = || Commit::new(config, &self.address, config.background_timeout / 2);
-                background.commit.get_or_init(new).call(command.clone(), class, deadline).await
+                background.commit.get_or_init(new).call(command.clone(), false, class, deadline).await
             }
         };
         if matches!(result, Err(Failure::Cannot(_) | Failure::ReadOnly)) {
@@ -226,7 +226,15 @@ impl Node {
     }
 
     /// The same after ASKING, for a slot that is moving here.
-    pub async fn call_asking(&self, command: &Arc<Cmd>, deadline: Instant) -> Result<Value, Failure> {
+    pub async fn call_asking(
+        &self,
+        command: &Arc<Cmd>,
+        class: Durability,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        if class != Durability::Memory {
+            return self.commit().call(command.clone(), true, class, deadline).await;
+        }
         let Some((number, mut connection)) = self.data.get() else { return Err(Failure::NotSent) };
         let mut pipeline = redis::pipe();
         pipeline.cmd("ASKING").add_command(command.as_ref().clone()).ignore_errors();

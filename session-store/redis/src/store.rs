@@ -342,7 +342,7 @@ impl RedisStore {
                 Failure::Ask(address) => match self.map().by_address(&address) {
                     Some(other) => {
                         *trips += 1;
-                        return match other.call_asking(&command, deadline).await {
+                        return match other.call_asking(&command, class, deadline).await {
                             Ok(Value::Array(values)) => Ok(values),
                             Ok(_) => Err(StoreError::Unavailable),
                             Err(failure) => Err(failure.into_store_error()),

@@ -59,9 +59,15 @@ local function text(value)
   return value or ''
 end
 
--- WAIT and WAITAOF count what their own connection wrote (Redis before 7.2: all that anybody did). A write that leaves nothing behind, beside
--- the key whose content is told, makes them wait for what somebody else wrote there.
+-- WAIT and WAITAOF count what their own connection wrote (Redis before 7.2: all that anybody did). A write that changes nothing makes them
+-- wait for what somebody else wrote: the end of the key again or, where it has none, or there is no key, one beside it that goes at once
+-- (which a slot that is being moved away refuses).
 local function mark(p, key)
+  local stop = call('PEXPIRETIME', key)
+  if stop > 0 then
+    call('PEXPIREAT', key, int(stop))
+    return
+  end
   local name = p .. 'w:' .. string.match(key, '{.-}')
   call('SET', name, '')
   call('DEL', name)

@@ -1,7 +1,9 @@
 //! A Cluster: the library on every primary, slots that move, a shard that is out.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use session_store::Durability;
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store_redis::{BreakerState, RedisConfig, RedisStore, Topology};
 use store_contract::Subject;
@@ -47,8 +49,21 @@ fn every_primary_has_the_library_and_its_share() {
 
 #[test]
 fn a_slot_that_moves_is_followed() {
+    for class in [Durability::Memory, Durability::Fsync] {
+        a_slot_moves(class);
+    }
+}
+
+fn a_slot_moves(class: Durability) {
     let nodes = cluster(Clock::Real);
+    for (name, value) in [("appendonly", "yes"), ("appendfsync", "always")] {
+        for node in &nodes {
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut node.admin()).expect("CONFIG SET");
+        }
+    }
     let store = connect(&nodes);
+    RUNTIME.block_on(store.check_durability(class)).expect("the class can be given");
+    store.set_durability(BTreeMap::from([(1, class)]));
     let mut s = OnOne(&store);
     let label = 7;
     assert_eq!(s.run(call_at(label, 1)), Ok(StoreReply::CallOpened));
@@ -66,6 +81,7 @@ fn a_slot_that_moves_is_followed() {
     };
     set(&nodes[to], "IMPORTING", &ids[from]);
     set(&nodes[from], "MIGRATING", &ids[to]);
+    assert!(matches!(s.run(call_at(label, 1)), Ok(StoreReply::CallKnown { .. })), "still here");
     let mut get = redis::cmd("CLUSTER");
     let keys: Vec<String> = get.arg("GETKEYSINSLOT").arg(slot).arg(100).query(&mut nodes[from].admin()).expect("keys");
     assert!(!keys.is_empty());
