@@ -9,6 +9,7 @@ pub(crate) mod acks;
 mod answer;
 mod bodies;
 mod copied;
+mod ended;
 pub(crate) mod legs;
 pub(crate) mod paged;
 mod policy;
@@ -30,7 +31,6 @@ use sip_proto::message::{Message, Transportation};
 use crate::answer::Answer;
 use crate::config::{AgentBackend, AgentConfig, Capabilities, RegistrationProfile};
 use crate::dialogs::HangUp;
-use crate::engine::Closing;
 use crate::gruu::Named;
 use crate::router::Callee;
 use crate::state::EdgeState;
@@ -49,13 +49,6 @@ const LATE_OFFER: &str = "late.offer";
 /// CSeq of an INVITE of ours on the *other* leg whose ACK waits for the ACK on this one.
 const OWED_ACK: &str = "owed.ack";
 
-/// Other edges may have used so many numbers of a dialog since it was seen here last.
-const CSEQ_MARGIN: u32 = 100;
-/// Beyond them a number is drawn, so that edges which do not hear of each other take different ones.
-const CSEQ_SPREAD: u64 = 1 << 20;
-/// Numbers end here (RFC 3261 §8.1.1.5).
-const CSEQ_LAST: u32 = u32::MAX >> 1;
-
 /// What is under way between legs on this core.
 #[derive(Debug, Default)]
 pub(crate) struct Bridges {
@@ -72,6 +65,9 @@ pub(crate) struct Bridges {
     asked: BTreeSet<DialogKey>,
     /// Dialogs whose BYE of ours is on its way; each ends with its tombstone.
     leaving: BTreeSet<DialogKey>,
+    /// Dialogs whose BYE waits here: for the ACK that another edge has to hear, or for the store. At most
+    /// [`reach::MAX_PARKED`].
+    staying: BTreeMap<u64, DialogKey>,
 }
 
 impl Bridges {
@@ -83,6 +79,7 @@ impl Bridges {
             + self.acks.len()
             + self.changing.len()
             + self.leaving.len()
+            + self.staying.len()
     }
 }
 
@@ -189,89 +186,6 @@ impl EdgeState {
         self.config.agents.get(&(record.domain.clone(), record.agent_user.clone())).cloned()
     }
 
-    /// One leg has its tombstone or its BYE (of the peer, or ours), and `record` is what it was: the other leg is `Terminating` in the
-    /// store, and its BYE is to be sent.
-    pub(crate) fn bridge_ended(&mut self, dialog: DialogKey, record: &DialogRecord) {
-        let Some(peer) = record.peer.filter(|peer| *peer != dialog) else { return };
-        self.bridges.acks.remove(&dialog);
-        self.bridges.acks.remove(&peer);
-        if !self.bridges.leaving.insert(peer) {
-            return;
-        }
-        if let Some(local) = self.dialogs.get_mut(&peer) {
-            local.ending = true;
-        }
-        if self.is_degraded() {
-            return self.bye_from_cache(peer);
-        }
-        let hang_up = HangUp {
-            dialog: peer,
-            reason: "SIP;cause=200;text=\"The other leg ended\"",
-            closing: Closing::Bye,
-            fence: None,
-        };
-        let operation =
-            session_store::op::StoreOp::NextCseq { dialog: peer, terminating: true, close: None, fence: None };
-        self.bridge_store(operation, Step::HangUp(hang_up));
-    }
-
-    /// A number for a request that ends a dialog while the store gives none: nobody has used it and nobody will (gaps are legal, RFC 3261
-    /// §12.2.2). `last`: the highest number of ours in the dialog that is known here.
-    pub(crate) fn cseq_of_nobody(&mut self, last: u32) -> u32 {
-        let drawn = u32::try_from(self.random.below(CSEQ_SPREAD)).unwrap_or(0);
-        last.saturating_add(CSEQ_MARGIN).saturating_add(drawn).min(CSEQ_LAST)
-    }
-
-    /// The other leg's BYE while the store is away: with a number that nobody can have used yet.
-    fn bye_from_cache(&mut self, peer: DialogKey) {
-        let Some(record) = self.dialogs.get(&peer).map(|local| local.record.clone()) else {
-            // Its owner, or its own session timer, ends it.
-            return self.bridge_buried(peer);
-        };
-        let cseq = self.cseq_of_nobody(record.cseq_out);
-        let reason = "SIP;cause=200;text=\"The other leg ended\"";
-        let hang_up = HangUp { dialog: peer, reason, closing: Closing::Bye, fence: None };
-        self.reach_dialog(peer, &record, crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() });
-    }
-
-    /// We say BYE in a dialog; where it has another leg, there, too. `false`: that one said it for both already.
-    pub(crate) fn bridge_hangs_up(&mut self, dialog: DialogKey, record: &DialogRecord) -> bool {
-        if record.peer.is_none() {
-            return true;
-        }
-        let first = self.bridges.leaving.insert(dialog);
-        if first {
-            self.bridge_ended(dialog, record);
-        }
-        first
-    }
-
-    /// A dialog has its tombstone.
-    pub(crate) fn bridge_buried(&mut self, dialog: DialogKey) {
-        self.bridges.leaving.remove(&dialog);
-    }
-
-    /// The other leg's number for its BYE. Gone: its peer said BYE, too.
-    fn bridge_bye(&mut self, hang_up: HangUp, reply: Result<StoreReply, StoreError>) {
-        match reply {
-            Ok(StoreReply::Cseq { cseq, record, .. }) => {
-                let dialog = hang_up.dialog;
-                let owner = record.owner.pod;
-                if owner != self.owner.pod && self.lives(owner) {
-                    let call_id = record.call_id.clone();
-                    self.tell_edge(owner, crate::mesh::MeshMessage::Ended { dialog, call_id }, None);
-                }
-                let then = crate::locate::Located::HangUp { hang_up, cseq, record: record.clone() };
-                self.reach_dialog(dialog, &record, then);
-            }
-            // Its record ends by its TTL, and the peer by its own session timer.
-            _ => {
-                self.bridge_buried(hang_up.dialog);
-                self.end_dialog(hang_up.dialog, hang_up.closing);
-            }
-        }
-    }
-
     /// The guard is cancelled, and the INVITE has its 487: the legs that were opened for it. `invite`: as the guard has it.
     pub(crate) fn bridge_cancel(&mut self, guard: GuardKey, legs: &[CallLeg], invite: &bytes::Bytes) {
         if let Some(call) = self.bridges.by_guard.get(&guard).copied() {
@@ -299,7 +213,7 @@ impl EdgeState {
             self.setup_timeout(id);
         } else if self.bridges.parked.contains_key(&id) {
             self.parked_timeout(id);
-        } else {
+        } else if !self.stayed(id) {
             self.cancel_client(id);
         }
     }

@@ -137,6 +137,8 @@ pub(crate) struct LocalDialog {
     pub peer_updates: bool,
     /// A BYE of ours is under way.
     pub ending: bool,
+    /// The other leg has ended: BYE follows the ACK, or the end of the wait for it.
+    pub leaves: bool,
     /// It had to wait for a lease, or for the store.
     pub put_off: Option<HangUp>,
     /// The envelope that we offered in the 2xx, until the ACK answers it.
@@ -161,6 +163,7 @@ impl LocalDialog {
             refreshing: false,
             peer_updates: false,
             ending: false,
+            leaves: false,
             put_off: None,
             late_offer: None,
             started: now,
@@ -172,7 +175,13 @@ impl LocalDialog {
         if record.session_timer != self.record.session_timer {
             self.timer = Some(RunningTimer::of(&record, now));
         }
-        if self.record.phase == DialogPhase::Accepted && record.phase == DialogPhase::Confirmed {
+        let heard = match record.phase {
+            DialogPhase::Confirmed => true,
+            // The ACK was noted before the end was.
+            DialogPhase::Terminating => record.accept_bytes.is_none(),
+            DialogPhase::Early | DialogPhase::Accepted | DialogPhase::Terminated => false,
+        };
+        if self.record.phase == DialogPhase::Accepted && heard {
             self.accept = None;
         }
         self.kept_until = now.mono.plus_millis(record_ttl_ms(record.session_timer.as_ref()));
@@ -263,6 +272,7 @@ impl EdgeState {
             local.leg = leg;
         }
         self.settle_owner(dialog);
+        self.leave_acknowledged(dialog);
     }
 
     /// Keeps a dialog that this edge did not have. Above the limit it is served from the store each time.
@@ -303,6 +313,7 @@ impl EdgeState {
             local.accept = None;
             local.refreshing = false;
             local.ending = false;
+            local.leaves = false;
         }
         self.settle_owner(dialog);
     }
@@ -441,6 +452,7 @@ impl EdgeState {
             }
             self.arm_dialog(dialog);
         }
+        self.leave_acknowledged(dialog);
     }
 
     /// Ends a dialog from our side: tombstone in state terminating, then BYE.

@@ -135,7 +135,8 @@ impl EdgeState {
             MeshMessage::SendFailed { tag, .. } => self.send_failed(tag),
             MeshMessage::Relay { arrival, bytes, .. } => self.relayed(&arrival, bytes),
             MeshMessage::Cancelled { guard, .. } => self.cancelled_elsewhere(guard),
-            MeshMessage::Ended { dialog, .. } => self.end_dialog(dialog, Closing::Bye),
+            MeshMessage::Ended { dialog, says_bye: true, .. } => self.bridge_ended_elsewhere(dialog),
+            MeshMessage::Ended { dialog, says_bye: false, .. } => self.end_dialog(dialog, Closing::Bye),
             MeshMessage::Holds { exchange, owner, tag: Some(tag), call_id } => {
                 // Of another life this process remembers nothing.
                 if (owner.pod, owner.boot) == (self.owner.pod, self.owner.boot)

@@ -468,7 +468,7 @@ impl EdgeState {
                 let owner = record.owner.pod;
                 if owner != self.owner.pod && self.lives(owner) {
                     let call_id = record.call_id.clone();
-                    self.tell_edge(owner, MeshMessage::Ended { dialog, call_id }, None);
+                    self.tell_edge(owner, MeshMessage::Ended { dialog, says_bye: false, call_id }, None);
                 }
                 self.bridge_ended(dialog, &record);
             }

@@ -26,8 +26,10 @@ pub enum MeshMessage {
     /// A CANCEL was accepted here for an INVITE of yours: its guard says so.
     /// (`tag` is the sender's alone and does not travel.)
     Cancelled { guard: GuardKey, tag: Option<u64>, call_id: String },
-    /// A dialog whose timers you run was ended here: its tombstone is written.
-    Ended { dialog: DialogKey, call_id: String },
+    /// A dialog whose timers you run was ended here: its tombstone is written, or its BYE is being said. With `says_bye` the BYE is
+    /// yours: the other leg has ended, and the record knows of no ACK of your 2xx; it leaves once you have heard that ACK, or need not wait
+    /// for it any more (RFC 3261 §15).
+    Ended { dialog: DialogKey, says_bye: bool, call_id: String },
     /// An exchange stands in flight under `owner`, which is you: do you hold it? Whether the reply to its write was heard is in nobody's
     /// memory but yours. Answered by [`MeshMessage::Held`] with the same tag, or not at all: while a write of yours decides it, and where
     /// `owner` is another life. Who says that it does not hold it has given it up.

@@ -14,6 +14,8 @@ mod capability;
 mod chaos;
 #[path = "b2bua/edges.rs"]
 mod edges;
+#[path = "b2bua/ended.rs"]
+mod ended;
 #[path = "b2bua/forks.rs"]
 mod forks;
 #[path = "b2bua/mcp.rs"]

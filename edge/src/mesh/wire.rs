@@ -57,8 +57,9 @@ pub fn write(number: u64, message: MeshMessage) -> wire::Envelope {
         MeshMessage::Cancelled { guard, tag: _, call_id } => {
             (call_id, Content::Cancelled(wire::Cancelled { guard: Some(key(guard.slot, guard.tenant, guard.hash)) }))
         }
-        MeshMessage::Ended { dialog, call_id } => {
-            (call_id, Content::Ended(wire::Ended { dialog: Some(key(dialog.slot, dialog.tenant, dialog.id)) }))
+        MeshMessage::Ended { dialog, says_bye, call_id } => {
+            let dialog = Some(key(dialog.slot, dialog.tenant, dialog.id));
+            (call_id, Content::Ended(wire::Ended { dialog, says_bye }))
         }
         MeshMessage::Holds { exchange: ExchangeKey { session, hash }, owner, tag, call_id } => {
             let session = Some(key(session.slot, session.tenant, session.hash));
@@ -108,9 +109,9 @@ pub fn read(envelope: wire::Envelope) -> Option<MeshMessage> {
             let (slot, tenant, hash) = parts(&guard?)?;
             MeshMessage::Cancelled { guard: GuardKey { slot, tenant, hash }, tag: None, call_id }
         }
-        Content::Ended(wire::Ended { dialog }) => {
+        Content::Ended(wire::Ended { dialog, says_bye }) => {
             let (slot, tenant, id) = parts(&dialog?)?;
-            MeshMessage::Ended { dialog: DialogKey { slot, tenant, id }, call_id }
+            MeshMessage::Ended { dialog: DialogKey { slot, tenant, id }, says_bye, call_id }
         }
         Content::Holds(wire::Holds { session, exchange, owner, tag }) => {
             let (slot, tenant, hash) = parts(&session?)?;
@@ -190,7 +191,11 @@ mod tests {
                 tag: None,
                 call_id: call_id.clone(),
             },
-            MeshMessage::Ended { dialog: DialogKey { slot: 0, tenant: 1, id: [6; 16] }, call_id: call_id.clone() },
+            MeshMessage::Ended {
+                dialog: DialogKey { slot: 0, tenant: 1, id: [6; 16] },
+                says_bye: true,
+                call_id: call_id.clone(),
+            },
             MeshMessage::Holds {
                 exchange: ExchangeKey { session: SessionKey { slot: 1, tenant: 2, hash: [3; 16] }, hash: [4; 16] },
                 owner: Owner { pod: u64::MAX, epoch: 5, boot: u64::MAX - 1 },

@@ -91,6 +91,9 @@ pub struct Cancelled {
 pub struct Ended {
     #[prost(message, optional, tag = "1")]
     pub dialog: ::core::option::Option<Key>,
+    /// Its BYE is the receiver's to say, once the 2xx is acknowledged or nobody waits for that any more.
+    #[prost(bool, tag = "2")]
+    pub says_bye: bool,
 }
 /// An exchange stands in flight under `owner`, which is the receiver: does it hold it? Answered by `Held`, or not at all while that is being
 /// decided there. Who says no has given it up.

@@ -133,7 +133,15 @@ impl EdgeState {
             DialogPhase::Accepted => self.repeat_accept(dialog, &record),
             DialogPhase::Terminating => {
                 let ending = self.dialogs.get(&dialog).is_some_and(|local| local.ending);
-                if !(known && ending) {
+                if known && ending {
+                    return;
+                }
+                let waits = !heard && record.peer.is_some() && self.ack_wait_ms(&record).is_some();
+                if let Some(local) = self.dialogs.get_mut(&dialog).filter(|_| waits) {
+                    // The other leg ended before the ACK: no BYE without it yet (RFC 3261 §15).
+                    local.leaves = true;
+                    self.repeat_accept(dialog, &record);
+                } else {
                     let fence = self.own_fence();
                     let reason = "SIP;cause=408;text=\"Its edge is gone\"";
                     self.hang_up(HangUp { dialog, reason, closing: Closing::Local, fence });

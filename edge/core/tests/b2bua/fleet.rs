@@ -9,6 +9,7 @@ use edge_core::config::{AgentBackend, Config};
 use edge_core::effect::{DnsAnswer, DnsQuestion, Effect};
 use edge_core::input::{ConnId, Flow, FlowKey, Input, Transport};
 use edge_core::lease::Membership;
+use edge_core::mesh::MeshMessage;
 use edge_core::{EdgeState, Shard};
 use session_store::memory::{Capacity, MemoryStore};
 use session_store::op::{StoreOp, StoreReply};
@@ -35,7 +36,11 @@ pub struct Fleet {
     /// Operations are kept back.
     pub holding: bool,
     held: VecDeque<(usize, edge_core::input::OpId, StoreOp)>,
+    /// After all of them.
+    late: Vec<(usize, edge_core::input::OpId, StoreOp)>,
     pub mesh: usize,
+    /// No edge hears that another one ended a dialog of its.
+    pub deaf: bool,
     next: u64,
     /// What went to an address last.
     opened: Option<u64>,
@@ -86,7 +91,9 @@ impl Fleet {
             operations: Vec::new(),
             holding: false,
             held: VecDeque::new(),
+            late: Vec::new(),
             mesh: 0,
+            deaf: false,
             next: 0,
             opened: None,
             audit: Vec::new(),
@@ -181,6 +188,9 @@ impl Fleet {
                     self.mesh += 1;
                     let there = self.edges.iter().position(|other| other.owner.pod == to && other.alive);
                     let from = self.edges[edge].owner.pod;
+                    if self.deaf && matches!(message, MeshMessage::Ended { .. }) {
+                        continue;
+                    }
                     match (there, message.tag()) {
                         (Some(there), _) => self.input(there, Input::Mesh { from, message }),
                         (None, Some(tag)) => self.edges[edge].core.handle(self.now, Input::MeshFailed { to, tag }),
@@ -202,12 +212,25 @@ impl Fleet {
     /// Executes what was held back.
     pub fn release(&mut self) {
         self.holding = false;
-        while let Some((edge, op, operation)) = self.held.pop_front() {
+        while let Some((edge, op, operation)) = self.held.pop_front().or_else(|| self.late.pop()) {
             if self.edges[edge].alive {
                 self.execute(edge, op, operation);
                 self.pump(edge);
             }
         }
+    }
+
+    /// Executes the first operation that was held back; others are held back.
+    pub fn release_one(&mut self) {
+        let (edge, op, operation) = self.held.pop_front().expect("something is held back");
+        self.execute(edge, op, operation);
+        self.pump(edge);
+    }
+
+    /// The first operation that was held back goes behind whatever follows.
+    pub fn hold_back_first(&mut self) {
+        let first = self.held.pop_front().expect("something is held back");
+        self.late.push(first);
     }
 
     /// Executes the first operation that was held back, and its reply is lost.
