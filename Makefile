@@ -1,7 +1,7 @@
 # One recipe file for laptop and CI. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-SEEDS ?= 300
+SEEDS ?= 500
 MUTANT ?=
 TIME ?= 60
 

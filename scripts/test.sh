@@ -57,7 +57,7 @@ case $mode in
     part unit 4 unit
     ;;
   test | nightly)
-    seeds=300
+    seeds=500
     [ "$mode" = nightly ] && seeds=10000
     part install 4 scripts/install.sh rust everything modern peers redis valkey libfaketime kamailio deny
     if scripts/install.sh wasm; then

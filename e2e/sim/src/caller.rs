@@ -144,6 +144,11 @@ impl Caller {
         Caller::with(index, steps, rng)
     }
 
+    /// Before everything else it calls the phone and thinks better of it.
+    pub fn begins_with_a_cancel(&mut self) {
+        self.steps.push(Step::Call { fate: Fate::Cancel });
+    }
+
     /// One that is called.
     pub fn phone(index: usize, rng: &mut Rng) -> Caller {
         // Who was not taken registers again.

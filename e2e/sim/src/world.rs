@@ -63,6 +63,8 @@ pub struct Report {
     pub no_way_back: u64,
     /// Refused calls that did not hear of it, because the edge that said so died.
     pub unheard: u64,
+    /// Processes that ended because a write of their predecessor, long under way, took an epoch after theirs.
+    pub haunted: u64,
     pub violations: Vec<String>,
 }
 
@@ -84,6 +86,7 @@ impl Report {
         self.bridged += other.bridged;
         self.no_way_back += other.no_way_back;
         self.unheard += other.unheard;
+        self.haunted += other.haunted;
         for (arrow, count) in other.arrows {
             *self.arrows.entry(arrow).or_default() += count;
         }
@@ -195,6 +198,8 @@ struct World {
     /// Two edges that do not hear each other, until then.
     apart: BTreeMap<(usize, usize), u64>,
     arrow: Option<Arrow>,
+    /// Edges whose pod has its epoch by a write of a dead process, and until when that one has the lease.
+    ghosts: BTreeMap<usize, u64>,
     model: Model,
     rng: Rng,
     report: Report,
@@ -205,8 +210,11 @@ struct World {
 pub fn run(seed: u64, mutant: Option<Mutant>, trace: bool) -> Report {
     let mut rng = Rng::new(seed);
     let count = 2 + rng.below(5) as usize;
-    let phone = rng.chance(700).then_some(count);
+    // Few calls are cancelled by themselves.
+    let cancels = faults::arrow_of(seed) == "cancel_call";
+    let phone = (rng.chance(700) || cancels).then_some(count);
     let mut callers: Vec<Caller> = (0..count).map(|i| Caller::new(i, phone.is_some(), &mut rng)).collect();
+    callers.iter_mut().filter(|_| cancels).for_each(Caller::begins_with_a_cancel);
     callers.extend(phone.map(|index| Caller::phone(index, &mut rng)));
     let certificates = callers
         .iter()
@@ -227,6 +235,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, trace: bool) -> Report {
         store_slow_until: 0,
         apart: BTreeMap::new(),
         arrow: None,
+        ghosts: BTreeMap::new(),
         model: Model::default(),
         rng,
         report: Report::default(),

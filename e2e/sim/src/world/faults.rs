@@ -82,19 +82,23 @@ pub fn operation_name(operation: &StoreOp) -> &'static str {
     }
 }
 
+/// At which operation an edge may die in that run: the seed chooses, so that few seeds strike every arrow.
+pub fn arrow_of(seed: u64) -> &'static str {
+    ARROWS[(seed / 2 % ARROWS.len() as u64) as usize]
+}
+
 impl World {
     fn some_edge(&mut self) -> usize {
         self.rng.below(EDGES as u64) as usize
     }
 
-    /// `seed` chooses the arrow, so that few seeds strike them all.
     pub(super) fn plan_faults(&mut self, seed: u64) {
         for _ in 0..self.rng.below(3) {
             let (at, edge) = (self.rng.range(500, 60_000), self.some_edge());
             self.at(at, Event::Fault(Fault::Kill { edge }));
         }
         if self.rng.chance(700) {
-            let operation = ARROWS[(seed / 2 % ARROWS.len() as u64) as usize];
+            let operation = arrow_of(seed);
             let count = match operation {
                 "adopt" | "heartbeat" => self.rng.range(1, 6),
                 "register" | "open_call" | "begin" | "next_cseq" => self.rng.range(1, 3),

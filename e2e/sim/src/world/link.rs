@@ -129,6 +129,12 @@ impl World {
         if lose_reply {
             self.note_outage(edge, &operation);
         }
+        if let StoreOp::TakeEpoch { lease_ms, .. } = &operation
+            && self.edges[edge].life != life
+        {
+            // Sent by a process that is gone: it looks like another one under the same id, until its lease is over.
+            self.ghosts.insert(edge, self.now + lease_ms);
+        }
         self.store.may_fail_over = !self.is_calm();
         let reply = self.store.execute(EPOCH_MS + self.now, operation, &mut self.model, &mut self.rng);
         let written = Some((self.store_life, self.store.last()));

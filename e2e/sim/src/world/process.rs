@@ -15,6 +15,9 @@ use sip_proto::framing::{FrameLimits, datagram};
 use super::{Event, Link, World};
 use crate::setup::config;
 
+/// A reply of the store may be under way so long as a node waits for it.
+const WAY_MS: u64 = 1_400;
+
 /// A place where an edge runs; now and then one does.
 #[derive(Default)]
 pub struct Process {
@@ -172,6 +175,11 @@ impl World {
                 if let Some(state) = &mut self.edges[edge].state {
                     state.handle(now, Input::Adopted(items));
                 }
+            }
+            // No two processes run under one id here; only a dead one's write can look like it. The process ends, and is started again.
+            NodeEffect::Duplicate { .. } if self.ghosts.get(&edge).is_some_and(|until| self.now < until + WAY_MS) => {
+                self.report.haunted += 1;
+                self.kill(edge);
             }
             NodeEffect::Duplicate { message } => self.model.violated(format!("edge {edge} ends: {message}")),
             NodeEffect::Left => {}
