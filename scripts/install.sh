@@ -10,6 +10,10 @@
 #   install.sh openssl         certificates of the demo's mesh
 #   install.sh kamailio        the baseline of the measurements
 #   install.sh deny            cargo-deny
+#   install.sh go              a Go of at least 1.21, which fetches the one that a go.mod names
+#   install.sh cluster         what a node of the test cluster needs from Debian: containerd, runc, CNI, etcd …
+#   install.sh helm            helm 3
+#   install.sh kind            kind
 #   install.sh all
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -76,16 +80,20 @@ install_peers() {
 }
 
 # Only the programs: no service is started, the tests run servers of their own.
-install_redis() {
-  have redis-server && have redis-sentinel && return 0
+apt_install_without_services() {
   local policy=/usr/sbin/policy-rc.d made=
   if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made=1
   fi
   local rc=0
-  (apt_install redis-server redis-sentinel) || rc=$?
+  (apt_install "$@") || rc=$?
   [ -z "$made" ] || rm -f "$policy"
   return $rc
+}
+
+install_redis() {
+  have redis-server && have redis-sentinel && return 0
+  apt_install_without_services redis-server redis-sentinel
 }
 
 install_valkey() {
@@ -141,6 +149,41 @@ install_deny() {
   rm -f "$log"
 }
 
+install_go() {
+  local v
+  have go || apt_install golang-go
+  v=$(go env GOVERSION)
+  [ "$(printf '%s\n%s\n' 1.21 "${v#go}" | sort -V | head -n1)" = 1.21 ] || die "a Go of at least 1.21 is needed, here is ${v#go}"
+}
+
+install_cluster() {
+  apt_install_without_services containerd runc iptables nftables iproute2 conntrack containernetworking-plugins busybox-static etcd-server etcd-client \
+    openssl procps util-linux binutils
+}
+
+# go_install NAME VERSION PACKAGE LDFLAGS: a program out of its Go module, once per version.
+go_install() {
+  local name=$1 want=$2 log
+  [ -x "$TOOLS/bin/$name" ] && [ "$(cat "$TOOLS/$name.version" 2>/dev/null)" = "$want" ] && return 0
+  install_go
+  say "building $name $want (once, a minute or two)"
+  log=$(mktemp)
+  if ! GOBIN=$TOOLS/bin CGO_ENABLED=0 go install -trimpath -ldflags "-s -w $4" "$3@$want" >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    die "go could not install $name"
+  fi
+  rm -f "$log"
+  echo "$want" >"$TOOLS/$name.version"
+}
+
+install_helm() {
+  go_install helm v3.22.0 helm.sh/helm/v3/cmd/helm "-X helm.sh/helm/v3/internal/version.version=v3.22.0"
+}
+
+install_kind() {
+  go_install kind v0.33.0 sigs.k8s.io/kind ""
+}
+
 install_wasm() {
   rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -I{} test -d {} && return 0
   have rustup && (cd "$ROOT" && rustup target add wasm32-unknown-unknown >/dev/null 2>&1) && return 0
@@ -151,7 +194,7 @@ main() {
   mkdir -p "$CACHE"
   for what in "$@"; do
     case $what in
-      rust | everything | modern | peers | redis | valkey | libfaketime | openssl | kamailio | deny | wasm) "install_$what" ;;
+      rust | everything | modern | peers | redis | valkey | libfaketime | openssl | kamailio | deny | wasm | go | cluster | helm | kind) "install_$what" ;;
       all) for w in rust wasm everything modern peers redis valkey libfaketime deny; do "install_$w"; done ;;
       *) die "install.sh: unknown part '$what'" ;;
     esac
