@@ -229,6 +229,11 @@ impl EdgeState {
                 self.bridge_store(StoreOp::FindCapability { capability, limit: MAX_FOUND }, Step::Capable(call));
             }
         }
+        if let Some(earlier) = self.bridges.by_guard.get(&guard).copied() {
+            // Our own remains, adopted again: what the legs of the earlier try say decides nothing any more.
+            self.cancel_ringing(earlier, None);
+            self.setup_over(earlier);
+        }
         self.bridges.by_guard.insert(guard, call);
         self.bridges.calls.insert(call, setup);
         self.timers.arm(TimerKey::Bridge(call), Some(self.now.mono.plus_millis(RING_MS)));

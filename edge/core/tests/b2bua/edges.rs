@@ -1,6 +1,7 @@
 //! Several edges: any one serves any request of either leg, and what a dead one left is finished.
 
 use edge_core::input::{Input, StoreHealth};
+use session_store::op::StoreOp;
 use sip_proto::message::HeaderId;
 
 use crate::driver::{DOMAIN, text};
@@ -154,6 +155,35 @@ fn a_leg_that_was_given_up_and_is_adopted_hears_no_number_twice() {
     assert!(text(&adopted).starts_with("BYE "));
     assert_eq!(adopted.call_id(), given_up.call_id());
     assert_ne!(adopted.cseq().seq, given_up.cseq().seq);
+}
+
+/// An edge that adopts its own remains begins anew: what the legs of the first try say then decides nothing any more.
+#[test]
+fn a_call_that_is_adopted_by_its_own_edge_is_set_up_once() {
+    let mut fleet = Fleet::new(1);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, INSTANCE, SUPPORTED);
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.invite(&mut fleet, &format!("sip:sam@{DOMAIN}"), "", &sdp("a"));
+    let first = fleet.take(&sam);
+    sam.called(&first);
+    sam.reply(&mut fleet, &first, 180, "", "");
+    assert_eq!(alice.status(&mut fleet), 180);
+    fleet.reborn(0);
+    let said: Vec<_> = std::iter::from_fn(|| fleet.try_take(&sam)).collect();
+    let again = said.iter().find(|m| text(m).starts_with("INVITE ")).expect("called anew").clone();
+    assert!(said.iter().any(|m| text(m).starts_with("CANCEL ")), "{said:?}");
+    sam.called(&again);
+    sam.reply(&mut fleet, &again, 200, "", &sdp("sam"));
+    let answer = alice.response(&mut fleet);
+    alice.established(&answer);
+    alice.send(&mut fleet, "ACK", "", "");
+    sam.reply(&mut fleet, &first, 487, "", "");
+    fleet.sent.clear();
+    let rejected = fleet.operations.iter().any(|op| matches!(op, StoreOp::RejectCall { .. }));
+    assert!(!rejected, "{:?}", fleet.operations);
+    alice.send(&mut fleet, "INFO", "Content-Type: text/plain\r\n", "still here");
+    assert!(text(&fleet.take(&sam)).starts_with("INFO "));
 }
 
 #[test]

@@ -295,9 +295,31 @@ impl Fleet {
         self.tell();
     }
 
+    /// A process goes on under a new epoch, and takes over what it had.
+    pub fn reborn(&mut self, edge: usize) {
+        let before = self.edges[edge].owner;
+        let take = StoreOp::TakeEpoch {
+            pod: before.pod,
+            boot: before.boot,
+            last_epoch: before.epoch,
+            address: format!("edge{edge}:9"),
+            lease_ms: 3_600_000,
+            generation: [1; 16],
+        };
+        let reply = self.store.execute(self.now.wall.0, take).unwrap();
+        let StoreReply::Epoch { owner, .. } = reply else { panic!("{reply:?}") };
+        self.edges[edge].owner = owner;
+        self.tell();
+        self.adopt_of(before, edge);
+    }
+
     /// What the dead edge owned goes to another one.
     pub fn adopt(&mut self, from: usize, by: usize) {
-        let (from, owner) = (self.edges[from].owner, self.edges[by].owner);
+        self.adopt_of(self.edges[from].owner, by);
+    }
+
+    fn adopt_of(&mut self, from: Owner, by: usize) {
+        let owner = self.edges[by].owner;
         let mut items = Vec::new();
         for slot in 0..session_store::key::SLOTS {
             let operation = StoreOp::Adopt { slot, from, by: owner, limit: 500, lease_ms: 10_000 };
