@@ -17,6 +17,7 @@ ARROWS = {
     "edge": {
         "edge-core", "session-store", "session-store-redis", "session-store-file", "edge-api", "mcp-sip", "sip-proto", "crds",
     },
+    "operator": {"crds", "edge-api", "mcp-sip", "sip-proto"},
     "cli": {"sip-proto", "mcp-sip", "crds"},
     "echo-agent": set(),
     "ledger-agent": set(),
@@ -39,8 +40,8 @@ PURE = {
 }
 # Libraries with few users.
 ONLY = {
-    "kube": {"crds"},
-    "k8s-openapi": {"crds"},
+    "kube": {"crds", "operator"},
+    "k8s-openapi": {"crds", "operator"},
     "rmcp": {"echo-agent", "ledger-agent", "interop"},
     "redis": {"session-store-redis"},
     "redb": {"session-store-file"},

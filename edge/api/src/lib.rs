@@ -1,5 +1,5 @@
-//! The gRPC contracts between edges (`proto/mesh.proto`). The generated code is committed, so that a build needs no compiler of contracts;
-//! a test makes it again and compares.
+//! The gRPC contracts between edges (`proto/mesh.proto`) and between an operator and the edges (`proto/control.proto`). The generated code is
+//! committed, so that a build needs no compiler of contracts; a test makes it again and compares.
 #![forbid(unsafe_code)]
 
 /// `proto/mesh.proto`.
@@ -13,3 +13,15 @@
 #[rustfmt::skip]
 #[path = "gen/sipmcp.mesh.v1.rs"]
 pub mod mesh;
+
+/// `proto/control.proto`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the comments stand in the contract"
+)]
+#[rustfmt::skip]
+#[path = "gen/sipmcp.control.v1.rs"]
+pub mod control;

@@ -1,0 +1,462 @@
+//! The objects of the cluster, fed by one watch loop per kind, and what follows from all of them together.
+//!
+//! Pure: [`Index::apply`], [`Index::delete`] and [`Index::reset`] take what a watch says, [`Index::view`] judges everything by the rules of
+//! `crds`. In whatever order the kinds arrive, the same objects give the same view.
+//!
+//! Secrets, ConfigMaps and namespaces are kept only while an object names them, so an operator holds no secret that nobody uses. What becomes
+//! named and is not there yet is listed by [`Index::fetches`]: the caller gets it from the API server and applies it.
+
+mod entry;
+mod references;
+mod shelf;
+mod view;
+
+use crate::key::{Key, Kind};
+use crds::core_v1::{ConfigMap, Secret};
+use crds::manifest::ObjectKey;
+use crds::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
+use crds::validate;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+pub use entry::{Content, Entry, key_of};
+pub use references::{References, keys_of};
+pub use shelf::{Full, Limits, MAX_OBJECT_BYTES};
+pub use view::View;
+
+use shelf::{Put, Shelf};
+
+/// What each kind may take. An edge is told of at most what [`crate::plan::delta`] can hold of it.
+pub const MAX_EDGES: Limits = Limits { objects: 256, bytes: 16 << 20 };
+pub const MAX_STORES: Limits = Limits { objects: 256, bytes: 4 << 20 };
+pub const MAX_DOMAINS: Limits = Limits { objects: 4096, bytes: 16 << 20 };
+pub const MAX_AGENTS: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
+pub const MAX_POLICIES: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
+pub const MAX_SECRETS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
+pub const MAX_CONFIG_MAPS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
+/// Objects that could not be read, of all kinds together. With one more nothing is told to any edge as complete, so nothing is taken away.
+pub const MAX_UNREADABLE: usize = 16_384;
+
+/// An object as a watch delivers it.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Edge(Box<SipEdge>),
+    Store(Box<SessionStore>),
+    Domain(Box<SipDomain>),
+    Agent(Box<McpAgent>),
+    Policy(Box<McpCapabilityPolicy>),
+    Secret(core::Secret),
+    ConfigMap(core::ConfigMap),
+    /// It does not fit its type; only its name is known.
+    Unreadable(Key, Unreadable),
+}
+
+/// Why an object could not be read, and as much of it as could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub error: String,
+    /// Of a policy: what it selects. `None`: not known, so everything in its namespace is closed.
+    pub targets: Option<Vec<(TargetKind, String)>>,
+}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing that anybody is told of has changed.
+    Unchanged,
+    Changed,
+    /// Nobody names it, so it was not kept.
+    NotNamed,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Index {
+    edges: Shelf<SipEdge>,
+    stores: Shelf<SessionStore>,
+    domains: Shelf<SipDomain>,
+    agents: Shelf<McpAgent>,
+    policies: Shelf<McpCapabilityPolicy>,
+    secrets: Shelf<Secret>,
+    config_maps: Shelf<ConfigMap>,
+    unreadable: BTreeMap<Key, Unreadable>,
+    references: References,
+    fetches: BTreeSet<Key>,
+    synced: BTreeSet<Kind>,
+    /// Numbers of the tenants by domain name, lower case.
+    tenants: BTreeMap<String, u16>,
+    view: OnceLock<View>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Index {
+            edges: Shelf::new(MAX_EDGES),
+            stores: Shelf::new(MAX_STORES),
+            domains: Shelf::new(MAX_DOMAINS),
+            agents: Shelf::new(MAX_AGENTS),
+            policies: Shelf::new(MAX_POLICIES),
+            secrets: Shelf::new(MAX_SECRETS),
+            config_maps: Shelf::new(MAX_CONFIG_MAPS),
+            unreadable: BTreeMap::new(),
+            references: References::default(),
+            fetches: BTreeSet::new(),
+            synced: BTreeSet::new(),
+            tenants: BTreeMap::new(),
+            view: OnceLock::new(),
+        }
+    }
+}
+
+impl Object {
+    #[must_use]
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Edge(object) => Key::new(Kind::SipEdge, key_of(&object.metadata)),
+            Object::Store(object) => Key::new(Kind::SessionStore, key_of(&object.metadata)),
+            Object::Domain(object) => Key::of(Kind::SipDomain, "", key_of(&object.metadata).name),
+            Object::Agent(object) => Key::new(Kind::McpAgent, key_of(&object.metadata)),
+            Object::Policy(object) => Key::new(Kind::McpCapabilityPolicy, key_of(&object.metadata)),
+            Object::Secret(object) => Key::new(Kind::Secret, key_of(&object.metadata)),
+            Object::ConfigMap(object) => Key::new(Kind::ConfigMap, key_of(&object.metadata)),
+            Object::Unreadable(key, _) => key.clone(),
+        }
+    }
+}
+
+impl Index {
+    /// Kinds that must be complete before any edge is told that it has everything.
+    const NEEDED: [Kind; 5] =
+        [Kind::SipEdge, Kind::SessionStore, Kind::SipDomain, Kind::McpAgent, Kind::McpCapabilityPolicy];
+
+    /// Takes a new or changed object.
+    ///
+    /// # Errors
+    /// There is no room for it. Its kind is then short ([`Index::is_short`]).
+    pub fn apply(&mut self, object: Object) -> Result<Applied, Full> {
+        let key = object.key();
+        if matches!(key.kind, Kind::Secret | Kind::ConfigMap) && !self.references.is_named(&key) {
+            return Ok(Applied::NotNamed);
+        }
+        self.fetches.remove(&key);
+        let at = &key.object;
+        let (put, names) = match object {
+            Object::Unreadable(key, why) => return Ok(self.unreadable(key, why)),
+            Object::Edge(object) => {
+                let names = references::of_edge(at, &object);
+                let entry = custom(&key, &object.metadata, &object.spec, validate::edge(&object.spec));
+                (self.edges.put(at, entry.with(object)), names)
+            }
+            Object::Store(object) => {
+                let names = references::of_store(at, &object);
+                let entry = custom(&key, &object.metadata, &object.spec, validate::store(&object.spec));
+                (self.stores.put(at, entry.with(object)), names)
+            }
+            Object::Domain(object) => {
+                let names = references::of_domain(&object);
+                let entry = custom(&key, &object.metadata, &object.spec, validate::domain(&object.spec));
+                (self.domains.put(at, entry.with(object)), names)
+            }
+            Object::Agent(object) => {
+                let names = references::of_agent(at, &object);
+                let entry = custom(&key, &object.metadata, &object.spec, validate::agent(&object.spec));
+                (self.agents.put(at, entry.with(object)), names)
+            }
+            Object::Policy(object) => {
+                let names = references::of_policy(at, &object);
+                let entry = custom(&key, &object.metadata, &object.spec, validate::policy(at, &object.spec));
+                (self.policies.put(at, entry.with(object)), names)
+            }
+            Object::Secret(object) => {
+                let meta = object.metadata.clone();
+                let object = entry::read_secret(object);
+                let content = entry::secret(&object);
+                (self.secrets.put(at, made(&meta, content).with(Box::new(object))), BTreeSet::new())
+            }
+            Object::ConfigMap(object) => {
+                let meta = object.metadata.clone();
+                let object = entry::read_config_map(object);
+                let content = entry::config_map(&object);
+                (self.config_maps.put(at, made(&meta, content).with(Box::new(object))), BTreeSet::new())
+            }
+        };
+        match put {
+            Ok(Put::Same | Put::Stale) => {
+                return Ok(if self.unreadable.remove(&key).is_some() { self.changed() } else { Applied::Unchanged });
+            }
+            Ok(Put::Taken) => self.refer(&key, names),
+            Err(full) => {
+                self.forget(&key);
+                self.changed();
+                return Err(full);
+            }
+        }
+        self.unreadable.remove(&key);
+        Ok(self.changed())
+    }
+
+    /// An object is gone; for one that was to be fetched: it does not exist. `uid`: of the object that is gone, where the caller knows it; one
+    /// that was made anew under the same name stays.
+    pub fn delete(&mut self, key: &Key, uid: Option<&str>) -> Applied {
+        self.fetches.remove(key);
+        if let (Some(uid), Some(there)) = (uid, self.meta(key))
+            && there.uid != uid
+        {
+            return Applied::Unchanged;
+        }
+        if self.forget(key) { self.changed() } else { Applied::Unchanged }
+    }
+
+    /// The watch of a kind began again with this list: what is not in it is gone.
+    ///
+    /// # Errors
+    /// The first object for which there was no room; the others were taken.
+    pub fn reset(&mut self, kind: Kind, objects: Vec<Object>) -> Result<(), Full> {
+        let listed: BTreeSet<Key> = objects.iter().map(Object::key).filter(|key| key.kind == kind).collect();
+        self.set_short(kind, false);
+        for gone in self.keys(kind).into_iter().filter(|key| !listed.contains(key)).collect::<Vec<_>>() {
+            self.delete(&gone, None);
+        }
+        let mut result = Ok(());
+        for object in objects {
+            if object.key().kind == kind
+                && let Err(full) = self.apply(object)
+            {
+                result = result.and(Err(full));
+            }
+        }
+        self.synced.insert(kind);
+        result
+    }
+
+    /// The number of a domain's tenant was given. It never changes.
+    pub fn number(&mut self, domain: &str, tenant: u16) {
+        self.tenants.entry(domain.to_ascii_lowercase()).or_insert(tenant);
+        self.changed();
+    }
+
+    /// The number of a domain's tenant.
+    #[must_use]
+    pub fn tenant(&self, domain: &str) -> Option<u16> {
+        self.tenants.get(&domain.to_ascii_lowercase()).copied()
+    }
+
+    /// True once every kind of ours was listed and everything that is named was looked for: an edge may be told that it has everything.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        Self::NEEDED.iter().all(|kind| self.synced.contains(kind)) && self.fetches.is_empty()
+    }
+
+    /// True where an object of the kind was turned away since the last [`Index::reset`]: once there is room the kind must be listed again.
+    #[must_use]
+    pub fn is_short(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::SipEdge => self.edges.short,
+            Kind::SessionStore => self.stores.short,
+            Kind::SipDomain => self.domains.short,
+            Kind::McpAgent => self.agents.short,
+            Kind::McpCapabilityPolicy => self.policies.short,
+            Kind::Secret => self.secrets.short,
+            Kind::ConfigMap => self.config_maps.short,
+            Kind::Namespace | Kind::Endpoints => false,
+        }
+    }
+
+    /// What became named and was neither applied nor deleted since: to be got from the API server, each once.
+    pub fn fetches(&self) -> impl Iterator<Item = &Key> {
+        self.fetches.iter()
+    }
+
+    /// Who refers to what.
+    #[must_use]
+    pub fn references(&self) -> &References {
+        &self.references
+    }
+
+    /// What all objects are together, judged by the rules of `crds`; computed at the first use after a change.
+    pub fn view(&self) -> &View {
+        self.view.get_or_init(|| View::new(self))
+    }
+
+    /// Objects of a kind that are there, those that could not be read included.
+    #[must_use]
+    pub fn keys(&self, kind: Kind) -> BTreeSet<Key> {
+        fn keys<T>(kind: Kind, shelf: &Shelf<T>) -> BTreeSet<Key> {
+            shelf.iter().map(|(key, _)| Key::new(kind, key.clone())).collect()
+        }
+        let mut keys = match kind {
+            Kind::SipEdge => keys(kind, &self.edges),
+            Kind::SessionStore => keys(kind, &self.stores),
+            Kind::SipDomain => keys(kind, &self.domains),
+            Kind::McpAgent => keys(kind, &self.agents),
+            Kind::McpCapabilityPolicy => keys(kind, &self.policies),
+            Kind::Secret => keys(kind, &self.secrets),
+            Kind::ConfigMap => keys(kind, &self.config_maps),
+            Kind::Namespace | Kind::Endpoints => BTreeSet::new(),
+        };
+        keys.extend(self.unreadable.keys().filter(|key| key.kind == kind).cloned());
+        keys
+    }
+
+    #[must_use]
+    pub fn edge(&self, key: &ObjectKey) -> Option<&Entry<SipEdge>> {
+        self.edges.get(key)
+    }
+
+    #[must_use]
+    pub fn store(&self, key: &ObjectKey) -> Option<&Entry<SessionStore>> {
+        self.stores.get(key)
+    }
+
+    /// By the name of the object.
+    #[must_use]
+    pub fn domain(&self, name: &str) -> Option<&Entry<SipDomain>> {
+        self.domains.get(&ObjectKey::new("", name))
+    }
+
+    #[must_use]
+    pub fn agent(&self, key: &ObjectKey) -> Option<&Entry<McpAgent>> {
+        self.agents.get(key)
+    }
+
+    #[must_use]
+    pub fn policy(&self, key: &ObjectKey) -> Option<&Entry<McpCapabilityPolicy>> {
+        self.policies.get(key)
+    }
+
+    /// Why an object could not be read.
+    #[must_use]
+    pub fn why_unreadable(&self, key: &Key) -> Option<&Unreadable> {
+        self.unreadable.get(key)
+    }
+
+    /// An object as it travels.
+    #[must_use]
+    pub fn content(&self, key: &Key) -> Option<&Content> {
+        self.meta(key).map(|entry| entry.content)
+    }
+
+    fn meta(&self, key: &Key) -> Option<Known<'_>> {
+        fn known<T>(entry: Option<&Entry<T>>) -> Option<Known<'_>> {
+            entry.map(|entry| Known { uid: &entry.uid, content: &entry.content })
+        }
+        let at = &key.object;
+        match key.kind {
+            Kind::SipEdge => known(self.edges.get(at)),
+            Kind::SessionStore => known(self.stores.get(at)),
+            Kind::SipDomain => known(self.domains.get(at)),
+            Kind::McpAgent => known(self.agents.get(at)),
+            Kind::McpCapabilityPolicy => known(self.policies.get(at)),
+            Kind::Secret => known(self.secrets.get(at)),
+            Kind::ConfigMap => known(self.config_maps.get(at)),
+            Kind::Namespace | Kind::Endpoints => None,
+        }
+    }
+
+    fn set_short(&mut self, kind: Kind, short: bool) {
+        match kind {
+            Kind::SipEdge => self.edges.short = short,
+            Kind::SessionStore => self.stores.short = short,
+            Kind::SipDomain => self.domains.short = short,
+            Kind::McpAgent => self.agents.short = short,
+            Kind::McpCapabilityPolicy => self.policies.short = short,
+            Kind::Secret => self.secrets.short = short,
+            Kind::ConfigMap => self.config_maps.short = short,
+            Kind::Namespace | Kind::Endpoints => {}
+        }
+    }
+
+    /// What was there of it stands no longer: nobody knows what the new one would forbid.
+    fn unreadable(&mut self, key: Key, why: Unreadable) -> Applied {
+        if self.unreadable.get(&key) == Some(&why) {
+            return Applied::Unchanged;
+        }
+        self.forget(&key);
+        if self.unreadable.len() < MAX_UNREADABLE {
+            self.unreadable.insert(key, why);
+        } else {
+            self.set_short(key.kind, true);
+            self.synced.remove(&key.kind);
+        }
+        self.changed()
+    }
+
+    fn forget(&mut self, key: &Key) -> bool {
+        let unreadable = self.unreadable.remove(key).is_some();
+        let there = self.remove(key);
+        self.refer(key, BTreeSet::new());
+        unreadable || there
+    }
+
+    fn remove(&mut self, key: &Key) -> bool {
+        let at = &key.object;
+        match key.kind {
+            Kind::SipEdge => self.edges.remove(at),
+            Kind::SessionStore => self.stores.remove(at),
+            Kind::SipDomain => self.domains.remove(at),
+            Kind::McpAgent => self.agents.remove(at),
+            Kind::McpCapabilityPolicy => self.policies.remove(at),
+            Kind::Secret => self.secrets.remove(at),
+            Kind::ConfigMap => self.config_maps.remove(at),
+            Kind::Namespace | Kind::Endpoints => false,
+        }
+    }
+
+    /// From now on an object names these. What nobody names any more is let go of, and with it the memory of a Secret is wiped.
+    fn refer(&mut self, key: &Key, names: BTreeSet<Key>) {
+        let moved = self.references.set(key, names);
+        let kept_while_named = |key: &Key| matches!(key.kind, Kind::Secret | Kind::ConfigMap);
+        for key in moved.last.into_iter().filter(kept_while_named) {
+            self.fetches.remove(&key);
+            self.remove(&key);
+        }
+        self.fetches.extend(moved.first.into_iter().filter(kept_while_named));
+    }
+
+    fn changed(&mut self) -> Applied {
+        self.view = OnceLock::new();
+        Applied::Changed
+    }
+}
+
+struct Known<'a> {
+    uid: &'a str,
+    content: &'a Content,
+}
+
+/// An entry without its object.
+struct Made {
+    uid: String,
+    resource_version: Option<u64>,
+    generation: i64,
+    content: Content,
+    findings: Vec<validate::Finding>,
+}
+
+impl Made {
+    fn with<T>(self, object: Box<T>) -> Entry<T> {
+        let Made { uid, resource_version, generation, content, findings } = self;
+        Entry { object: Arc::from(object), uid, resource_version, generation, content, findings }
+    }
+}
+
+fn made(meta: &ObjectMeta, content: Content) -> Made {
+    Made {
+        uid: meta.uid.clone().unwrap_or_default(),
+        resource_version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()),
+        generation: meta.generation.unwrap_or_default(),
+        content,
+        findings: Vec::new(),
+    }
+}
+
+fn custom<S: Serialize>(key: &Key, meta: &ObjectMeta, spec: &S, findings: Vec<validate::Finding>) -> Made {
+    let content = entry::custom(key.kind.as_str(), meta, key.kind == Kind::SipDomain, spec);
+    Made { findings, ..made(meta, content) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+use super::*;
+use crate::plan::delta::wanted;
+use crate::testing::{agent, broken_policy, config_map, domain, edge, index, key, policy, secret, serve, tls_edge};
+use proptest::prelude::*;
+
+fn told(index: &Index, name: &str) -> Vec<String> {
+    let edge = ObjectKey::new("system", name);
+    wanted(index, &edge).iter().map(|(key, item)| format!("{key} {}", item.version)).collect()
+}
+
+#[test]
+fn a_secret_is_kept_only_while_somebody_names_it() {
+    let token = key(Kind::Secret, "token");
+    let mut index = index([edge("e", 1), domain("d0", 1)]);
+    assert_eq!(index.apply(secret("token", 1, "token", "s3cret")), Ok(Applied::NotNamed));
+    assert!(index.content(&token).is_none() && index.fetches().next().is_none());
+
+    index.apply(agent("a", 1, "d0", Some("token"))).unwrap();
+    assert_eq!(index.fetches().collect::<Vec<_>>(), [&token]);
+    assert!(!index.is_complete(), "what is named was not looked for yet");
+    assert_eq!(index.apply(secret("token", 1, "token", "s3cret")), Ok(Applied::Changed));
+    assert!(index.is_complete() && index.content(&token).is_some());
+    assert_eq!(index.references().referrers(&token).collect::<Vec<_>>(), [&key(Kind::McpAgent, "a")]);
+
+    index.apply(agent("a", 2, "d0", None)).unwrap();
+    assert!(index.content(&token).is_none(), "nobody names it any more");
+    assert!(!format!("{index:?}").contains("s3cret"));
+}
+
+#[test]
+fn an_edge_is_told_what_it_needs_and_nothing_else() {
+    let all = [
+        edge("e", 1),
+        domain("d0", 1),
+        domain("d1", 1),
+        agent("a", 3, "d0", Some("token")),
+        policy("p", 1, "a"),
+        policy("stray", 1, "nobody"),
+        secret("token", 1, "token", "t"),
+        secret("other", 1, "token", "t"),
+        config_map("stray", 1),
+    ];
+    let index = index(all);
+    let told = told(&index, "e");
+    let kinds: Vec<_> = told.iter().map(|line| line.split(" sha256").next().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "Secret acme/token",
+            "SipDomain d0 SipDomain--d0/1",
+            "SipEdge system/e SipEdge-system-e/1",
+            "McpCapabilityPolicy acme/p McpCapabilityPolicy-acme-p/1",
+            "McpAgent acme/a McpAgent-acme-a/3",
+        ]
+    );
+    assert!(super::super::plan::delta::wanted(&index, &ObjectKey::new("system", "other")).is_empty());
+}
+
+#[test]
+fn what_was_broken_later_fails_closed_in_its_own_scope_and_heals() {
+    let all = [edge("e", 1), domain("d0", 1), agent("a", 1, "d0", Some("token")), agent("b", 1, "d0", None)];
+    let mut index = index(all.into_iter().chain([secret("token", 1, "token", "t")]));
+    let agents = |index: &Index| index.view().snapshot(index, &ObjectKey::new("system", "e")).agents.len();
+    assert_eq!(agents(&index), 2);
+
+    index.delete(&key(Kind::Secret, "token"), None);
+    assert_eq!(agents(&index), 1, "the agent without its credential is closed, the other goes on");
+    let problem = index.view().problems_of(&key(Kind::McpAgent, "a")).next().unwrap();
+    assert_eq!(problem.field, "spec.backend.mcpHttp.credentialRef");
+    index.apply(secret("token", 2, "token", "t")).unwrap();
+    assert_eq!(agents(&index), 2);
+
+    index.apply(broken_policy("p", 1, "b")).unwrap();
+    assert_eq!(agents(&index), 1, "nobody can tell what a refused policy would have denied");
+    index.apply(policy("p", 2, "b")).unwrap();
+    assert_eq!(agents(&index), 2);
+
+    let unreadable =
+        |targets| Object::Unreadable(key(Kind::McpCapabilityPolicy, "p"), Unreadable { error: "?".into(), targets });
+    index.apply(unreadable(None)).unwrap();
+    assert_eq!(agents(&index), 0, "it may have been for any agent of its namespace");
+    index.apply(unreadable(Some(vec![(TargetKind::McpAgent, "a".into())]))).unwrap();
+    assert_eq!(agents(&index), 1);
+    index.delete(&key(Kind::McpCapabilityPolicy, "p"), None);
+    assert_eq!(agents(&index), 2);
+}
+
+#[test]
+fn an_edge_that_was_refused_is_told_of_itself_so_that_it_can_say_why() {
+    let index = index([tls_edge("e", 1, "missing"), domain("d0", 1), agent("a", 1, "d0", None)]);
+    assert_eq!(told(&index, "e"), ["SipEdge system/e SipEdge-system-e/1"]);
+}
+
+#[test]
+fn a_domain_without_its_number_waits() {
+    let mut index = index([edge("e", 1), domain("d9", 1), agent("a", 1, "d9", None)]);
+    assert_eq!(told(&index, "e").len(), 1);
+    index.number("D9.example", 3);
+    index.number("d9.example", 4);
+    let wanted = wanted(&index, &ObjectKey::new("system", "e"));
+    assert_eq!(wanted[&key(Kind::SipDomain, "d9")].tenant, Some(3), "a number never changes");
+    assert!(wanted.contains_key(&key(Kind::McpAgent, "a")));
+}
+
+#[test]
+fn what_is_older_than_what_is_there_changes_nothing() {
+    let mut index = index([edge("e", 5)]);
+    assert_eq!(index.apply(edge("e", 4)), Ok(Applied::Unchanged));
+    assert_eq!(index.apply(edge("e", 5)), Ok(Applied::Unchanged));
+    assert_eq!(index.delete(&key(Kind::SipEdge, "e"), Some("another uid")), Applied::Unchanged);
+    assert_eq!(told(&index, "e"), ["SipEdge system/e SipEdge-system-e/5"]);
+    assert_eq!(index.delete(&key(Kind::SipEdge, "e"), Some("SipEdge-system-e")), Applied::Changed);
+    assert!(told(&index, "e").is_empty());
+}
+
+#[test]
+fn there_is_a_limit_and_room_again_after_a_delete() {
+    let mut index = Index::default();
+    for number in 0..MAX_EDGES.objects {
+        index.apply(edge(&format!("e{number}"), 1)).unwrap();
+    }
+    assert_eq!(index.apply(edge("more", 1)), Err(Full::Objects(MAX_EDGES.objects)));
+    assert!(index.is_short(Kind::SipEdge));
+    index.apply(edge("e0", 2)).expect("what is there may change");
+    index.delete(&key(Kind::SipEdge, "e0"), None);
+    index.apply(edge("more", 1)).unwrap();
+    index.reset(Kind::SipEdge, vec![edge("e1", 1)]).unwrap();
+    assert!(!index.is_short(Kind::SipEdge));
+    assert_eq!(index.keys(Kind::SipEdge).len(), 1);
+    let large = secret("large", 1, "token", &"x".repeat(MAX_OBJECT_BYTES));
+    index.apply(domain("d0", 1)).unwrap();
+    index.apply(agent("a", 1, "d0", Some("large"))).unwrap();
+    assert!(matches!(index.apply(large), Err(Full::Object(_))));
+}
+
+/// The API server of a test: the last form of each object.
+type Cluster = BTreeMap<Key, Object>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(usize, u8),
+    Delete(usize),
+    Reset(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..NAMES, any::<u8>()).prop_map(|(name, form)| Step::Apply(name, form)),
+        2 => (0..NAMES).prop_map(Step::Delete),
+        1 => (0..Kind::ALL.len()).prop_map(Step::Reset),
+    ]
+}
+
+const NAMES: usize = 14;
+
+fn object(name: usize, form: u8, version: u64) -> Object {
+    let odd = form % 2 == 1;
+    let domain_name = if form & 2 == 0 { "d0" } else { "d1" };
+    let credential = (form & 4 == 0).then_some(if form & 8 == 0 { "s0" } else { "s1" });
+    match name {
+        0 if odd => tls_edge("e0", version, "s0"),
+        0 => edge("e0", version),
+        1 => edge("e1", version),
+        2 => domain("d0", version),
+        3 => domain("d1", version),
+        4..=7 => agent(&format!("a{}", name - 4), version, domain_name, credential),
+        8 | 9 if odd => broken_policy(&format!("p{}", name - 8), version, &format!("a{}", form >> 6)),
+        8 | 9 => policy(&format!("p{}", name - 8), version, &format!("a{}", form >> 6)),
+        10 if odd => {
+            Object::Unreadable(key(Kind::McpCapabilityPolicy, "p2"), Unreadable { error: "?".into(), targets: None })
+        }
+        10 => policy("p2", version, "a0"),
+        11 => secret("s0", version, if odd { "token" } else { "wrong" }, &format!("v{form}")),
+        12 => secret("s1", version, "token", &format!("v{form}")),
+        _ => config_map("c0", version),
+    }
+}
+
+fn everything(index: &Index) -> Vec<Vec<String>> {
+    let kept = Kind::ALL.into_iter().flat_map(|kind| index.keys(kind)).map(|key| {
+        let version = index.content(&key).map(|content| content.version.to_string());
+        format!("{key} {version:?}")
+    });
+    vec![told(index, "e0"), told(index, "e1"), kept.collect(), vec![format!("{:?}", index.references())]]
+}
+
+proptest! {
+    /// Whatever the watches say in whatever order: the end is what the final objects alone give.
+    #[test]
+    fn any_order_of_changes_ends_where_the_final_objects_alone_do(steps in proptest::collection::vec(step(), 0..60)) {
+        let mut cluster = Cluster::new();
+        let mut watched = index([]);
+        for (version, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Apply(name, form) => {
+                    let object = object(name, form, version as u64 + 1);
+                    cluster.insert(object.key(), object.clone());
+                    watched.apply(object).unwrap();
+                }
+                Step::Delete(name) => {
+                    let key = object(name, 0, 1).key();
+                    cluster.remove(&key);
+                    watched.delete(&key, None);
+                }
+                Step::Reset(kind) => {
+                    let kind = Kind::ALL[kind];
+                    let listed = cluster.values().filter(|object| object.key().kind == kind).cloned().collect();
+                    watched.reset(kind, listed).unwrap();
+                }
+            }
+            let objects: Vec<_> = cluster.values().cloned().collect();
+            serve(&mut watched, &objects);
+            prop_assert!(watched.is_complete());
+        }
+        prop_assert_eq!(everything(&watched), everything(&index(cluster.into_values())));
+    }
+}

@@ -1,0 +1,145 @@
+//! All objects together, judged.
+
+use super::{Index, References};
+use crate::key::{Key, Kind};
+use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
+use crds::v1alpha1::TargetKind;
+use crds::validate::references::{RefusedPolicy, settle};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The objects that stand, and what is wrong with the others.
+#[derive(Debug)]
+pub struct View {
+    /// Those that keep every rule, over all edges.
+    pub objects: Snapshot,
+    /// Every object that keeps the rules of its own kind.
+    written: Snapshot,
+    problems: Vec<Problem>,
+}
+
+impl View {
+    pub(super) fn new(index: &Index) -> View {
+        let written = written(index);
+        let mut objects = written.clone();
+        let problems = settle(&mut objects, &refused(index));
+        View { objects, written, problems }
+    }
+
+    /// Broken rules between objects, of one object.
+    pub fn problems_of(&self, key: &Key) -> impl Iterator<Item = &Problem> {
+        let name = key.to_string();
+        self.problems.iter().filter(move |problem| problem.file == Path::new(&name))
+    }
+
+    /// What one SipEdge is told: itself, its store, the agents that it serves and what these need. The SipEdge and its store are there even
+    /// where they were refused, so that the edge says what is wrong with them; everything else only where it stands.
+    #[must_use]
+    pub fn snapshot(&self, index: &Index, edge: &ObjectKey) -> Snapshot {
+        let mut told = Snapshot::default();
+        let Some(object) = self.written.edges.get(edge) else { return told };
+        told.edges.insert(edge.clone(), object.clone());
+        let mut names: BTreeSet<&Key> = index.references.named_by(&Key::new(Kind::SipEdge, edge.clone())).collect();
+        if let Some(reference) = &object.spec.session_store_ref {
+            let key = ObjectKey::new(&edge.namespace, &reference.name);
+            names.extend(index.references.named_by(&Key::new(Kind::SessionStore, key.clone())));
+            told.stores.extend(self.written.stores.get(&key).map(|store| (key, store.clone())));
+        }
+        for (key, agent) in &self.objects.agents {
+            let domain = &agent.spec.address.domain_ref.name;
+            let Some((name, object)) = self.objects.domains.get_key_value(domain) else { continue };
+            // Until the domain has its number no edge can make a token for it.
+            if index.tenant(&object.spec.domain).is_none() || !serves(&self.objects, edge) {
+                continue;
+            }
+            told.agents.insert(key.clone(), agent.clone());
+            names.extend(index.references.named_by(&Key::new(Kind::McpAgent, key.clone())));
+            if !told.domains.contains_key(name) {
+                told.domains.insert(name.clone(), object.clone());
+                names.extend(index.references.named_by(&Key::of(Kind::SipDomain, "", &**name)));
+            }
+        }
+        for key in told.agents.keys() {
+            self.policies_for(&index.references, &Key::new(Kind::McpAgent, key.clone()), &mut told.policies);
+        }
+        for name in told.domains.keys() {
+            self.policies_for(&index.references, &Key::of(Kind::SipDomain, "", &**name), &mut told.policies);
+        }
+        for Key { kind, object } in names {
+            match kind {
+                Kind::Secret => copy(&self.objects.secrets, object, &mut told.secrets),
+                Kind::ConfigMap => copy(&self.objects.config_maps, object, &mut told.config_maps),
+                _ => {}
+            }
+        }
+        told
+    }
+
+    fn policies_for(&self, references: &References, target: &Key, into: &mut Policies) {
+        for referrer in references.referrers(target).filter(|key| key.kind == Kind::McpCapabilityPolicy) {
+            copy(&self.objects.policies, &referrer.object, into);
+        }
+    }
+}
+
+type Objects<T> = std::collections::BTreeMap<ObjectKey, Sourced<T>>;
+type Policies = Objects<crds::v1alpha1::McpCapabilityPolicy>;
+
+fn copy<T>(from: &Objects<T>, key: &ObjectKey, into: &mut Objects<T>) {
+    into.extend(from.get(key).map(|object| (key.clone(), object.clone())));
+}
+
+/// Every edge that stands serves every agent.
+fn serves(objects: &Snapshot, edge: &ObjectKey) -> bool {
+    objects.edges.contains_key(edge)
+}
+
+/// The origin names the object, so that a problem can be told to whom it belongs.
+fn origin(key: &Key) -> Arc<Origin> {
+    let mut origin = Origin::default();
+    origin.file = key.to_string().into();
+    Arc::new(origin)
+}
+
+fn written(index: &Index) -> Snapshot {
+    let mut written = Snapshot::default();
+    macro_rules! take {
+        ($kind:ident, $shelf:ident, $into:ident) => {
+            for (key, entry) in index.$shelf.iter().filter(|(_, entry)| entry.findings.is_empty()) {
+                let origin = origin(&Key::new(Kind::$kind, key.clone()));
+                written.$into.insert(key.clone(), Sourced { object: entry.object.clone(), origin });
+            }
+        };
+    }
+    take!(SipEdge, edges, edges);
+    take!(SessionStore, stores, stores);
+    take!(McpAgent, agents, agents);
+    take!(McpCapabilityPolicy, policies, policies);
+    take!(Secret, secrets, secrets);
+    take!(ConfigMap, config_maps, config_maps);
+    for (key, entry) in index.domains.iter().filter(|(_, entry)| entry.findings.is_empty()) {
+        let origin = origin(&Key::new(Kind::SipDomain, key.clone()));
+        written.domains.insert(key.name.clone(), Sourced { object: entry.object.clone(), origin });
+    }
+    written
+}
+
+/// Policies that are there and cannot be used: they close what they are for.
+fn refused(index: &Index) -> Vec<RefusedPolicy> {
+    let kind = Kind::McpCapabilityPolicy;
+    let broken = index.policies.iter().filter(|(_, entry)| !entry.findings.is_empty()).map(|(key, entry)| {
+        let targets = entry.object.spec.target_refs.iter().map(|target| (target.kind, target.name.clone())).collect();
+        (Key::new(kind, key.clone()), Some(targets))
+    });
+    let unreadable = index.unreadable.iter().filter(|(key, _)| key.kind == kind);
+    let unreadable = unreadable.map(|(key, why)| (key.clone(), why.targets.clone()));
+    broken
+        .chain(unreadable)
+        .map(|(key, targets): (Key, Option<Vec<(TargetKind, String)>>)| RefusedPolicy {
+            origin: origin(&key),
+            key: Some(key.object),
+            targets,
+        })
+        .collect()
+}

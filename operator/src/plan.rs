@@ -1,0 +1,3 @@
+//! What follows from the index: pure functions and machines.
+
+pub mod delta;
