@@ -282,7 +282,14 @@ impl EdgeState {
         if !is_mine && self.foreign.len() >= limit && !self.dialogs.contains_key(&dialog) {
             return self.stats.limit("copiesOfDialogs");
         }
-        self.dialogs.entry(dialog).or_insert(local);
+        if local.accept.is_none() {
+            self.dialogs.entry(dialog).or_insert(local);
+        } else if let Some(early) = self.dialogs.insert(dialog, local)
+            && let FlowKey::Stream(conn) = early.flow.key
+        {
+            // Its early dialog was adopted; the 2xx that is repeated from now on is what counts.
+            self.flows.unbind(conn, dialog);
+        }
         self.settle_owner(dialog);
     }
 

@@ -186,6 +186,33 @@ fn a_call_that_is_adopted_by_its_own_edge_is_set_up_once() {
     assert!(text(&fleet.take(&sam)).starts_with("INFO "));
 }
 
+/// Its early dialog was adopted, too, and is no reason to forget that the 2xx waits for its ACK.
+#[test]
+fn rfc_3261_section_13_3_1_4_the_2xx_of_an_adopted_call_with_an_early_dialog_is_repeated() {
+    let mut fleet = Fleet::new(1);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, INSTANCE, SUPPORTED);
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.invite(&mut fleet, &format!("sip:sam@{DOMAIN}"), "", &sdp("a"));
+    let first = fleet.take(&sam);
+    sam.called(&first);
+    sam.reply(&mut fleet, &first, 183, "", &sdp("sam"));
+    assert_eq!(alice.status(&mut fleet), 183);
+    fleet.reborn(0);
+    let said: Vec<_> = std::iter::from_fn(|| fleet.try_take(&sam)).collect();
+    let again = said.iter().find(|m| text(m).starts_with("INVITE ")).expect("called anew").clone();
+    sam.called(&again);
+    sam.reply(&mut fleet, &again, 200, "", &sdp("sam"));
+    let answer = alice.response(&mut fleet);
+    alice.established(&answer);
+    fleet.advance(600);
+    assert_eq!(alice.status(&mut fleet), 200, "again, until its ACK");
+    alice.send(&mut fleet, "ACK", "", "");
+    fleet.sent.clear();
+    fleet.advance(10_000);
+    assert!(fleet.try_take(&alice).is_none());
+}
+
 #[test]
 fn a_new_registration_moves_the_dialog_without_a_re_invite() {
     let mut fleet = Fleet::new(2);
