@@ -94,6 +94,9 @@ pub(crate) enum Step {
     /// An early dialog: the bytes of the provisional response.
     Early(u64, u16, bytes::Bytes),
     Answered(u64),
+    /// Whether it was is not known.
+    TakenBack(Box<answer::Doubt>),
+    Doubted(Box<answer::Doubt>),
     /// In a dialog.
     Begun(Box<Relay>),
     Cseq(Box<Relay>),
@@ -122,6 +125,8 @@ impl EdgeState {
             Step::Placed(call) => self.setup_placed(call, reply),
             Step::Early(call, status, bytes) => self.setup_early(call, status, bytes, reply),
             Step::Answered(call) => self.setup_answered(call, reply),
+            Step::TakenBack(doubt) => self.setup_taken_back(*doubt, &reply),
+            Step::Doubted(doubt) => self.setup_doubted(&doubt, &reply),
             Step::Begun(relay) => self.relay_begun(*relay, reply),
             Step::Cseq(relay) => self.relay_cseq(*relay, reply),
             Step::Committed(relay) => self.relay_committed(*relay, reply),

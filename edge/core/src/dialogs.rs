@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mcp_sip::envelope::Negotiation;
 use mcp_sip::policy::Request as Question;
-use session_store::key::{DialogKey, GuardKey};
+use session_store::key::DialogKey;
 use session_store::op::{Fence, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogPhase, DialogRecord, Owner, SessionTimerRecord};
 use sip_proto::dialog::{DialogState, Phase, Role};
@@ -553,11 +553,9 @@ impl EdgeState {
         self.store(StoreOp::Bury { dialog }, Waiting::Bury(dialog));
     }
 
-    /// The write that would have made these dialogs had no answer, and the peer hears a refusal. The guard is closed, so that the write
-    /// makes nothing any more if it comes late; where it was executed, they get their tombstones. A call that somebody else has taken
-    /// over since is left alone (sip.md, section 8, rule 9).
-    pub(crate) fn undo_answer(&mut self, guard: GuardKey, response: Bytes, dialogs: &[DialogKey]) {
-        self.store(StoreOp::RejectCall { guard, owner: self.owner, response }, Waiting::Nobody);
+    /// The write that would have made these dialogs had no answer, and the peer hears a refusal: where it was executed, they get their
+    /// tombstones. A call that somebody else has taken over since is left alone (sip.md, section 8, rule 9).
+    pub(crate) fn undo_answer(&mut self, dialogs: &[DialogKey]) {
         for dialog in dialogs {
             let operation =
                 StoreOp::NextCseq { dialog: *dialog, terminating: true, close: None, fence: self.own_fence() };

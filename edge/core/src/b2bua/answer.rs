@@ -48,6 +48,16 @@ pub(super) struct Accepted {
     late: bool,
 }
 
+/// An agent that accepted, and a call of which nobody knows whether it was written.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    dialog: DialogKey,
+    agent_key: DialogKey,
+    target: Target,
+    response: Message,
+    late: bool,
+}
+
 /// What a response of a leg gives the caller.
 struct Given {
     bytes: Bytes,
@@ -230,14 +240,41 @@ impl EdgeState {
                 self.stats.drop_one("fenced");
             }
             Ok(_) | Err(_) => {
-                end(self, "SIP;cause=503");
-                // Whether it was written is not known; if it was, it is no dialog, because the caller hears 503.
+                // Whether it was written is not known; if it was, it is no call, because the caller hears 503: unless a copy of the INVITE
+                // got the 2xx from another edge meanwhile, then the store refuses and the call stands.
                 let answer = self.unavailable("Store Unavailable");
                 let tag = self.leg_tag(setup.dialog, &setup.caller);
                 let response = answer.build(&setup.request.message, &setup.request.flow, &tag);
-                self.undo_answer(setup.guard, response, &[setup.dialog, accepted.agent_key]);
+                let operation = StoreOp::RejectCall { guard: setup.guard, owner: self.owner, response };
+                let Accepted { agent_key, target, response, late, .. } = accepted;
+                let doubt = Doubt { dialog: setup.dialog, agent_key, target, response, late };
+                self.bridge_store(operation, Step::TakenBack(Box::new(doubt)));
                 self.answer_waiting(&setup.request, &answer);
             }
+        }
+    }
+
+    /// The store took the answer back, or did not.
+    pub(super) fn setup_taken_back(&mut self, doubt: Doubt, reply: &Result<StoreReply, StoreError>) {
+        match reply {
+            // A copy of the INVITE has the 2xx, or somebody else has the call and sets it up anew: the agent's record tells which.
+            Ok(StoreReply::Fenced) => {
+                let operation = StoreOp::ReadDialog { dialog: doubt.agent_key };
+                self.bridge_store(operation, Step::Doubted(Box::new(doubt)));
+            }
+            _ => {
+                self.acknowledge_and_end(&doubt.response, &doubt.target, "SIP;cause=503");
+                self.undo_answer(&[doubt.dialog, doubt.agent_key]);
+            }
+        }
+    }
+
+    /// The agent's record, where the answer was not taken back. Its ACK is the caller's where that one brings the description.
+    pub(super) fn setup_doubted(&mut self, doubt: &Doubt, reply: &Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Dialog { .. }) if doubt.late => {}
+            Ok(StoreReply::Dialog { .. }) => self.acknowledge_leg(&doubt.response, &doubt.target),
+            _ => self.acknowledge_and_end(&doubt.response, &doubt.target, "SIP;cause=503"),
         }
     }
 

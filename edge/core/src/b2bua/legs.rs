@@ -320,18 +320,24 @@ impl EdgeState {
     /// A dialog that nobody wants any more: ACK, then BYE. Whether the store has it is not known where its write had no answer; then
     /// whoever adopts it says BYE, too, with the next number.
     pub(crate) fn acknowledge_and_end(&mut self, message: &Message, target: &Target, reason: &str) {
+        self.acknowledge_leg(message, target);
         let state = dialog_of_response(message);
-        let cseq = message.cseq().seq;
-        let branch = self.new_branch();
-        let ack = state.ack_2xx(cseq, &self.via(target.transport(), target.listener(), &branch)).build();
-        self.send_to_target(target, ack, None);
         let branch = self.new_branch();
         let via = self.via(target.transport(), target.listener(), &branch);
-        let number = self.cseq_of_nobody(cseq);
+        let number = self.cseq_of_nobody(message.cseq().seq);
         let bye = state.request_with_cseq("BYE", number, &via).header(HeaderId::Reason, reason).build();
         if self.send_request("BYE", &branch, bye, target.clone(), Purpose::Nothing).is_err() {
             self.stats.drop_one("leg out of reach");
         }
+    }
+
+    /// ACK of a 2xx without an offer (RFC 3261 §13.2.2.4).
+    pub(crate) fn acknowledge_leg(&mut self, message: &Message, target: &Target) {
+        let state = dialog_of_response(message);
+        let branch = self.new_branch();
+        let via = self.via(target.transport(), target.listener(), &branch);
+        let ack = state.ack_2xx(message.cseq().seq, &via).build();
+        self.send_to_target(target, ack, None);
     }
 
     /// A provisional response of a leg.

@@ -143,6 +143,8 @@ fn a_leg_that_was_given_up_and_is_adopted_hears_no_number_twice() {
     sam.reply(&mut fleet, &invite, 200, "", &sdp("sam"));
     fleet.lose_reply();
     assert_eq!(alice.status(&mut fleet), 503);
+    // Nor can it be taken back.
+    fleet.fail_first();
     assert!(text(&fleet.take(&sam)).starts_with("ACK "));
     let given_up = fleet.take(&sam);
     assert!(text(&given_up).starts_with("BYE "));
@@ -155,6 +157,45 @@ fn a_leg_that_was_given_up_and_is_adopted_hears_no_number_twice() {
     assert!(text(&adopted).starts_with("BYE "));
     assert_eq!(adopted.call_id(), given_up.call_id());
     assert_ne!(adopted.cseq().seq, given_up.cseq().seq);
+}
+
+/// The write of an answer had no reply, and a copy of the INVITE got the 2xx from another edge: the call stands, and its agent with it.
+#[test]
+fn an_agent_whose_call_another_edge_answered_is_not_ended() {
+    let mut fleet = Fleet::new(2);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, INSTANCE, SUPPORTED);
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.target = format!("sip:sam@{DOMAIN}");
+    alice.to = format!("<{}>", alice.target);
+    let invite = alice.request(&mut fleet, "INVITE", "", &sdp("a"));
+    let flow = alice.flow.clone();
+    fleet.arrive(0, &flow, invite.clone());
+    let called = fleet.take(&sam);
+    sam.called(&called);
+    fleet.holding = true;
+    sam.reply(&mut fleet, &called, 200, "", &sdp("sam"));
+    fleet.lose_reply();
+    assert_eq!(alice.status(&mut fleet), 503);
+    // What would take it back comes later than the copy.
+    fleet.hold_back_first();
+    let mut there = alice.moved(&mut fleet, 1);
+    let flow = there.flow.clone();
+    fleet.arrive(1, &flow, invite);
+    fleet.release();
+    let answer = there.response(&mut fleet);
+    there.established(&answer);
+    assert!(text(&fleet.take(&sam)).starts_with("ACK "));
+    there.send(&mut fleet, "ACK", "", "");
+    fleet.assert_silent();
+    sam.send(&mut fleet, "BYE", "", "");
+    assert_eq!(sam.status(&mut fleet), 200);
+    // By the connection that the record knows.
+    let bye = fleet.take(&alice);
+    assert!(text(&bye).starts_with("BYE "), "{}", text(&bye));
+    alice.reply(&mut fleet, &bye, 200, "", "");
+    fleet.advance(60_000);
+    fleet.assert_silent();
 }
 
 /// An edge that adopts its own remains begins anew: what the legs of the first try say then decides nothing any more.

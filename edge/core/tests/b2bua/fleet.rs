@@ -241,6 +241,13 @@ impl Fleet {
         self.input(edge, Input::Store { op, reply });
     }
 
+    /// The first operation that was held back is not executed.
+    pub fn fail_first(&mut self) {
+        let (edge, op, _) = self.held.pop_front().expect("something is held back");
+        let reply = Err(session_store::op::StoreError::Unavailable);
+        self.input(edge, Input::Store { op, reply });
+    }
+
     fn record(&mut self, edge: usize, to: To, bytes: Bytes) {
         let message = Message::parse(bytes.clone(), Transportation::Stream)
             .unwrap_or_else(|e| panic!("we sent what we would not read: {e:?}\n{}", String::from_utf8_lossy(&bytes)));
