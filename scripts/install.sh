@@ -177,7 +177,11 @@ go_install() {
 }
 
 install_helm() {
-  go_install helm v3.22.0 helm.sh/helm/v3/cmd/helm "-X helm.sh/helm/v3/internal/version.version=v3.22.0"
+  local want=v3.22.0 h=helm.sh/helm/v3 flags x
+  flags="-X $h/internal/version.version=$want"
+  # What `helm template` and `helm lint` take for the cluster's version; without it, one of long ago.
+  for x in chartutil lint/rules; do flags+=" -X $h/pkg/$x.k8sVersionMajor=1 -X $h/pkg/$x.k8sVersionMinor=36"; done
+  go_install helm $want $h/cmd/helm "$flags"
 }
 
 install_kind() {
