@@ -1,3 +1,4 @@
 //! What follows from the index: pure functions and machines.
 
 pub mod delta;
+pub mod rollout;
