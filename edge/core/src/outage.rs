@@ -318,6 +318,12 @@ impl EdgeState {
             self.outage.journal.push_front(late);
             return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
         }
+        // A request that came after this BYE was taken elsewhere before it was written. Its peer heard 200, and was the right one: who may
+        // not end this dialog is told so first.
+        if let (StoreOp::Terminate { dialog, .. }, Ok(StoreReply::OutOfOrder)) = (&late.operation, reply) {
+            let operation = StoreOp::Bury { dialog: *dialog };
+            self.outage.journal.push_front(Late { dialog: late.dialog, operation });
+        }
         self.recover();
     }
 

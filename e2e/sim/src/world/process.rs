@@ -246,13 +246,16 @@ impl World {
         }
     }
 
-    /// An edge that does not reach the store answers a request in a dialog: allowed, from its cache, and counted apart.
+    /// An edge that does not reach the store answers a request in a dialog: allowed, from its cache, and counted apart. The store is not
+    /// believed as soon as it answers again: a BYE is taken from the cache until the lease is renewed, and written then.
     fn note_answer_in_outage(&mut self, edge: usize, bytes: &Bytes) {
-        if self.edges[edge].health != StoreHealth::Open && self.reaches_store(edge) {
+        let health = self.edges[edge].health;
+        if health == StoreHealth::Closed && self.reaches_store(edge) {
             return;
         }
         let Ok(Some(message)) = datagram(bytes.clone(), &FrameLimits::default()) else { return };
-        if message.status() == Some(200) {
+        let is_away = health == StoreHealth::Open || !self.reaches_store(edge);
+        if message.status() == Some(200) && (is_away || message.cseq().method.as_str() == "BYE") {
             let until = self.outage_is_over(edge);
             self.model.answered_in_outage(&message, edge, until);
         }

@@ -131,6 +131,18 @@ fn a_bye_of_a_dialog_that_is_not_held_here_is_taken_and_judged_later() {
 }
 
 #[test]
+fn a_bye_that_was_overtaken_before_it_was_written_ends_the_dialog_all_the_same() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = called(&mut fleet);
+    away(&mut fleet, 1);
+    assert_eq!(fleet.on(1, |world| alice.ask(world, "BYE", "", "")).status(), Some(200));
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
+    back(&mut fleet, 1, StoreHealth::Closed);
+    fleet.advance(3_000);
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", "", "")).status(), Some(481));
+}
+
+#[test]
 fn another_principal_gets_nothing_from_the_cache() {
     let mut fleet = Fleet::new(1);
     let alice = called(&mut fleet);
