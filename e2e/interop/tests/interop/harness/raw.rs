@@ -1,7 +1,7 @@
 //! A SIP client that shares no line with ours: sockets, text, and digest by the crate `digest_auth`.
 
 use std::borrow::Cow;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -110,6 +110,8 @@ pub struct Client {
     pub challenged: Option<String>,
     /// Requests that came, where copies of them are dropped.
     pub seen: Option<HashSet<String>>,
+    /// By call and CSeq: for each copy of a 2xx again (RFC 3261 §13.2.2.4).
+    acks: HashMap<(String, String), Vec<u8>>,
 }
 
 /// Who calls whom; a dialog once it has a To tag.
@@ -199,6 +201,7 @@ impl Client {
             challenge: None,
             challenged: None,
             seen: None,
+            acks: HashMap::new(),
         }
     }
 
@@ -330,6 +333,12 @@ impl Client {
         }
         loop {
             let message = self.receive(deadline)?;
+            let of = (message.header("Call-ID").to_owned(), message.header("CSeq").to_owned());
+            if (200..300).contains(&message.status())
+                && let Some(ack) = self.acks.get(&of).cloned()
+            {
+                self.send(&ack);
+            }
             let first = message.status() > 0
                 || self
                     .seen
@@ -422,6 +431,7 @@ impl Client {
         call.target = uri.to_owned();
         let ack = self.build(call, "ACK", "", "");
         self.send(&ack);
+        self.acks.insert((call.call_id.clone(), response.header("CSeq").to_owned()), ack);
     }
 
     /// The next request of that method from the edge, answered with 200.
