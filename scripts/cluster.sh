@@ -88,6 +88,7 @@ up() {
   pause_image
   import_image "$DIR/pause.tar"
   until_true 120 "the API server (logs/node1-kube-apiserver.log)" kubectl get --raw /readyz
+  start_managers
   for ((i = 1; i <= nodes; i++)); do start_kubelet "$i"; done
   until_true 120 "$nodes nodes to be Ready (logs/node1-kubelet.log)" nodes_ready "$nodes"
   # A pod cannot be made before it.

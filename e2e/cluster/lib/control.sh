@@ -1,4 +1,4 @@
-# Sourced by scripts/cluster.sh: etcd, API server, controller manager and scheduler. They run in node1, so that the API server reaches ClusterIPs.
+# Sourced by scripts/cluster.sh: etcd, API server, then controller manager and scheduler. They run in node1, so that the API server reaches ClusterIPs.
 # shellcheck shell=bash
 
 start_control() {
@@ -25,6 +25,11 @@ start_control() {
     --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User \
     --proxy-client-cert-file=$k/front-proxy.crt --proxy-client-key-file=$k/front-proxy.key \
     --default-not-ready-toleration-seconds="$TOLERATION" --default-unreachable-toleration-seconds="$TOLERATION"
+}
+
+# Both end at once where the API server does not know their rights yet, so they come after its /readyz.
+start_managers() {
+  local k=/etc/kubernetes/control
   local kcm=$k/controller-manager.conf sched=$k/scheduler.conf
   run_in_node 1 kube-controller-manager kube-controller-manager --kubeconfig=$kcm --authentication-kubeconfig=$kcm --authorization-kubeconfig=$kcm \
     --bind-address=127.0.0.1 --leader-elect=false --use-service-account-credentials=true --service-account-private-key-file=$k/sa.key \

@@ -23,6 +23,7 @@ save_machine() {
 # Only when no cluster is left.
 restore_machine() {
   local what key value folders
+  [ -d "$BASE" ] || return 0
   folders=$(find "$BASE" -mindepth 1 -maxdepth 1 -type d 2>/dev/null)
   [ -z "$folders" ] || return 0
   if [ -f "$BASE/machine" ]; then
