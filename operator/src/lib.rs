@@ -2,8 +2,8 @@
 //!
 //! Two pure halves, values in and values out, without a clock, a socket or a client:
 //! - [`index`]: the objects of the cluster by kind, who refers to whom, and the rules over all of them;
-//! - [`plan`]: what each edge should hold and the next message of its stream ([`plan::delta`]), what the status of each object is
-//!   ([`plan::status`]), what should run for a SipEdge and what is done next ([`plan::workload`]).
+//! - [`plan`]: what each edge should hold and the next message of its stream ([`plan::delta`]), and the next step of a rollout or a
+//!   scale-down ([`plan::rollout`]).
 #![forbid(unsafe_code)]
 
 pub mod index;
