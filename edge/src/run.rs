@@ -31,7 +31,7 @@ use crate::drain::{self, Goals};
 use crate::driver::ingress::{Control, Shards, queues};
 use crate::driver::{self, Parts};
 use crate::identity::EdgeId;
-use crate::manifests::{Manifests, POLL, choose_edge, lines};
+use crate::manifests::{Manifests, NoEdge, POLL, choose_edge, lines};
 use crate::mesh::Mesh;
 use crate::mesh::tls::MeshCertificates;
 use crate::metrics::Metrics;
@@ -200,10 +200,17 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     };
     let mut manifests = Manifests::new(args.manifests.clone());
     let Loaded { objects, problems } = manifests.read();
-    let edge = choose_edge(&objects, args.edge.as_deref(), &args.manifests).map_err(|error| {
-        let mut refused = Refused::usage(error);
-        refused.lines.splice(0..0, lines(&problems));
-        refused
+    let edge = choose_edge(&objects, args.edge.as_deref(), &args.manifests).map_err(|error| match error {
+        // An object was refused, perhaps the one: to add another one is no help.
+        NoEdge::None(_) if problems.iter().any(|problem| problem.line > 0) => Refused {
+            lines: lines(&problems).into_iter().chain(["no SipEdge is left; mend what is said above".into()]).collect(),
+            code: EXIT_USAGE,
+        },
+        error => {
+            let mut refused = Refused::usage(error);
+            refused.lines.splice(0..0, lines(&problems));
+            refused
+        }
     })?;
     if objects.domains.is_empty() && !problems.is_empty() {
         return Err(Refused { lines: lines(&problems), code: EXIT_USAGE });

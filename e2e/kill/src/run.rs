@@ -305,18 +305,19 @@ async fn churn(ua: Ua, pace: f64, mut stop: watch::Receiver<bool>, load: Arc<Loa
 async fn pulse(
     ua: Ua,
     dialog: Arc<Dialog>,
-    mut is_measured: bool,
+    is_measured: bool,
     pace: f64,
     mut stop: watch::Receiver<bool>,
     load: Arc<Load>,
 ) {
     pause(0.0, (0.1 * pace).min(FIRST_LOOKS), &mut stop).await;
+    // One that fails is no recovery: it goes on from there.
+    let mut began = is_measured.then(Instant::now);
     while !*stop.borrow() {
         let (sent, answer) = ua.timed(&dialog, "OPTIONS").await;
         load.look(sent, answer.is_ok() && sent.elapsed() <= GIVE_UP);
         match answer {
-            Ok(()) if std::mem::take(&mut is_measured) => lock(&load.recovery).push(sent.elapsed()),
-            Ok(()) => {}
+            Ok(()) => lock(&load.recovery).extend(began.take().map(|began| began.elapsed())),
             Err(error) => {
                 let note = format!("{} {:?} in dialog {}: {error}", ua.user(), ua.transport(), dialog.call_id);
                 lock(&load.notes).push(note);

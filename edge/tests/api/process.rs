@@ -104,6 +104,7 @@ fn what_cannot_be_used_at_the_start_is_one_line_and_an_exit_code() {
         "apiVersion: sipmcp.dev/v1alpha1\nkind: SipEdge\nmetadata: {name: demo}\nspec:\n  listnrs: []\n",
     );
     expect(&broken, &[], 2, "edge.yaml:5: spec.listnrs");
+    expect(&broken, &[], 2, "no SipEdge is left; mend what is said above");
     expect(&fine, &["--edge", "other"], 2, "no SipEdge other in the manifests; there is: default/demo");
     expect(&fine, &["--log-level", "edge=nonsense"], 2, "--log-level");
     expect(&fine, &["--otlp-endpoint", "https://collector"], 2, "only http://");
