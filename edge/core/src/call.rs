@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub guard: GuardKey,
     pub dialog: DialogKey,
     pub plan: Plan,
+    /// Of its transaction: an earlier one is over where this process has adopted its own remains.
+    pub attempt: u32,
     /// Set once the record is written: what leaves then.
     pub accepted: Option<Accepted>,
 }
@@ -101,7 +103,7 @@ impl EdgeState {
             nonce: caller.nonce.clone(),
         };
         self.opening += 1;
-        let call = Call { request, caller, agent: agent.clone(), guard, dialog, plan, accepted: None };
+        let call = Call { request, caller, agent: agent.clone(), guard, dialog, plan, attempt: 0, accepted: None };
         self.store(operation, Waiting::OpenCall(Box::new(call)));
         Ok(())
     }
@@ -115,8 +117,16 @@ impl EdgeState {
         call.request.server.and_then(|id| self.servers.get(id)).is_some_and(|entry| entry.is_proceeding_invite())
     }
 
+    /// The same INVITE is served by a later attempt, whose replies decide.
+    fn is_superseded(&self, call: &Call) -> bool {
+        call.request.server.and_then(|id| self.servers.get(id)).is_some_and(|entry| entry.attempt != call.attempt)
+    }
+
     pub(crate) fn call_opened(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
         self.opening -= 1;
+        if self.is_superseded(&call) {
+            return;
+        }
         match reply {
             Ok(StoreReply::CallOpened) => {
                 self.authenticated(&call.request, &call.caller);
@@ -234,6 +244,9 @@ impl EdgeState {
     pub(crate) fn call_answered(&mut self, mut call: Call, reply: Result<StoreReply, StoreError>) {
         self.opening -= 1;
         let Some(Accepted { bytes, leg, record, native }) = call.accepted.take() else { return };
+        if self.is_superseded(&call) {
+            return self.abandon(native);
+        }
         match reply {
             Ok(StoreReply::Answered { version }) if self.is_pending(&call) => {
                 self.establish(&call, leg, version, record, &bytes);

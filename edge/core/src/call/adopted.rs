@@ -50,7 +50,8 @@ impl EdgeState {
         match self.plan(&request, &caller, &agent) {
             Ok(plan) => {
                 self.stats.adopted("call");
-                self.accept_call(Call { request, caller, agent, guard, dialog, plan, accepted: None });
+                let attempt = self.servers.attempt(request.server);
+                self.accept_call(Call { request, caller, agent, guard, dialog, plan, attempt, accepted: None });
             }
             Err(answer) => self.refuse_adopted(guard, &request, &answer),
         }
@@ -59,6 +60,7 @@ impl EdgeState {
     /// The transaction of an INVITE in this process (it may still have it, after its lease ended for a while), else a new one.
     pub(crate) fn adopted_transaction(&mut self, request: &Request, guard: GuardKey) -> Option<u64> {
         if let Some(id) = self.servers.of_guard(&guard) {
+            self.servers.begin_again(id);
             return Some(id);
         }
         let merged = self.merged_key(request);

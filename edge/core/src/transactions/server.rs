@@ -57,6 +57,8 @@ pub(crate) struct ServerEntry {
     /// The request, until its final response.
     pub message: Option<Message>,
     pub invite: Option<InviteProgress>,
+    /// How often its serving began: again where this process adopts what a former epoch of its own left.
+    pub attempt: u32,
 }
 
 impl ServerEntry {
@@ -89,6 +91,18 @@ impl Servers {
             self.by_guard.insert(progress.guard, id);
             entry.invite = Some(progress);
         }
+    }
+
+    /// It is served anew: replies to what an earlier attempt wrote decide nothing any more.
+    pub fn begin_again(&mut self, id: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.attempt = entry.attempt.saturating_add(1);
+        }
+    }
+
+    /// Which attempt serves it now.
+    pub fn attempt(&self, id: Option<u64>) -> u32 {
+        id.and_then(|id| self.entries.get(&id)).map_or(0, |entry| entry.attempt)
     }
 
     fn forget_invite(&mut self, id: u64) {
@@ -181,6 +195,7 @@ impl EdgeState {
             flow: flow.clone(),
             message: Some(message.clone()),
             invite: None,
+            attempt: 0,
         };
         self.servers.entries.insert(id, entry);
         Some(id)

@@ -166,8 +166,15 @@ fn a_bye_that_the_adopter_owes_is_said_when_the_store_answers_again() {
 
 /// An INVITE over UDP whose edge was killed after its guard was written.
 fn unanswered(fleet: &mut Fleet) -> Ua {
+    let alice = unanswered_by(fleet);
+    fleet.kill(0);
+    alice
+}
+
+/// An INVITE over UDP whose guard is written; the record with the 2xx is held.
+fn unanswered_by(fleet: &mut Fleet) -> Ua {
     let flow = udp(5062);
-    let alice = fleet.on(0, |world| {
+    fleet.on(0, |world| {
         let mut alice = Ua::new(world, "alice", &flow, ECHO);
         let (headers, body) = both();
         alice.send(world, "INVITE", &headers, &body);
@@ -178,9 +185,7 @@ fn unanswered(fleet: &mut Fleet) -> Ua {
         alice.send(world, "INVITE", &headers, &body);
         assert!(world.release(), "the guard");
         alice
-    });
-    fleet.kill(0);
-    alice
+    })
 }
 
 #[test]
@@ -196,6 +201,28 @@ fn an_invite_without_an_answer_is_finished_by_the_adopter() {
     assert_eq!(fleet.on(1, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
     fleet.advance(70_000);
     fleet.assert_silent();
+}
+
+/// The write of the first try was lost; its caller has the 2xx of the second one when that is known.
+#[test]
+fn an_invite_that_its_own_edge_adopts_is_not_refused_by_its_first_try() {
+    let mut fleet = Fleet::new(1);
+    let mut alice = unanswered_by(&mut fleet);
+    let (lost, operation) = fleet.edges[0].world.held.pop_front().expect("the 2xx is being written");
+    assert!(matches!(operation, StoreOp::AnswerCall { .. }), "{operation:?}");
+    fleet.edges[0].world.mode = StoreMode::Prompt;
+    fleet.edges[0].has_store = false;
+    fleet.advance(8_000);
+    fleet.edges[0].has_store = true;
+    fleet.advance(6_000);
+    assert!(fleet.edges[0].membership.owner.epoch > 1);
+    let answer = fleet.sent(0).into_iter().find(|s| s.message.status() == Some(200)).expect("an answer");
+    alice.established(&answer.message);
+    fleet.on(0, |world| alice.send(world, "ACK", "", ""));
+    fleet.on(0, |world| world.input(Input::Store { op: lost, reply: Err(StoreError::Unavailable) }));
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
+    let operations = &fleet.edges[0].world.operations;
+    assert!(!operations.iter().any(|op| matches!(op, StoreOp::RejectCall { .. })), "{operations:?}");
 }
 
 #[test]
