@@ -194,7 +194,7 @@ impl Engine {
 }
 
 /// An exchange from its entry, and what can be done for it. `None`: nobody knows its domain any more.
-fn restore(
+pub(super) fn restore(
     ctx: &mut Ctx<'_>,
     key: ExchangeKey,
     entry: &JournalEntry,

@@ -222,8 +222,10 @@ impl Engine {
             }
             // Somebody else answers this exchange now.
             DeliveryOutcome::Fenced => {
-                self.remove(id);
                 self.stats.fenced += 1;
+                if let Some(outgoing) = self.remove(id) {
+                    self.answered_in_doubt(ctx, outgoing);
+                }
             }
         }
     }

@@ -5,17 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use mcp_sip::errors::{Executed, RpcError};
 use mcp_sip::jsonrpc::RawId;
 use session_store::key::{ExchangeKey, SessionKey};
-use session_store::op::{ANSWER_MS, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply};
+use session_store::op::{ANSWER_MS, CloseExchange, OpenExchange, OpenOutcome, StoreError, StoreOp, StoreReply};
 use session_store::record::{Owner, SessionRecord};
 use sip_proto::time::Mono;
 
 use super::Engine;
 use super::access::Access;
+use super::adopt::restore;
+use super::deliver::Writes;
 use super::exchange::{Exchange, GRACE_MS};
-use super::pending::{Fate, Op, Refused, What};
+use super::pending::{Fate, Op, Outgoing, Purpose, Refused, What};
 use super::timers::Timer;
 use super::types::{Ctx, EngineOut, SipAnswer};
 use super::written::{OK, UNAVAILABLE};
@@ -116,6 +119,13 @@ impl Held {
         self.keys.get(key).filter(|known| known.end > now).and_then(|known| known.past)
     }
 
+    /// The store said that this exchange is another edge's now.
+    fn lost(&mut self, key: &ExchangeKey) {
+        if let Some(known) = self.keys.get_mut(key) {
+            known.hold = None;
+        }
+    }
+
     fn get(&self, now: Mono, key: &ExchangeKey) -> Option<Hold> {
         let known = self.keys.get(key).filter(|known| known.end > now).and_then(|known| known.hold);
         known.or(self.overflow.filter(|end| *end > now).map(|_| Hold::Heard))
@@ -129,6 +139,8 @@ pub(super) struct Doubt {
     exchange: Box<Exchange>,
     /// Whom the store named.
     owner: Owner,
+    /// It ran here already: this is its answer, should nobody else have one.
+    answer: Option<Bytes>,
     wait_ms: u64,
     is_writing: bool,
     fate: Fate,
@@ -200,11 +212,48 @@ impl Engine {
             self.stats.dropped += 1;
             return UNAVAILABLE;
         }
-        let doubt =
-            Doubt { exchange: Box::new(exchange), owner, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
+        self.begin_doubt(ctx, exchange, owner, None);
+        OK
+    }
+
+    fn begin_doubt(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, owner: Owner, answer: Option<Bytes>) {
+        let key = exchange.key;
+        let exchange = Box::new(exchange);
+        let doubt = Doubt { exchange, owner, answer, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
         self.doubts.insert(key, doubt);
         self.resolve(ctx, key);
-        OK
+    }
+
+    /// An answer may not leave, because its exchange is another edge's. Of what is safe to run again no answer is kept, so a repetition that
+    /// came elsewhere, while this answer's own write had no reply, was a new request there; and the reply to that one may have been lost,
+    /// too. Then that edge said 503 and forgot it, and nobody would answer. Its owner is asked as with any repetition; where it does not
+    /// know of it, this answer leaves after all.
+    pub(super) fn answered_in_doubt(&mut self, ctx: &mut Ctx<'_>, outgoing: Outgoing) {
+        let Outgoing { leg, header, body, ends, journal, .. } = outgoing;
+        let is_ours = ends.is_some_and(|ends| ends.owner == ctx.owner);
+        let Some(open) = journal.filter(|open| is_ours && open.entry.repeatable) else { return };
+        let key = open.key;
+        if self.doubts.contains_key(&key) || self.doubts.len() >= MAX_DOUBTS {
+            return;
+        }
+        let Some((mut exchange, _)) = restore(ctx, key, &open.entry, None) else { return };
+        exchange.about.leg = leg.clone();
+        exchange.leg = leg;
+        exchange.header = header;
+        self.held.lost(&key);
+        // Who has it, that write tells.
+        self.begin_doubt(ctx, exchange, ctx.owner, Some(body));
+    }
+
+    /// It is ours again, and was answered: the same answer.
+    fn answer_again(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, body: Bytes) {
+        self.heard_in_full(ctx, &exchange);
+        let ends = CloseExchange { key: exchange.key, owner: exchange.owner, answer: None, is_held: false };
+        let held = CloseExchange { answer: Some(body.clone()), is_held: true, ..ends.clone() };
+        let journal = Some(Box::new(self.journal(ctx, &exchange)));
+        let Exchange { leg, header, id, .. } = exchange;
+        let (close, ends) = (Some(Box::new(held)), Some(Box::new(ends)));
+        self.deliver(ctx, leg, header, body, Writes { close, ends, journal, ..Writes::default() }, Purpose::Final(id));
     }
 
     /// Does what can be done now to find out, and looks again later.
@@ -279,6 +328,9 @@ impl Engine {
             Ok(StoreReply::Exchange(OpenOutcome::Opened { session })) => {
                 self.timers.clear(Timer::Doubt(key));
                 self.stats.taken_over += 1;
+                if let Some(body) = doubt.answer.filter(|_| doubt.fate == Fate::Live) {
+                    return self.answer_again(ctx, *doubt.exchange, body);
+                }
                 self.serve(ctx, *doubt.exchange, doubt.fate, session);
             }
             // Nobody wants it any more.

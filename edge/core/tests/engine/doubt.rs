@@ -316,3 +316,51 @@ fn copies_of_a_request_whose_answer_waits_for_the_store_do_not_run() {
     assert!(other.new_calls().is_empty(), "another edge finds it in the journal");
     assert_eq!(other.one_delivery().1, result(7, "done"));
 }
+
+#[test]
+fn xch_6_an_answer_that_another_edge_took_the_exchange_of_and_forgot_leaves_after_all() {
+    for in_dialog in [true, false] {
+        for held in [true, false] {
+            let mut rig = edge();
+            rig.has_dialogs = in_dialog;
+            let leg = if in_dialog { rig.dialog("modern") } else { rig.out_of_dialog("modern", "alice") };
+            if in_dialog {
+                rig.stored_dialog(&leg);
+            }
+            let body = call(7, "echo");
+            rig.delivers = false;
+            assert_eq!(rig.send(&leg, Some(X), &body), 200);
+            let (id, _) = rig.one_call();
+            rig.answer(id, &result(7, "done"));
+            // Executed, and the reply is lost.
+            let delivery = rig.deliveries.pop().expect("the answer");
+            rig.run(StoreOp::CloseExchange(*delivery.close.clone().unwrap())).unwrap();
+            rig.outcome(&delivery, DeliveryOutcome::StoreUnavailable);
+            // No answer is kept, so a copy at another edge is a new request there.
+            let mut other = edge();
+            other.owner.pod = 2;
+            other.takes_the_store_from(&mut rig);
+            let key = if held {
+                let (ticket, key, operation) = write(&mut other, &leg, &body);
+                let StoreReply::Exchange(outcome) = other.run(operation).unwrap() else { panic!() };
+                assert_eq!(redeem(&mut other, ticket, Ok(Written::Exchange(outcome))), 200);
+                key
+            } else {
+                lose_the_reply(&mut other, &leg, &body)
+            };
+            rig.takes_the_store_from(&mut other);
+            rig.delivers = true;
+            rig.pass(600);
+            rig.pass(1_000);
+            assert_eq!(rig.asked, [(other.owner, key)]);
+            assert_eq!(holds(&mut other, key), Some(held));
+            rig.new_deliveries();
+            told(&mut rig, other.owner, key, held);
+            let said: Vec<_> = rig.new_deliveries().into_iter().map(|(_, body)| body).collect();
+            assert_eq!(said, if held { vec![] } else { vec![result(7, "done")] });
+            rig.pass(60_000);
+            assert!(rig.new_calls().is_empty() && rig.new_deliveries().is_empty(), "it ran once");
+            rig.assert_empty();
+        }
+    }
+}
