@@ -279,10 +279,19 @@ impl Caller {
             }
         }
         let is_registered = self.registered_until > now;
-        for open in self.open.values_mut().filter(|open| !open.in_dialog && now >= open.last) {
-            open.no_way_back |= !is_registered;
+        // Until a copy is on a connection again.
+        for open in self.open.values_mut().filter(|open| !open.in_dialog) {
+            open.no_way_back = !is_registered;
         }
         self.tell_new_connection(now, rng, out);
+    }
+
+    /// This left on a connection to an edge that listens.
+    pub fn on_its_way(&mut self, bytes: &Bytes) {
+        let exchange = self.pending.get(&branch_of(bytes)).and_then(|pending| pending.exchange.as_ref());
+        if let Some(open) = exchange.and_then(|exchange| self.open.get_mut(exchange)) {
+            open.no_way_back = false;
+        }
     }
 
     /// Registers again (RFC 5626 §4.4.1), and lets the dialog's edge see where the peer is now, as long as an answer is due there.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use edge_core::input::{BackendEvent, BackendId, ConnId, OpId, PeerCertificate, StoreHealth};
 use edge_core::mesh::MeshMessage;
-use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::key::ExchangeKey;
+use session_store::op::{Adopted, StoreError, StoreOp, StoreReply};
 use sip_proto::time::{Mono, Now, UnixMillis};
 
 use crate::caller::Caller;
@@ -179,6 +180,12 @@ enum Event {
     },
 }
 
+/// An exchange of the journal as the trace names it.
+fn exchange_name(key: ExchangeKey, what: Option<&str>) -> String {
+    let name: String = key.hash.iter().take(3).map(|byte| format!("{byte:02x}")).collect();
+    format!(" x{name} {}", what.unwrap_or_default())
+}
+
 struct World {
     now: u64,
     sequence: u64,
@@ -308,14 +315,32 @@ impl World {
             Event::Lost { caller, .. } => format!("caller {caller} lost its connection"),
             Event::StoreDo { edge, operation: StoreOp::Heartbeat { .. }, .. } => format!("edge {edge} heartbeat"),
             Event::StoreDo { operation: StoreOp::Adopt { .. }, .. } => return,
-            Event::StoreDo { edge, operation, .. } => {
+            Event::StoreDo { edge, op, operation, .. } => {
                 let name = format!("{operation:?}");
-                format!("edge {edge} store {}", name.split([' ', '(']).next().unwrap_or(""))
+                let about = match operation {
+                    StoreOp::OpenExchange { open, .. } => {
+                        exchange_name(open.key, open.instead_of.map(|_| "taken over"))
+                    }
+                    StoreOp::CloseExchange(close) => exchange_name(close.key, close.is_held.then_some("held")),
+                    _ => String::new(),
+                };
+                format!("edge {edge} store {} {}{about}", name.split([' ', '(']).next().unwrap_or(""), op.0)
             }
             Event::StoreReply { reply: Ok(StoreReply::Adopted { items, .. }), .. } if items.is_empty() => return,
-            Event::StoreReply { edge, reply, .. } => {
+            Event::StoreReply { edge, op, reply, .. } => {
                 let text: String = format!("{reply:?}").chars().take(60).collect();
-                format!("edge {edge} reply {text}")
+                let adopted = match reply {
+                    Ok(StoreReply::Adopted { items, .. }) => items.as_slice(),
+                    _ => &[],
+                };
+                let names = adopted.iter().filter_map(|item| match item {
+                    Adopted::Exchange { key, entry } => {
+                        let answered = entry.answer.as_ref().map(|_| "answered");
+                        Some(exchange_name(*key, answered))
+                    }
+                    Adopted::Call { .. } | Adopted::Dialog { .. } => None,
+                });
+                format!("edge {edge} reply {} {text}{}", op.0, names.collect::<String>())
             }
             Event::Mesh { from, to, message, .. } => {
                 let text: String = format!("{message:?}").chars().take(60).collect();

@@ -25,7 +25,9 @@ pub(super) struct Open {
     pub accepted: bool,
     /// Without an answer by then, an accepted exchange was met with silence.
     pub silent_at: u64,
-    /// Its connection broke when no copy might leave any more, and nothing else names the caller: no answer can find it.
+    /// Its connection broke, nothing else names the caller, and no copy found another connection to an edge while one might leave: no
+    /// answer can find it. Out of a dialog an answer goes "on the stream that brought the request, else to its registered Contact"
+    /// (binding, 5.4), and neither is there.
     pub no_way_back: bool,
 }
 

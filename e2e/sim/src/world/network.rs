@@ -164,6 +164,7 @@ impl World {
                 conn
             }
         };
+        self.callers[caller].on_its_way(&bytes);
         let at = self.now + 2;
         self.at(at, Event::StreamToEdge { edge, life, conn, bytes });
     }
