@@ -4,6 +4,7 @@
 //! The store is trusted again in this order: a renewal of the lease that was sent after it came back (it says whether the content is still
 //! the same), what this edge holds where the content is gone, the journal, then new work in steps.
 
+mod missed;
 mod registrations;
 
 use std::collections::VecDeque;
@@ -67,6 +68,7 @@ pub(crate) struct Outage {
     /// Until then other edges write what they hold: an exchange that is not there may still come.
     settles: Option<Mono>,
     recent: registrations::Recent,
+    missed: missed::Missed,
     /// From the end of an outage until everything above is done.
     recovering: bool,
 }
@@ -223,6 +225,9 @@ impl EdgeState {
         if self.outage.recovering && self.outage.replaying == 0 {
             self.outage.recovering = false;
             self.log(LogLevel::Info, "the store is used again");
+        }
+        if !self.is_degraded() && !self.is_settling() {
+            self.look_up_missed();
         }
     }
 

@@ -100,8 +100,14 @@ impl EdgeState {
         if outcome.is_ok() {
             self.authenticated(&request, &caller);
         }
+        let is_away = outcome.is_err();
         let answer = self.redeem(ticket, outcome);
         self.answer_sip(&request, answer);
+        if is_away {
+            self.missed(&request);
+        } else {
+            self.not_missed(&request);
+        }
     }
 
     pub(crate) fn redeem(&mut self, ticket: Ticket, outcome: Result<Written, StoreError>) -> SipAnswer {
@@ -205,7 +211,7 @@ impl EdgeState {
         Answer::new(488).warning(304, &domain.domain, "this address has no media, and no MCP was negotiated")
     }
 
-    fn page_leg(&self, request: &Request, caller: &Caller, agent: &Arc<AgentConfig>) -> Arc<Leg> {
+    pub(crate) fn page_leg(&self, request: &Request, caller: &Caller, agent: &Arc<AgentConfig>) -> Arc<Leg> {
         let message = &request.message;
         let from_tag = message.from_tag().unwrap_or_default().to_ascii_lowercase();
         let tenant = caller.domain.tenant;
@@ -251,7 +257,7 @@ impl EdgeState {
         u16::from_be_bytes([hash[0], hash[1]]) % SLOTS
     }
 
-    fn remember_route(&mut self, request: &Request, caller: &Caller, leg: LegKey) {
+    pub(crate) fn remember_route(&mut self, request: &Request, caller: &Caller, leg: LegKey) {
         let message = &request.message;
         let session_id = crate::session_id::remote(message);
         let flow = request.flow.clone();

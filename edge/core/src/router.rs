@@ -161,6 +161,12 @@ impl EdgeState {
         self.authenticate(request, &domain, address.callee.as_ref()).map(|_| ())
     }
 
+    /// The domain that a request is for, and whom in it.
+    pub(crate) fn addressed(&self, message: &Message) -> Option<(Arc<DomainConfig>, Callee)> {
+        let address = self.address(message);
+        address.domain.zip(address.callee)
+    }
+
     /// Whom a request is for.
     pub(crate) fn callee_of(&self, message: &Message) -> Option<Callee> {
         self.address(message).callee
@@ -207,6 +213,7 @@ impl EdgeState {
             return self.answer(&request, &answer);
         }
         if let Some(answer) = self.refuse_new(Service::of(&request.message.cseq().method)) {
+            self.missed(&request);
             return self.answer(&request, &answer);
         }
         if let Err(answer) = self.serve_new(&request) {
@@ -265,7 +272,7 @@ impl EdgeState {
     }
 
     /// Who it is; without credentials only where a rule for `anonymous` names the address.
-    fn authenticate(
+    pub(crate) fn authenticate(
         &mut self,
         request: &Request,
         domain: &Arc<DomainConfig>,

@@ -31,6 +31,8 @@ pub(crate) enum Waiting {
         answer: Box<Answer>,
     },
     Page(Box<Page>),
+    /// A page that was refused while the store was away.
+    Missed(Box<Page>),
     Register(Box<Registration>),
     /// INVITE: the guard.
     OpenCall(Box<Call>),
@@ -96,6 +98,7 @@ impl EdgeState {
             Waiting::Nobody => {}
             Waiting::Nonce { request, caller, answer } => self.nonce_counted(&request, &caller, &answer, &reply),
             Waiting::Page(page) => self.page_written(*page, reply),
+            Waiting::Missed(page) => self.missed_looked_up(*page, reply),
             Waiting::Register(registration) => self.registered(*registration, reply),
             Waiting::OpenCall(call) => self.call_opened(*call, reply),
             Waiting::AnswerCall(call) => self.call_answered(*call, reply),

@@ -323,7 +323,12 @@ impl Engine {
             Purpose::Final(_) | Purpose::TooLarge => {
                 let message = format!("an answer of {} reached no carrier of its caller", outgoing.leg.agent.key);
                 self.log(LogLevel::Warn, message);
-                self.ended(ctx, outgoing.ends);
+                // Its caller may still turn up: then it gets this one, and nothing runs for it again.
+                let (mut ends, body) = (outgoing.ends, outgoing.body);
+                if let Some(ends) = &mut ends {
+                    ends.answer.get_or_insert(body);
+                }
+                self.ended(ctx, ends);
             }
             // The tool must not wait for somebody who cannot be asked.
             Purpose::Ask { session, id: question, .. } => {

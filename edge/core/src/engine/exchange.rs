@@ -57,7 +57,7 @@ pub(super) struct Exchange {
     pub is_adopted: bool,
     /// It was judged on another negotiated set than the store has.
     pub is_reconsidered: bool,
-    /// It came where there is no lease: only the journal's answer to it may be said.
+    /// It came where there is no lease, or no store: only the journal's answer to it may be said.
     pub opens_nothing: bool,
     /// The life of this edge that the journal knows as its owner.
     pub owner: Owner,

@@ -94,6 +94,18 @@ impl Engine {
         Verdict::Write { ticket: Ticket(number), open, once }
     }
 
+    /// The same for a request that was refused while the store was away, should it be the repetition of an accepted one: its write opens
+    /// nothing. `None`: it is no request that could be.
+    pub fn judge_late(&mut self, ctx: &mut Ctx<'_>, inbound: Inbound) -> Option<(Ticket, Box<OpenExchange>)> {
+        let Ok(What::Request(mut exchange)) = self.consider(ctx, &inbound) else { return None };
+        exchange.opens_nothing = true;
+        self.session(ctx, &inbound.leg).tickets += 1;
+        let open = Box::new(self.journal(ctx, &exchange));
+        let (number, what) = (ctx.ids.number(), What::Request(exchange));
+        self.tickets.insert(number, Judged { leg: inbound.leg, header: inbound.exchange, what, fate: Fate::Live });
+        Some((Ticket(number), open))
+    }
+
     /// The write's reply has another negotiated set for this leg than the judgement was made on: the store's word decides. A request that
     /// was let in is checked once more before it runs. `true`: nothing was written for it, so the ticket is to be abandoned and the message
     /// judged anew, on a leg of that set.

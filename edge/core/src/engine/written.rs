@@ -130,7 +130,9 @@ impl Engine {
         outcome: OpenOutcome,
     ) -> SipAnswer {
         let key = exchange.session;
-        if exchange.opens_nothing && !matches!(outcome, OpenOutcome::RepeatAnswered { .. }) {
+        let opens_nothing = exchange.opens_nothing;
+        let is_repetition = matches!(outcome, OpenOutcome::RepeatAnswered { .. } | OpenOutcome::RepeatInFlight { .. });
+        if opens_nothing && !is_repetition {
             return UNAVAILABLE;
         }
         let error = match outcome {
@@ -145,7 +147,10 @@ impl Engine {
                     && known.key == exchange.key
                 {
                     known.leg = exchange.leg;
-                    return OK;
+                    return if opens_nothing { UNAVAILABLE } else { OK };
+                }
+                if opens_nothing {
+                    return UNAVAILABLE;
                 }
                 return if fate == Fate::Live { self.doubt(ctx, exchange, owner) } else { OK };
             }

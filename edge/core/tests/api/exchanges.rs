@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use edge_core::input::{BackendId, ConnId, Flow, Input, Transport};
+use edge_core::input::{BackendId, ConnId, Flow, Input, StoreHealth, Transport};
 use sip_proto::message::HeaderId;
 
 use crate::calls::{ECHO, tls_call};
 use crate::driver::*;
 use crate::fleet::Fleet;
+use crate::outage::{away, back};
 
 fn exchange(n: usize) -> String {
     format!("MCP-Exchange: xxxxxxxxxxxxxxxxxxx{n:04};rel=caller\r\n")
@@ -139,6 +140,80 @@ fn a_repetition_out_of_a_dialog_moves_the_way_back_to_another_edge() {
     fleet.on(1, |world| world.reply(&alice.flow, &answer.message, 200, ""));
     fleet.advance(40_000);
     fleet.assert_silent();
+}
+
+/// A MESSAGE out of a dialog at the first edge; the caller's connection breaks, and the second edge, which is without its store, refuses the
+/// same exchange. The caller says nothing more.
+fn refused_in_an_outage(fleet: &mut Fleet, tool: &str) -> (Ua, BackendId, String) {
+    let headers = format!("{}{MCP}", exchange(1));
+    let (mut alice, id, body) = fleet.on(0, |world| {
+        let mut alice = Ua::new(world, "alice", &tls(1), ECHO);
+        assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, tool)).status(), Some(200));
+        let (id, _, body) = world.posted();
+        world.input(Input::FlowClosed { conn: ConnId(1) });
+        (alice, id, body)
+    });
+    alice.flow = tls(2);
+    away(fleet, 1);
+    fleet.on(1, |world| {
+        world.input(Input::FlowOpened { flow: alice.flow.clone() });
+        for _ in 0..2 {
+            assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, tool)).status(), Some(503));
+        }
+    });
+    (alice, id, body)
+}
+
+/// The only request that the second edge sent, on that connection.
+fn answered_at(fleet: &mut Fleet, alice: &Ua) {
+    let answers: Vec<Sent> = fleet.sent(1).into_iter().filter(|sent| sent.message.is_request()).collect();
+    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    assert_eq!(answer.to, To::Flow(alice.flow.key.clone()));
+    assert!(text(&answer.message).contains(r#""result""#));
+    fleet.on(1, |world| world.reply(&alice.flow, &answer.message, 200, ""));
+    fleet.advance(40_000);
+    fleet.assert_silent();
+    assert!(fleet.edges[1].world.calls.is_empty(), "nothing runs there");
+}
+
+#[test]
+fn xch_6_a_repetition_that_an_outage_refused_moves_the_way_back_when_the_store_is_there_again() {
+    let mut fleet = Fleet::new(2);
+    let (alice, id, body) = refused_in_an_outage(&mut fleet, "pay");
+    back(&mut fleet, 1, StoreHealth::Closed);
+    fleet.advance(9_000);
+    fleet.assert_silent();
+    fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+    answered_at(&mut fleet, &alice);
+}
+
+#[test]
+fn xch_6_an_answer_that_found_no_way_reaches_a_caller_whose_repetition_an_outage_refused() {
+    for tool in ["pay", "echo"] {
+        let mut fleet = Fleet::new(2);
+        let (alice, id, body) = refused_in_an_outage(&mut fleet, tool);
+        fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+        assert!(fleet.sent(0).iter().all(|sent| !sent.message.is_request()));
+        back(&mut fleet, 1, StoreHealth::Closed);
+        fleet.advance(9_000);
+        answered_at(&mut fleet, &alice);
+    }
+}
+
+#[test]
+fn a_request_that_an_outage_refused_and_nobody_accepted_is_not_run_afterwards() {
+    let mut fleet = Fleet::new(1);
+    away(&mut fleet, 0);
+    let headers = format!("{}{MCP}", exchange(1));
+    fleet.on(0, |world| {
+        let mut alice = Ua::new(world, "alice", &tls(2), ECHO);
+        assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, "echo")).status(), Some(503));
+    });
+    back(&mut fleet, 0, StoreHealth::Closed);
+    fleet.advance(60_000);
+    fleet.assert_silent();
+    assert!(fleet.edges[0].world.calls.is_empty());
+    assert_eq!(fleet.edges[0].world.core.stats().engine.sessions, 0);
 }
 
 #[test]
