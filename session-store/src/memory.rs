@@ -56,8 +56,8 @@ impl Default for Capacity {
     }
 }
 
-/// The store of one process.
-#[derive(Debug, Default)]
+/// The store of one process. A clone is what a replica has of it at that moment.
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     capacity: Capacity,
     bindings: HashMap<AorKey, Vec<Binding>>,

@@ -29,6 +29,8 @@ pub enum StartError {
     Library { address: String, library: String },
     #[error("no sentinel knows a primary named {master:?}: {reason}")]
     NoMaster { master: String, reason: String },
+    #[error("the store at {address} was the primary: its sentinels name {primary}")]
+    NotNamed { address: String, primary: String },
     #[error("the store cannot give durability class {}: {reason}", class.name())]
     Durability { class: Durability, reason: String },
 }

@@ -30,13 +30,15 @@ pub(crate) async fn keep(common: Arc<Common>, map: Weak<RwLock<Arc<Map>>>, healt
         let Some(shared) = map.upgrade() else { return };
         let now = Instant::now();
         let since = now.duration_since(asked);
-        let is_due = since >= ASK_ANYWAY || (common.stale.load(Ordering::Relaxed) && since >= ASK_EVERY);
+        let Some(current) = shared.read().ok().map(|map| map.clone()) else { return };
+        // Nothing is sent to a server whose circuit is open, so nothing would tell that another one took its place.
+        let is_wanted = common.stale.load(Ordering::Relaxed) || current.nodes.iter().any(|node| node.is_out());
+        let is_due = since >= ASK_ANYWAY || (is_wanted && since >= ASK_EVERY);
         if !is_single && is_due && looking.as_ref().is_none_or(JoinHandle::is_finished) {
             asked = now;
             let (common, shared) = (common.clone(), shared.clone());
             looking = Some(tokio::spawn(async move { look(&common, &shared).await }));
         }
-        let Some(current) = shared.read().ok().map(|map| map.clone()) else { return };
         drop(shared);
         for node in &current.nodes {
             node.attend();

@@ -9,10 +9,11 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
-use crate::config::{RedisConfig, TlsConfig, split_address};
+use crate::config::{RedisConfig, TlsConfig, Topology, split_address};
 use crate::error::StartError;
 use crate::greeting;
 use crate::server;
+use crate::topology;
 
 /// Delay before the first attempt after a failed one; it doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -28,11 +29,14 @@ pub(crate) struct Opener {
     tls: Option<TlsConfig>,
     connect_timeout: Duration,
     in_flight: usize,
+    /// Where sentinels say who is primary: how they are asked.
+    watched: Option<Arc<RedisConfig>>,
 }
 
 impl Opener {
     pub fn new(config: &RedisConfig, address: &str) -> Opener {
         Opener {
+            watched: matches!(config.topology, Topology::Sentinel { .. }).then(|| Arc::new(config.clone())),
             address: address.to_owned(),
             username: config.username.clone(),
             password: config.password.clone(),
@@ -47,6 +51,7 @@ impl Opener {
         let mut opener = Opener::new(config, address);
         opener.username = config.sentinel_username.clone();
         opener.password = config.sentinel_password.clone();
+        opener.watched = None;
         opener
     }
 
@@ -73,6 +78,18 @@ impl Opener {
                 Err(StartError::Unreachable { address: self.address.clone(), reason: "no handshake in time".into() })
             }
         }
+    }
+
+    /// The same, to a server that is the primary by the word of its sentinels, where there are some.
+    ///
+    /// # Errors
+    /// As [`Opener::open`], or they name another one.
+    pub async fn open_primary(&self) -> Result<MultiplexedConnection, StartError> {
+        let connection = self.open().await?;
+        if let Some(config) = &self.watched {
+            topology::still_named(config, &self.address).await?;
+        }
+        Ok(connection)
     }
 
     fn client(&self, host: String, port: u16) -> Result<Client, StartError> {
@@ -181,7 +198,7 @@ async fn keep_open(shared: Arc<Shared>) {
             shared.broken.notified().await;
             continue;
         }
-        match shared.opener.open().await {
+        match shared.opener.open_primary().await {
             Ok(connection) => {
                 if let Ok(mut held) = shared.held.lock() {
                     held.number += 1;

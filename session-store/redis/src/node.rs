@@ -136,6 +136,11 @@ impl Node {
         tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
     }
 
+    /// Whether its circuit is open.
+    pub fn is_out(&self) -> bool {
+        self.breaker.lock().is_ok_and(|breaker| !breaker.admits())
+    }
+
     /// The worse of the two breakers.
     pub fn health(&self) -> ShardHealth {
         let of = |breaker: &Mutex<Breaker>| {

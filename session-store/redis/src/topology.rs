@@ -147,15 +147,37 @@ where
     set
 }
 
-/// After the first sentinel, the others have so long: one that was cut off may still name the old primary.
+/// After the first sentinel, the others have so long: one that was cut off, or has not heard of the failover yet, names the old primary.
 const OTHERS: Duration = Duration::from_millis(100);
+
+/// What one sentinel says: the configuration with the highest epoch holds (a failover makes a new one, with the votes of most sentinels;
+/// the others take it over within seconds).
+struct Named {
+    epoch: u64,
+    primary: String,
+}
+
+/// Whether the sentinels name this server, asked once it was connected. The one that was primary before, and was started again after
+/// another one was promoted, takes itself for one for seconds, until it is told: what is written there then is lost, and what it does not
+/// have is missing to whoever asks there.
+///
+/// # Errors
+/// They name another one, or none of them answers.
+pub(crate) async fn still_named(config: &RedisConfig, address: &str) -> Result<(), StartError> {
+    let Topology::Sentinel { addresses, master } = &config.topology else { return Ok(()) };
+    let primary = ask_sentinels(config, addresses, master).await?;
+    match primary == address {
+        true => Ok(()),
+        false => Err(StartError::NotNamed { address: address.to_owned(), primary }),
+    }
+}
 
 async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str) -> Result<String, StartError> {
     let mut answers = ask(config, addresses.to_vec(), |config, address| {
         let master = master.to_owned();
         async move { ask_sentinel(&config, &address, &master).await }
     });
-    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    let mut named: Vec<Named> = Vec::new();
     let mut reason = String::from("none answers");
     let mut until = None;
     loop {
@@ -165,8 +187,8 @@ async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str)
         };
         match next {
             None => break,
-            Some(Ok((_, Ok(Some(primary))))) => {
-                *named.entry(primary).or_default() += 1;
+            Some(Ok((_, Ok(Some(said))))) => {
+                named.push(said);
                 until = until.or(Some(tokio::time::Instant::now() + OTHERS));
             }
             Some(Ok((address, Ok(None)))) => reason = format!("{address} does not know it"),
@@ -177,18 +199,32 @@ async fn ask_sentinels(config: &RedisConfig, addresses: &[String], master: &str)
             Some(Err(_)) => {}
         }
     }
-    let most = named.into_iter().max_by_key(|(_, votes)| *votes);
-    most.map(|(primary, _)| primary).ok_or_else(|| StartError::NoMaster { master: master.to_owned(), reason })
+    newest(named).ok_or_else(|| StartError::NoMaster { master: master.to_owned(), reason })
 }
 
-async fn ask_sentinel(config: &RedisConfig, address: &str, master: &str) -> Result<Option<String>, StartError> {
+/// The primary of the highest epoch; of several, what most say.
+fn newest(named: Vec<Named>) -> Option<String> {
+    let highest = named.iter().map(|said| said.epoch).max()?;
+    let mut votes: BTreeMap<String, usize> = BTreeMap::new();
+    for said in named.into_iter().filter(|said| said.epoch == highest) {
+        *votes.entry(said.primary).or_default() += 1;
+    }
+    votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(primary, _)| primary)
+}
+
+async fn ask_sentinel(config: &RedisConfig, address: &str, master: &str) -> Result<Option<Named>, StartError> {
     let asking = async {
         let mut connection = Opener::sentinel(config, address).open().await?;
+        // The epoch first: an address that is newer than its epoch is no harm. Whoever may not ask for it has only the votes.
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("MASTER").arg(master);
+        let fields: Result<BTreeMap<String, String>, _> = command.query_async(&mut connection).await;
+        let epoch = fields.ok().and_then(|fields| fields.get("config-epoch")?.parse().ok()).unwrap_or(0);
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let found: Option<(String, u16)> =
             command.query_async(&mut connection).await.map_err(|e| server::start_error(address, &e))?;
-        Ok(found.map(|(host, port)| join(&host, port)))
+        Ok(found.map(|(host, port)| Named { epoch, primary: join(&host, port) }))
     };
     let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
     tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
@@ -248,6 +284,14 @@ fn join(host: &str, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_failover_holds_and_votes_decide_between_equals() {
+        let said = |epoch, primary: &str| Named { epoch, primary: primary.to_owned() };
+        assert_eq!(newest(Vec::new()), None);
+        assert_eq!(newest(vec![said(1, "old"), said(2, "new"), said(1, "old")]).as_deref(), Some("new"));
+        assert_eq!(newest(vec![said(0, "b"), said(0, "a"), said(0, "b")]).as_deref(), Some("b"));
+    }
 
     #[test]
     fn a_slot_map_is_read() {

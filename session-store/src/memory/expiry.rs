@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::MemoryStore;
 use crate::name::EntryName;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Expiry {
     queue: BTreeSet<(u64, EntryName)>,
     /// Where each name stands in the queue: an entry that is touched often does not grow it.

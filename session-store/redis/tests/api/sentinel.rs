@@ -66,6 +66,42 @@ fn a_failover_is_followed() {
     assert!(matches!(s.run(bye(1, 5)), Ok(StoreReply::Dialog { .. })), "and it takes writes");
 }
 
+/// What was primary is started again, empty, after another one was promoted: it takes itself for a primary until it is told.
+#[test]
+fn a_primary_that_comes_back_after_it_was_replaced_is_not_used() {
+    let old = Server::start(Program::Redis, &[]);
+    let new = Server::start(Program::Redis, &[]);
+    let sentinels = sentinels(&old);
+    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
+    let config = patient(Topology::Sentinel { addresses, master: "calls".into() });
+    let store = RUNTIME.block_on(RedisStore::connect(config, sealer(1))).expect("the store");
+    let mut s = OnOne(&store);
+    with_dialog(&mut s, 1);
+
+    let port = old.port;
+    drop(old.kill());
+    for sentinel in &sentinels {
+        let mut admin = sentinel.admin();
+        let () = redis::cmd("SENTINEL").arg("REMOVE").arg("calls").query(&mut admin).expect("REMOVE");
+        let mut monitor = redis::cmd("SENTINEL");
+        monitor.arg("MONITOR").arg("calls").arg("127.0.0.1").arg(new.port).arg(2);
+        let () = monitor.query(&mut admin).expect("MONITOR");
+    }
+    let old = Server::start_at(Program::Redis, port, &[]);
+    let end = Instant::now() + Duration::from_secs(60);
+    while store.health().current().shards[0].address != new.address() {
+        // Whether it is taken is not what is asked here.
+        let _ = s.run(read(1));
+        assert!(Instant::now() < end, "the other one is never used");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let loaded: Vec<redis::Value> =
+        redis::cmd("FUNCTION").arg("LIST").query(&mut old.admin()).expect("the functions of the old one");
+    assert!(loaded.is_empty(), "it was used: {loaded:?}");
+    let commands: String = redis::cmd("INFO").arg("commandstats").query(&mut old.admin()).expect("INFO");
+    assert!(!commands.contains("cmdstat_fcall"), "it was used: {commands}");
+}
+
 #[test]
 fn a_name_that_no_sentinel_knows_is_said() {
     let primary = Server::start(Program::Redis, &[]);
