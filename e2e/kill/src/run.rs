@@ -376,9 +376,10 @@ struct Term {
 }
 
 impl Term {
-    /// An answer cannot be had before the fault, nor before the tool had its time.
+    /// An answer cannot be had before the fault, nor before the tool had its time; and where edges said that they do not take the request
+    /// (503, Retry-After), not before it was sent again.
     fn of(self, call: &Call) -> Instant {
-        self.from.max(call.sent + call.takes)
+        self.from.max(call.begun().unwrap_or(call.sent) + call.takes)
     }
 
     fn due(self, call: &Call) -> Instant {
@@ -386,8 +387,13 @@ impl Term {
     }
 }
 
+/// Waits for them. One that was sent away comes again or gives up: its client does so after [`GIVE_UP`] at the latest.
 async fn fates(calls: &[Arc<Call>], term: Term) {
-    while calls.iter().any(|call| call.is_open() && Instant::now() < term.due(call)) {
+    let due = |call: &Call| match call.begun() {
+        Some(_) => term.due(call),
+        None => call.sent + GIVE_UP,
+    };
+    while calls.iter().any(|call| call.is_open() && Instant::now() < due(call)) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -126,8 +126,7 @@ impl EdgeState {
             return self.in_dialog_degraded(pending);
         }
         if matches!(kind, Kind::Mcp(_)) && self.is_settling() {
-            self.stats.limit("outage");
-            return Err(self.unavailable("Store Was Emptied"));
+            return Err(self.settles());
         }
         if kind == Kind::Bye {
             return self.on_bye(pending);

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use session_store::key::{DialogKey, GuardKey};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::Owner;
+use sip_proto::message::HeaderId;
 use sip_proto::time::Mono;
 
 use crate::answer::Answer;
@@ -106,10 +107,18 @@ impl EdgeState {
         self.outage.settles.is_some_and(|until| self.now.mono < until)
     }
 
+    /// The answer meanwhile. When that ends is known, so nobody is sent away for longer; not all at once, either.
+    pub(crate) fn settles(&mut self) -> Answer {
+        let left_ms = self.outage.settles.map_or(0, |until| until.millis_since(self.now.mono));
+        let seconds = left_ms.div_ceil(1_000).max(1) + self.random.below(2);
+        self.stats.limit("outage");
+        Answer::new(503).phrase("Store Was Emptied").header(HeaderId::RetryAfter, seconds.to_string())
+    }
+
     /// The answer to a request out of a dialog that is not taken now.
     pub(crate) fn refuse_new(&mut self, service: Service) -> Option<Answer> {
         let taken = match service {
-            Service::Message if self.is_settling() => false,
+            Service::Message if self.is_settling() => return Some(self.settles()),
             Service::Invite | Service::Message => self.admits(),
             // The registrar has a rule of its own.
             Service::Register if self.config.on_outage == OnOutage::KeepExisting => true,
@@ -132,8 +141,16 @@ impl EdgeState {
                 self.outage.awaited = None;
             }
             (true, false) => {
-                let waiting = self.outage.journal_len();
-                self.log(LogLevel::Info, format!("the store is back: {waiting} operations are replayed"));
+                // A replica that took over, or a file that was not written to the end, lacks the latest writes, and says so to nobody. What
+                // runs here is written again where it is missing, so that a repetition does not run it a second time.
+                let in_flight =
+                    self.engine.held(self.owner).into_iter().filter(|held| matches!(held, Held::Exchange { .. }));
+                let missing: Vec<Held> = in_flight.filter(|held| !self.outage.held.contains(held)).collect();
+                self.outage.held.extend(missing);
+                let (waiting, held) = (self.outage.journal_len(), self.outage.held.len());
+                let message =
+                    format!("the store is back: {waiting} operations are replayed, {held} exchanges are looked after");
+                self.log(LogLevel::Info, message);
                 self.outage.recovering = true;
                 self.outage.awaited = self.membership.is_some().then_some(self.now.mono);
                 self.recover();
@@ -368,7 +385,7 @@ impl EdgeState {
             return Ok(());
         }
         let plain = match pending.kind {
-            Kind::Select => !pending.request.message.has(sip_proto::message::HeaderId::McpSelect),
+            Kind::Select => !pending.request.message.has(HeaderId::McpSelect),
             Kind::Options => true,
             Kind::Mcp(_) | Kind::Update | Kind::ReInvite | Kind::Bye => false,
         };

@@ -53,6 +53,10 @@ pub enum Fate {
 
 #[derive(Debug, Default)]
 struct Course {
+    /// When the first copy went out that no edge refused.
+    begun: Option<Instant>,
+    /// Edges refused every copy so far.
+    is_not_taken: bool,
     accepted: Option<Instant>,
     fate: Option<(Fate, Instant)>,
 }
@@ -112,6 +116,30 @@ impl Call {
 
     pub fn header(&self) -> String {
         McpExchange::new(Exchange::Id(self.exchange), Relation::Caller).to_string()
+    }
+
+    /// A copy goes out.
+    pub fn begins(&self) {
+        let mut course = lock(&self.course);
+        course.begun.get_or_insert_with(Instant::now);
+    }
+
+    /// An edge did not take it, and no other one can have: whoever is sent away comes back when it was told to (`Retry-After`), and the
+    /// exchange begins then.
+    pub fn not_taken(&self) {
+        let mut course = lock(&self.course);
+        if course.accepted.is_none() {
+            (course.begun, course.is_not_taken) = (None, true);
+        }
+    }
+
+    /// When it was sent to whoever took it. `None`: it was sent away, and comes again, or gives up, when its time has come.
+    pub fn begun(&self) -> Option<Instant> {
+        let course = lock(&self.course);
+        match course.is_not_taken {
+            true => course.begun,
+            false => Some(self.sent),
+        }
     }
 
     /// A 2xx came: from now on silence is a fault.

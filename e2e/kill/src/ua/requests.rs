@@ -22,6 +22,20 @@ pub const GIVE_UP: Duration = Duration::from_secs(32);
 const CALL_GIVES_UP: Duration = Duration::from_secs(12);
 const BOUNDARY: &str = "kill";
 
+/// What a request in a dialog carries beyond what every such request has.
+struct Content<'a> {
+    finish: &'a (dyn Fn(Request) -> Request + Sync),
+    body: &'a [u8],
+    /// See [`Ask::not_taken`].
+    not_taken: &'a (dyn Fn() + Sync),
+}
+
+impl<'a> Content<'a> {
+    fn plain(finish: &'a (dyn Fn(Request) -> Request + Sync)) -> Content<'a> {
+        Content { finish, body: b"", not_taken: &|| () }
+    }
+}
+
 fn is_ok(message: &Message) -> bool {
     message.status().is_some_and(|status| (200..300).contains(&status))
 }
@@ -78,6 +92,7 @@ impl Ua {
                 },
                 again_on_500: false,
                 deadline: Instant::now() + GIVE_UP,
+                not_taken: &|| (),
             })
             .await?;
         if !is_ok(&response) {
@@ -102,6 +117,7 @@ impl Ua {
                 build: &|way| self.out_of_dialog("REGISTER", &registrar, &self.aor(), &call_id, &tag, way),
                 again_on_500: false,
                 deadline,
+                not_taken: &|| (),
             })
             .await?;
         if !is_ok(&response) {
@@ -141,6 +157,7 @@ impl Ua {
                 },
                 again_on_500: false,
                 deadline: Instant::now() + GIVE_UP,
+                not_taken: &|| (),
             })
             .await?;
         if !is_ok(&response) {
@@ -177,9 +194,9 @@ impl Ua {
         method: &'static str,
         at: Option<usize>,
         deadline: Instant,
-        finish: &(dyn Fn(Request) -> Request + Sync),
-        body: &[u8],
+        what: &Content<'_>,
     ) -> Fallible<Message> {
+        let Content { finish, body, not_taken } = *what;
         let _open = dialog.gate.lock().await;
         let uri = lock(&dialog.state).remote_target.clone();
         self.ask(&Ask {
@@ -192,6 +209,7 @@ impl Ua {
             build: &|way| finish(lock(&dialog.state).request_with_cseq(method, way.cseq, &way.via)),
             again_on_500: matches!(method, "INFO" | "MESSAGE" | "OPTIONS" | "BYE"),
             deadline,
+            not_taken,
         })
         .await
     }
@@ -205,7 +223,7 @@ impl Ua {
         };
         // Its turn comes after at most one request of a tool call, and that gives up by itself.
         let deadline = Instant::now() + GIVE_UP + CALL_GIVES_UP;
-        let response = self.in_dialog_request(dialog, method, None, deadline, &finish, b"").await;
+        let response = self.in_dialog_request(dialog, method, None, deadline, &Content::plain(&finish)).await;
         let answer = response.and_then(|response| match is_ok(&response) {
             true => Ok(()),
             false => Err(format!("{method}: {}", status(&response))),
@@ -215,7 +233,8 @@ impl Ua {
 
     /// OPTIONS in the dialog, at one edge or any.
     pub async fn is_alive(&self, dialog: &Dialog, at: Option<usize>, deadline: Instant) -> Fallible<()> {
-        let response = self.in_dialog_request(dialog, "OPTIONS", at, deadline, &|request| request, b"").await?;
+        let response =
+            self.in_dialog_request(dialog, "OPTIONS", at, deadline, &Content::plain(&|request| request)).await?;
         match is_ok(&response) {
             true => Ok(()),
             false => Err(format!("OPTIONS: {}", status(&response))),
@@ -224,14 +243,16 @@ impl Ua {
 
     /// Whether the dialog is gone at this edge, as it must be after a BYE that was acknowledged.
     pub async fn is_gone(&self, dialog: &Dialog, at: usize, deadline: Instant) -> Fallible<bool> {
-        let response = self.in_dialog_request(dialog, "OPTIONS", Some(at), deadline, &|request| request, b"").await?;
+        let response =
+            self.in_dialog_request(dialog, "OPTIONS", Some(at), deadline, &Content::plain(&|request| request)).await?;
         Ok(response.status() == Some(481))
     }
 
     /// Hangs up; `Ok` is an acknowledged end.
     pub async fn bye(&self, dialog: &Dialog) -> Fallible<()> {
         let deadline = Instant::now() + GIVE_UP;
-        let response = self.in_dialog_request(dialog, "BYE", None, deadline, &|request| request, b"").await?;
+        let response =
+            self.in_dialog_request(dialog, "BYE", None, deadline, &Content::plain(&|request| request)).await?;
         match is_ok(&response) {
             true => Ok(()),
             false => Err(format!("BYE: {}", status(&response))),
@@ -256,6 +277,7 @@ impl Ua {
             if let Some(link) = &lock(&self.0.state).link {
                 call.link.store(link.number, Ordering::Relaxed);
             }
+            call.begins();
             let request = match call.method {
                 "INFO" => request
                     .header_named("Info-Package", mcp_sip::INFO_PACKAGE)
@@ -267,7 +289,9 @@ impl Ua {
         call.sends(true);
         let mut deadline = Instant::now() + CALL_GIVES_UP;
         loop {
-            match self.in_dialog_request(&call.dialog, call.method, None, deadline, &finish, &call.body).await {
+            let what = Content { finish: &finish, body: &call.body, not_taken: &|| call.not_taken() };
+            let asking = self.in_dialog_request(&call.dialog, call.method, None, deadline, &what);
+            match asking.await {
                 Ok(response) if is_ok(&response) => call.accepted(),
                 Ok(response) => call.refused(status(&response)),
                 // Nobody said anything, so it may run: it is sent again for as long as that is safe. If nobody ever answers, it is silent.

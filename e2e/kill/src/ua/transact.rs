@@ -51,6 +51,8 @@ pub struct Ask<'a> {
     /// 500 means that another request overtook this one (RFC 3261 §12.2.2).
     pub again_on_500: bool,
     pub deadline: Instant,
+    /// Told each time that an edge says it did not take it, for as long as none may have taken it in silence.
+    pub not_taken: &'a (dyn Fn() + Sync),
 }
 
 enum Outcome {
@@ -72,7 +74,7 @@ impl Ua {
         let mut tried: Vec<usize> = Vec::new();
         let (mut credentials, mut challenges, mut overtaken) = (None::<(&str, String)>, 0, 0);
         let mut pinned = ask.at;
-        let (mut rounds, mut asked_for) = (0, None);
+        let (mut rounds, mut asked_for, mut is_known) = (0, None, true);
         loop {
             if !self.is_online() {
                 return Err("the client ended".into());
@@ -107,6 +109,9 @@ impl Ua {
                     match status {
                         503 => {
                             Counts::add(&self.0.counts.unavailable);
+                            if is_known {
+                                (ask.not_taken)();
+                            }
                             asked_for = retry_after(&message).or(asked_for);
                             if ask.method == "INVITE" && retry_after(&message).is_none() {
                                 Counts::add(&self.0.counts.bare);
@@ -124,7 +129,7 @@ impl Ua {
                     }
                 }
                 Outcome::Gone(reason) if Instant::now() >= ask.deadline => return Err(reason),
-                Outcome::Gone(_) => {}
+                Outcome::Gone(_) => is_known = false,
             }
             Counts::add(&self.0.counts.failovers);
             pinned = ask.at;

@@ -192,6 +192,35 @@ fn an_exchange_that_another_edge_holds_than_the_dialog_is_waited_for() {
     assert_eq!(answers.len(), 1);
 }
 
+/// A replica takes over that had not heard of the latest writes: the name of its content is the same, so nobody takes it for empty.
+#[test]
+fn a_failover_that_lost_the_latest_writes_runs_nothing_again() {
+    for at in [0, 1] {
+        let mut fleet = Fleet::new(2);
+        let mut alice = called(&mut fleet);
+        let replica = fleet.store.clone();
+        let (id, body) = fleet.on(0, |world| {
+            assert_eq!(alice.ask(world, "INFO", &headers(), &tool_call(1, "pay")).status(), Some(200));
+            let (id, _, body) = world.posted();
+            world.input(Input::FlowClosed { conn: ConnId(1) });
+            (id, body)
+        });
+        for index in 0..2 {
+            away(&mut fleet, index);
+        }
+        fleet.advance(2_000);
+        fleet.store = replica;
+        for index in 0..2 {
+            back(&mut fleet, index, StoreHealth::Recovering { percent: 100 });
+        }
+        repeated(&mut fleet, &mut alice, at, "INFO");
+        fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+        let answers = answers(&mut fleet, &alice);
+        assert!(fleet.edges.iter().all(|edge| edge.world.calls.is_empty()), "at {at}: it ran again");
+        assert_eq!(answers.len(), 1, "at {at}: {answers:?}");
+    }
+}
+
 /// An exchange before its dialog, both before anything new.
 #[test]
 fn exchanges_are_written_anew_before_their_dialogs() {
