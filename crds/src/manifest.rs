@@ -80,6 +80,25 @@ pub fn load<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Loaded {
     reader.finish()
 }
 
+/// Reads manifests that are for a cluster: each object is judged by itself; what it refers to is there and not in the files.
+pub fn load_for_cluster<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Loaded {
+    let mut reader = Reader { destination: Destination::Cluster, ..Reader::default() };
+    for path in paths {
+        reader.add_path(path.as_ref());
+    }
+    reader.finish()
+}
+
+/// Who is going to work with the objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Destination {
+    /// An edge, without Kubernetes.
+    #[default]
+    Edge,
+    /// The API server.
+    Cluster,
+}
+
 /// Reads manifests that are in memory; the paths are names for the messages.
 pub fn parse<P: Into<PathBuf>, T: AsRef<[u8]>>(sources: impl IntoIterator<Item = (P, T)>) -> Loaded {
     let mut reader = Reader::default();
@@ -91,6 +110,7 @@ pub fn parse<P: Into<PathBuf>, T: AsRef<[u8]>>(sources: impl IntoIterator<Item =
 
 #[derive(Default)]
 struct Reader {
+    destination: Destination,
     snapshot: Snapshot,
     problems: Vec<Problem>,
     /// Problems beyond [`MAX_PROBLEMS`].
@@ -166,7 +186,7 @@ impl Reader {
 
     fn add_document(&mut self, file: &Path, offset: u32, text: &str) {
         let Document { key, named, origin, object, faults, policy_targets } =
-            match document::read(&mut self.checker, file, offset, self.documents as u32, text) {
+            match document::read(&mut self.checker, file, offset, self.documents as u32, text, self.destination) {
                 Ok(Some(document)) => document,
                 Ok(None) => return,
                 Err(problem) => {
@@ -228,8 +248,10 @@ impl Reader {
     }
 
     fn finish(mut self) -> Loaded {
-        for problem in settle(&mut self.snapshot, &self.refused_policies) {
-            self.problem(problem);
+        if self.destination == Destination::Edge {
+            for problem in settle(&mut self.snapshot, &self.refused_policies) {
+                self.problem(problem);
+            }
         }
         self.problems.sort();
         self.problems.dedup();

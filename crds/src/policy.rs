@@ -1,7 +1,9 @@
 //! From the written policy to the one that the edge runs: the same code judges it at admission and compiles it for the core.
 
 use crate::manifest::{ObjectKey, Snapshot, Sourced};
-use crate::v1alpha1::{Action, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyRule, TargetKind};
+use crate::v1alpha1::{
+    Action, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyInheritance, PolicyRule, TargetKind,
+};
 use crate::validate::Finding;
 use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleSpec};
 
@@ -22,7 +24,10 @@ pub fn compile(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> Result<Policy
 fn written(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> PolicySpec {
     PolicySpec {
         name: key.to_string(),
-        inheritance: Inheritance::Default,
+        inheritance: match spec.inheritance {
+            PolicyInheritance::Default => Inheritance::Default,
+            PolicyInheritance::Override => Inheritance::Override,
+        },
         default_action: action(spec.default_action),
         rules: spec.rules.iter().map(rule).collect(),
     }

@@ -2,7 +2,7 @@
 
 use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use serde_json::Value;
@@ -56,6 +56,9 @@ fn tidy(schema: &mut JSONSchemaProps) {
     schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(tidy);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         tidy(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        tidy(values);
     }
 }
 

@@ -6,4 +6,5 @@ mod api {
     mod generated;
     mod invalid;
     mod robust;
+    mod verdicts;
 }

@@ -121,7 +121,7 @@ impl Builder {
             domains.values().filter_map(|domain| self.anchors.get(&domain.domain).cloned()).collect(),
             crate::net::tls::provider(),
         ));
-        let (agents, backends) = agents::build(objects, &domains, &spec.limits, &mut problems);
+        let (agents, backends) = agents::build(objects, &self.edge, &edge, &domains, &mut problems);
         let listeners = self.listeners(objects, &edge, &trust, &mut listener_problems);
         problems.extend(self.read_keys(objects).err());
         let keys = self.keys();
@@ -153,7 +153,7 @@ impl Builder {
                     },
                     drain: DrainConfig {
                         in_flight_seconds: spec.drain.in_flight_seconds.into(),
-                        dialog_seconds: spec.drain.dialog_seconds.into(),
+                        dialog_seconds: spec.drain.dialog_seconds().into(),
                     },
                 },
                 listeners: Vec::new(),

@@ -1,9 +1,9 @@
 //! One document: which kind it is, its envelope, its typed object.
 
-use super::Problem;
 use super::node::{Entry, Node, SyntaxError, Value, abbreviated, child};
 use super::snapshot::{ObjectKey, Origin};
 use super::structure::{Checker, Fault, distance, unknown_field};
+use super::{Destination, Problem};
 use crate::core_v1::{ConfigMap, Secret, SecretBytes};
 use crate::schema;
 use crate::v1alpha1::{
@@ -90,7 +90,8 @@ impl Kind {
         match self {
             Kind::Secret => &["apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable"],
             Kind::ConfigMap => &["apiVersion", "kind", "metadata", "data", "immutable"],
-            _ => &["apiVersion", "kind", "metadata", "spec"],
+            // `kubectl get -o yaml` prints the status too; nothing here reads it.
+            _ => &["apiVersion", "kind", "metadata", "spec", "status"],
         }
     }
 }
@@ -118,6 +119,7 @@ pub(crate) fn read(
     offset: u32,
     ordinal: u32,
     text: &str,
+    destination: Destination,
 ) -> Result<Option<Document>, Problem> {
     let problem = |line: u32, field: &str, message: String| {
         let line = offset.saturating_add(line.max(1));
@@ -148,14 +150,27 @@ pub(crate) fn read(
     }
     // The schema of another version would say nothing.
     let spec = if kind.is_core() || !right_version { None } else { check_spec(checker, kind, &node, &mut faults) };
+    let both = |mut findings: Vec<Finding>, of_files: Vec<Finding>| {
+        findings.extend(of_files.into_iter().filter(|_| destination == Destination::Edge));
+        findings
+    };
     let policy_targets = (kind == Kind::McpCapabilityPolicy).then(|| targets(&node));
     let object = match kind {
         Kind::Secret => read_secret(&node, &metadata, &mut faults).map(Object::Secret),
         Kind::ConfigMap => read_config_map(&node, &metadata, &mut faults).map(Object::ConfigMap),
         _ if !faults.is_empty() || spec.is_none() => None,
-        Kind::SipDomain => typed(&node, &mut faults, |o: &SipDomain| validate::domain(&o.spec)).map(Object::Domain),
-        Kind::SipEdge => typed(&node, &mut faults, |o: &SipEdge| validate::edge(&o.spec)).map(Object::Edge),
-        Kind::McpAgent => typed(&node, &mut faults, |o: &McpAgent| validate::agent(&o.spec)).map(Object::Agent),
+        Kind::SipDomain => {
+            typed(&node, &mut faults, |o: &SipDomain| both(validate::domain(&o.spec), validate::files::domain(&o.spec)))
+                .map(Object::Domain)
+        }
+        Kind::SipEdge => {
+            typed(&node, &mut faults, |o: &SipEdge| both(validate::edge(&o.spec), validate::files::edge(&o.spec)))
+                .map(Object::Edge)
+        }
+        Kind::McpAgent => {
+            typed(&node, &mut faults, |o: &McpAgent| both(validate::agent(&o.spec), validate::files::agent(&o.spec)))
+                .map(Object::Agent)
+        }
         Kind::SessionStore => typed(&node, &mut faults, |o: &SessionStore| validate::store(&o.spec)).map(Object::Store),
         Kind::McpCapabilityPolicy => typed(&node, &mut faults, |o: &McpCapabilityPolicy| {
             validate::policy(&ObjectKey::new(&*metadata.namespace, &*metadata.name), &o.spec)
@@ -299,7 +314,11 @@ fn check_spec<'a>(checker: &mut Checker, kind: Kind, node: &'a Node, faults: &mu
 
 /// The typed object, if it also keeps the rules of its kind. Only for a document that fits its schema.
 fn typed<T: DeserializeOwned>(node: &Node, faults: &mut Vec<Fault>, rules: impl Fn(&T) -> Vec<Finding>) -> Option<T> {
-    let object: T = match serde_json::from_value(node.to_json()) {
+    let mut json = node.to_json();
+    if let Some(fields) = json.as_object_mut() {
+        fields.remove("status");
+    }
+    let object: T = match serde_json::from_value(json) {
         Ok(object) => object,
         Err(error) => {
             faults.push(Fault { line: node.line, field: "spec".to_owned(), message: error.to_string() });

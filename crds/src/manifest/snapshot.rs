@@ -2,8 +2,8 @@
 
 use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
-use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
-use std::collections::BTreeMap;
+use crate::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, NAMESPACE_NAME_LABEL, SessionStore, SipDomain, SipEdge};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,19 +60,25 @@ impl Origin {
         Problem { file: self.file.clone(), line: self.line_of(&field), field, message: message.into() }
     }
 
-    /// `FILE:LINE` of the object.
+    /// `FILE:LINE` of the object; `the API` for one that comes from no file.
     pub fn place(&self) -> String {
+        if self.file.as_os_str().is_empty() {
+            return "the API".to_owned();
+        }
         format!("{}:{}", self.file.display(), self.line)
     }
 
     /// `FILE:LINE` of a field.
     pub fn place_of(&self, field: &str) -> String {
+        if self.file.as_os_str().is_empty() {
+            return self.place();
+        }
         format!("{}:{}", self.file.display(), self.line_of(field))
     }
 
-    /// True where this object was read before the other.
-    pub fn is_before(&self, other: &Origin) -> bool {
-        self.ordinal < other.ordinal
+    /// The origin of an object that comes from no file: its messages name the object alone.
+    pub fn api() -> Self {
+        Origin::default()
     }
 }
 
@@ -107,9 +113,46 @@ pub struct Snapshot {
     pub stores: BTreeMap<ObjectKey, Sourced<SessionStore>>,
     pub secrets: BTreeMap<ObjectKey, Sourced<Secret>>,
     pub config_maps: BTreeMap<ObjectKey, Sourced<ConfigMap>>,
+    /// Labels of the namespaces, where they are known (not from files).
+    pub namespaces: BTreeMap<String, Labels>,
+    /// True for what an operator chose for one edge: who may be where was judged by it over everything, and other edges and other
+    /// agents are not here. Only what an object needs for itself is judged again.
+    pub chosen: bool,
 }
 
 impl Snapshot {
+    /// Whether agents of a namespace may have an address in the domain.
+    pub fn allows_namespace(&self, domain: &SipDomain, namespace: &str) -> bool {
+        self.chosen || domain.spec.allowed_namespaces.allows(&self.namespace_labels(namespace))
+    }
+
+    /// The labels of a namespace; of one that is not known, its name.
+    pub fn namespace_labels(&self, namespace: &str) -> Labels {
+        let known = self.namespaces.get(namespace).cloned();
+        known.unwrap_or_else(|| Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]))
+    }
+
+    /// The listeners of an edge at which an agent answers: those that allow its domain, and that `parentRefs` names where it is given.
+    /// Empty: that edge does not serve the agent.
+    pub fn listeners_of(
+        &self,
+        agent_key: &ObjectKey,
+        agent: &McpAgent,
+        edge_key: &ObjectKey,
+        edge: &SipEdge,
+    ) -> BTreeSet<String> {
+        let Some(domain) = self.domains.get(&agent.spec.address.domain_ref.name) else { return BTreeSet::new() };
+        let listeners = |section| edge.spec.listeners_for(section, domain.labels());
+        let mut names = BTreeSet::new();
+        if agent.spec.parent_refs.is_empty() {
+            names.extend(listeners(None).map(|listener| listener.name.clone()));
+        }
+        for parent in agent.spec.parent_refs.iter().filter(|parent| parent.key(&agent_key.namespace) == *edge_key) {
+            names.extend(listeners(parent.section_name.as_deref()).map(|listener| listener.name.clone()));
+        }
+        names
+    }
+
     /// The SessionStore that an edge names; `None` where it names none (embedded, in memory) or that is not there.
     pub fn store_of(&self, key: &ObjectKey, edge: &SipEdge) -> Option<&Sourced<SessionStore>> {
         let reference = edge.spec.session_store_ref.as_ref()?;

@@ -1,7 +1,9 @@
 //! An object against its schema, as the API server would judge it, but with every unknown field refused instead of pruned.
 
 use super::node::{Node, Value, abbreviated, child};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, JSONSchemaPropsOrArray};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use regex_lite::Regex;
 use std::collections::BTreeMap;
 
@@ -81,10 +83,23 @@ impl Checker {
         path: &str,
         faults: &mut Vec<Fault>,
     ) {
+        let count = node.entries().len() as i64;
+        if let Some(max) = schema.max_properties.filter(|max| count > *max) {
+            let message = format!("has {count} fields; at most {max} are allowed");
+            faults.push(Fault { line: node.line, field: path.to_owned(), message });
+            return;
+        }
+        if schema.x_kubernetes_preserve_unknown_fields == Some(true) {
+            return;
+        }
+        let values = match &schema.additional_properties {
+            Some(JSONSchemaPropsOrBool::Schema(values)) => Some(&**values),
+            _ => None,
+        };
         let known = || schema.properties.iter().flat_map(|properties| properties.keys()).map(String::as_str);
         for entry in node.entries() {
             let path = child(path, &entry.key);
-            match schema.properties.as_ref().and_then(|properties| properties.get(&entry.key)) {
+            match schema.properties.as_ref().and_then(|properties| properties.get(&entry.key)).or(values) {
                 Some(schema) => self.check(schema, &entry.node, entry.line, &path, faults),
                 None => {
                     let message = unknown_field(&entry.key, known());
@@ -154,7 +169,11 @@ fn described_type(schema: &JSONSchemaProps) -> String {
         Some("object") | None => {
             let known: Vec<&str> =
                 schema.properties.iter().flat_map(|properties| properties.keys()).map(String::as_str).collect();
-            return if known.is_empty() {
+            let free =
+                schema.additional_properties.is_some() || schema.x_kubernetes_preserve_unknown_fields == Some(true);
+            return if free {
+                "a map".to_owned()
+            } else if known.is_empty() {
                 "an empty map, {}".to_owned()
             } else {
                 format!("a map (fields: {})", known.join(", "))
@@ -181,9 +200,6 @@ fn allowed_values(schema: &JSONSchemaProps, field: &str) -> String {
 /// The message for a field that nothing reads.
 pub(crate) fn unknown_field<'a>(field: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
-    if field == "serviceRef" {
-        return "a Service cannot be resolved from files; use url: with the address of the MCP endpoint".to_owned();
-    }
     if field == "claimName" {
         return "a PersistentVolumeClaim cannot be mounted from files; use path: with the place of the file".to_owned();
     }

@@ -1,6 +1,7 @@
 //! `McpAgent`: one SIP address and the MCP peer behind it.
 
-use super::LocalRef;
+use super::{Duration, LocalRef, McpAgentStatus};
+use crate::manifest::ObjectKey;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,21 +16,42 @@ use serde::{Deserialize, Serialize};
     namespaced,
     shortname = "mcpa",
     category = "sipmcp",
+    status = "McpAgentStatus",
     derive = "PartialEq",
     doc = "One SIP address and the MCP peer behind it: an MCP server over HTTP, or a SIP user agent that registers itself.",
-    printcolumn = r#"{"name": "User", "type": "string", "jsonPath": ".spec.address.user"}"#,
-    printcolumn = r#"{"name": "Domain", "type": "string", "jsonPath": ".spec.address.domainRef.name"}"#
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.uri"),
+    printcolumn(name = "Edge", type_ = "string", json_path = ".spec.parentRefs[*].name"),
+    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.edges.summary"),
+    printcolumn(
+        name = "Registered",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Registered")].status"#
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Tools", type_ = "integer", json_path = ".status.capabilities.effective", priority = 1),
+    printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions.active", priority = 1),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
     validation = Rule::new("self.address == oldSelf.address").message("address is immutable; make a new McpAgent"),
     validation = Rule::new("!has(self.registration) || has(self.backend.sipContact)")
         .message("registration is for backend.sipContact: an MCP server over HTTP does not register"),
     validation = Rule::new("!has(self.backend.sipContact) || self.capabilities.source != 'Discovered'")
-        .message("an agent that registers itself may advertise only what is declared: use source Declared or Intersect")
+        .message("an agent that registers itself may advertise only what is declared: use source Declared or Intersect"),
+    validation = Rule::new("self.capabilities.source != 'Declared' || !has(self.inFlight.tools) || self.inFlight.tools.all(f, has(self.capabilities.tools) && self.capabilities.tools.exists(t, t.name == f.name))")
+        .message("inFlight.tools names a tool that capabilities.tools does not declare"),
+    validation = Rule::new("!has(self.inFlight.tools) || self.inFlight.tools.all(f, f.onFailover != 'Replay' || (has(self.capabilities.tools) && self.capabilities.tools.exists(t, t.name == f.name && t.effect in ['ReadOnly', 'Idempotent'])))")
+        .message("onFailover Replay is only for a tool that is declared ReadOnly or Idempotent")
 )]
 pub struct McpAgentSpec {
     /// The address at which the agent answers. Immutable.
     pub address: AgentAddress,
+
+    /// The edges at which the agent answers. Absent: every SipEdge of which a listener allows the domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub parent_refs: Vec<ParentRef>,
 
     /// What answers there.
     pub backend: Backend,
@@ -41,9 +63,47 @@ pub struct McpAgentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<Registration>,
 
+    /// How long and how many conversations with this agent may be. Narrows what the store and the domain allow, never widens it.
+    #[serde(default)]
+    pub session: SessionLimits,
+
     /// Requests that wait for their answer.
     #[serde(default)]
     pub in_flight: InFlight,
+}
+
+/// An edge at which an agent answers, or one listener of it (the shape of Gateway API's ParentReference).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// Kind of the object.
+    #[serde(default)]
+    pub kind: ParentKind,
+    /// `metadata.namespace` of the SipEdge. Absent: the agent's own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// `metadata.name` of the SipEdge.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Name of one listener. Absent: all listeners that allow the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub section_name: Option<String>,
+}
+
+impl ParentRef {
+    /// Namespace and name of the SipEdge, for an agent of this namespace.
+    pub fn key(&self, agent_namespace: &str) -> ObjectKey {
+        ObjectKey::new(self.namespace.as_deref().unwrap_or(agent_namespace), &*self.name)
+    }
+}
+
+/// Kinds at which an agent answers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ParentKind {
+    #[default]
+    SipEdge,
 }
 
 /// A SIP address of record: `sip:USER@DOMAIN`.
@@ -94,12 +154,24 @@ impl Backend {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls needs an https:// url")
+    validation = Rule::new("has(self.url) != has(self.serviceRef)").message("give exactly one of serviceRef and url"),
+    validation = Rule::new("!has(self.path) || has(self.serviceRef)").message("path is for serviceRef; a url has its own path"),
+    validation = Rule::new("!has(self.tls) || !has(self.url) || self.url.startsWith('https://')").message("tls needs an https:// url")
 )]
 pub struct McpHttp {
-    /// The MCP endpoint, `http://` or `https://`, with its path.
+    /// The Service in front of the MCP server, in the agent's namespace. With `tls` it is spoken to over HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_ref: Option<ServiceRef>,
+
+    /// With `serviceRef`: path of the MCP endpoint. Default: `/mcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[^?#\s]*$"))]
+    pub path: Option<String>,
+
+    /// The MCP endpoint, `http://` or `https://`, with its path: outside the cluster, and in manifests read from files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://[^/?#\s]+(/[^?#\s]*)?$"))]
-    pub url: String,
+    pub url: Option<String>,
 
     /// MCP revisions that the server speaks, the preferred one first.
     #[serde(default = "default_revisions")]
@@ -107,13 +179,44 @@ pub struct McpHttp {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub revisions: Vec<McpRevision>,
 
-    /// Trust for an `https://` url. Absent: the certificate authorities of the system.
+    /// Trust for HTTPS. Absent: with an `https://` url the certificate authorities of the system, with `serviceRef` plain HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<BackendTls>,
 
     /// The Secret whose key `token` is sent as `Authorization: Bearer`. It is the edge's own credential, never the caller's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_ref: Option<LocalRef>,
+}
+
+/// A port of a Service in the agent's namespace.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// `metadata.name` of the Service.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Port number of the Service.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+}
+
+impl McpHttp {
+    /// Path of the endpoint where a Service is given without one.
+    pub const DEFAULT_PATH: &'static str = "/mcp";
+
+    /// The endpoint, for an agent of this namespace: the URL as it stands, or the Service by its name in the cluster's DNS.
+    /// `None` where neither is given, which validation refuses.
+    pub fn url_in(&self, namespace: &str) -> Option<String> {
+        match (&self.url, &self.service_ref) {
+            (Some(url), None) => Some(url.clone()),
+            (None, Some(ServiceRef { name, port })) => {
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                let path = self.path.as_deref().unwrap_or(Self::DEFAULT_PATH);
+                Some(format!("{scheme}://{name}.{namespace}.svc:{port}{path}"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A revision of the Model Context Protocol.
@@ -304,19 +407,81 @@ impl RegistrationProfile {
     }
 }
 
+/// How long and how many conversations with an agent may be.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.idleTimeout) || !has(self.maxDuration) || duration(self.idleTimeout) <= duration(self.maxDuration)")
+        .message("idleTimeout must not be longer than maxDuration")
+)]
+pub struct SessionLimits {
+    /// A session without a message for so long ends, for example `30m`; at least `1m`. Absent: `SessionStore.spec.ttl.idle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+
+    /// A session ends with BYE so long after its beginning, for example `12h`; at least `1m`. Absent: `SessionStore.spec.ttl.absolute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+
+    /// Sessions with this agent at one time in one edge; one more is answered 486. Absent: only the edge and the domain limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_concurrent: Option<u32>,
+}
+
 /// Requests that wait for their answer.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct InFlight {
     /// Seconds from forwarding a request to its final answer; after that the caller gets a JSON-RPC error and the request is cancelled.
     #[serde(default = "default_timeout_seconds")]
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: u32,
+
+    /// What becomes of a call in flight when its edge is lost, for the tools that `tools` does not name.
+    #[serde(default)]
+    pub default: OnFailover,
+
+    /// The same for single tools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub tools: Vec<ToolInFlight>,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
-        InFlight { timeout_seconds: default_timeout_seconds() }
+        InFlight { timeout_seconds: default_timeout_seconds(), default: OnFailover::default(), tools: Vec::new() }
+    }
+}
+
+/// What becomes of the calls of one tool when their edge is lost.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolInFlight {
+    /// The tool's name in MCP.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub name: String,
+    /// What becomes of its calls.
+    pub on_failover: OnFailover,
+}
+
+/// What the edge that takes over does with a call whose answer was not given yet.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailover {
+    /// Run again where the tool is declared ReadOnly or Idempotent; else as FailRetryable.
+    #[default]
+    Replay,
+    /// Resume by the id of its task; a call without one fails.
+    TaskOnly,
+    /// A typed error that says that the caller may try again; the edge never runs it a second time.
+    FailRetryable,
+}
+
+impl InFlight {
+    /// What becomes of a call of this tool.
+    pub fn on_failover(&self, tool: &str) -> OnFailover {
+        self.tools.iter().find(|named| named.name == tool).map_or(self.default, |named| named.on_failover)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `McpCapabilityPolicy`: who may see and call what.
 
+use super::McpCapabilityPolicyStatus;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,18 @@ use serde::{Deserialize, Serialize};
     namespaced,
     shortname = "mcpol",
     category = "sipmcp",
+    status = "McpCapabilityPolicyStatus",
     derive = "PartialEq",
     doc = "Who may see and call what. A matching Deny wins, then a matching Allow, then defaultAction; an agent without any policy is denied.",
-    printcolumn(name = "Default", type_ = "string", json_path = ".spec.defaultAction")
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    printcolumn(name = "Default", type_ = "string", json_path = ".spec.defaultAction"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(name = "Programmed", type_ = "string", json_path = ".status.edges.summary"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
     validation = Rule::new("self.defaultAction != 'Deny' || size(self.rules) == 0 || self.rules.exists(r, r.action == 'Allow')")
@@ -31,6 +41,10 @@ pub struct McpCapabilityPolicySpec {
         validation = Rule::new("self.all(t, t.kind == self[0].kind)").message("one kind per list of targetRefs; make one policy per kind")
     )]
     pub target_refs: Vec<TargetRef>,
+
+    /// How a policy of agents stands to the policies of their domain. Of no effect on a domain's policy.
+    #[serde(default)]
+    pub inheritance: PolicyInheritance,
 
     /// What happens where no rule matches. `Allow` is for callers with credentials; anonymous ones a rule must name.
     #[serde(default = "default_deny")]
@@ -74,6 +88,16 @@ pub enum TargetKind {
     SipDomain,
 }
 
+/// How an agent's policy stands to those of its domain.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyInheritance {
+    /// Both levels must allow.
+    #[default]
+    Default,
+    /// The agent's policies allow by themselves. A Deny of the domain still wins.
+    Override,
+}
+
 /// Allow or Deny.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -88,6 +112,10 @@ fn default_deny() -> Action {
 /// One rule: who, what, in which phase, and whether it may.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.limits) || (self.action == 'Allow' && self.phases.exists(p, p == 'Call'))")
+        .message("limits are for Allow rules of phase Call")
+)]
 pub struct PolicyRule {
     /// Name of the rule, unique in the policy; stands in the audit record.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
@@ -112,9 +140,30 @@ pub struct PolicyRule {
     /// What happens when the rule matches.
     pub action: Action,
 
+    /// How often and how many at once, for the calls that this Allow rule lets through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RuleLimits>,
+
     /// What the audit trail keeps of a call that this rule decided.
     #[serde(default)]
     pub audit: Audit,
+}
+
+/// Limits of a rule, counted for each caller and by each edge for itself; at least one of the two.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.callsPerMinute) || has(self.concurrent)").message("give at least one of callsPerMinute and concurrent")
+)]
+pub struct RuleLimits {
+    /// Calls in any 60 seconds; one more is answered with JSON-RPC error -31002.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub calls_per_minute: Option<u32>,
+    /// Calls that wait for their answer; one more is answered with JSON-RPC error -31002.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub concurrent: Option<u32>,
 }
 
 /// A caller: exactly one of the fields.

@@ -1,6 +1,6 @@
 //! `SessionStore`: where the edges keep what a call must not lose.
 
-use super::{Duration, LocalRef};
+use super::{Duration, LocalRef, SessionStoreStatus};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,17 @@ use serde::{Deserialize, Serialize};
     namespaced,
     shortname = "sstore",
     category = "sipmcp",
+    status = "SessionStoreStatus",
     derive = "PartialEq",
     doc = "The store of a fleet of edges: Redis or Valkey for any number of edges, or embedded in the one edge that there is.",
-    printcolumn(name = "Topology", type_ = "string", json_path = ".spec.redis.topology")
+    printcolumn(name = "Topology", type_ = "string", json_path = ".status.topology"),
+    printcolumn(
+        name = "Reachable",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Reachable")].status"#
+    ),
+    printcolumn(name = "Durable", type_ = "string", json_path = r#".status.conditions[?(@.type=="Durable")].status"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
     validation = Rule::new("has(self.redis) != has(self.embedded)").message("give exactly one of redis and embedded"),

@@ -1,6 +1,6 @@
 //! `SipDomain`: a SIP domain is the tenant border.
 
-use super::{Durability, Duration, NamespacedRef};
+use super::{Allowed, Durability, Duration, Labels, NamespacedRef, SipDomainStatus};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,12 @@ use serde::{Deserialize, Serialize};
     kind = "SipDomain",
     shortname = "sdom",
     category = "sipmcp",
+    status = "SipDomainStatus",
     derive = "PartialEq",
     doc = "A SIP domain and the tenant behind it: how its users prove who they are, which transports may carry MCP, how much it may use.",
-    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain")
+    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain"),
+    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.agents"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#)
 )]
 #[x_kube(validation = Rule::new("self.domain == oldSelf.domain").message("domain is immutable; make a new SipDomain"))]
 pub struct SipDomainSpec {
@@ -26,6 +29,10 @@ pub struct SipDomainSpec {
         regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$")
     )]
     pub domain: String,
+
+    /// The namespaces whose agents may have an address in this domain; a selector looks at the labels of the namespaces.
+    #[serde(default)]
+    pub allowed_namespaces: Allowed,
 
     /// SIP option tags that stand for MCP beside `mcp` and `x-mcp`, which are always accepted (draft §5.1, NEG-1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -161,6 +168,16 @@ pub enum PlainTransport {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainQuota {
+    /// Agents with an address in the domain; the youngest beyond it are refused (`QuotaExceeded`). Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_agents: Option<u32>,
+
+    /// Tool calls a second, averaged over ten seconds; one more is answered with JSON-RPC error -31002. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub tool_calls_per_second: Option<u32>,
+
     /// Sessions at one time; one more is answered 480 with Retry-After. Absent: only the edge's `sessionsPerPod` limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
@@ -174,7 +191,12 @@ pub struct DomainQuota {
 
 impl Default for DomainQuota {
     fn default() -> Self {
-        DomainQuota { max_sessions: None, max_payload_bytes: default_max_payload_bytes() }
+        DomainQuota {
+            max_agents: None,
+            tool_calls_per_second: None,
+            max_sessions: None,
+            max_payload_bytes: default_max_payload_bytes(),
+        }
     }
 }
 
@@ -216,6 +238,14 @@ pub struct DomainOutage {
     /// A REGISTER that refreshes a binding which this edge served recently gets 200 with 30 to 60 s, unstored. Else 503.
     #[serde(default)]
     pub refresh_registrations: bool,
+}
+
+impl SipDomain {
+    /// The object's labels, at which the listeners' `allowedDomains` look.
+    pub fn labels(&self) -> &Labels {
+        static NONE: Labels = Labels::new();
+        self.metadata.labels.as_ref().unwrap_or(&NONE)
+    }
 }
 
 impl SipDomainSpec {

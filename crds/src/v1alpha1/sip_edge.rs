@@ -1,6 +1,6 @@
 //! `SipEdge`: the edges of one fleet, where they listen and how much they take.
 
-use super::LocalRef;
+use super::{Allowed, Autoscaling, Disruption, Labels, LocalRef, Overlay, SipEdgeStatus, Workload, WorkloadKind};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,14 +16,45 @@ use std::net::IpAddr;
     namespaced,
     shortname = "sedge",
     category = "sipmcp",
+    status = "SipEdgeStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     derive = "PartialEq",
-    doc = "A fleet of SIP edges that are all alike: listeners, the address that peers are told, drain goals, limits."
+    doc = "A fleet of SIP edges that are all alike: listeners, the address that peers are told, drain goals, limits.",
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.ready"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Draining", type_ = "integer", json_path = ".status.draining"),
+    printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions.active"),
+    printcolumn(name = "Store", type_ = "string", json_path = ".spec.sessionStoreRef.name"),
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".status.addresses[*]"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
+    validation = Rule::new("!(has(self.autoscaling) || (has(self.replicas) && self.replicas > 1) || self.workload.kind == 'DaemonSet') || has(self.sessionStoreRef)")
+        .message("more than one edge needs a shared store: set sessionStoreRef"),
+    validation = Rule::new("self.workload.kind != 'DaemonSet' || (!has(self.autoscaling) && !has(self.replicas))")
+        .message("a DaemonSet has one edge per node: remove replicas and autoscaling"),
     validation = Rule::new("self.insecure || self.listeners.all(l, l.protocol in ['TLS', 'WSS'])")
         .message("a listener with protocol UDP, TCP or WS needs insecure: true")
 )]
 pub struct SipEdgeSpec {
+    /// What runs the edges in Kubernetes. Manifests from files start nothing.
+    #[serde(default)]
+    pub workload: Workload,
+
+    /// Edges that run. Absent: `autoscaling.minReplicas`, else 1. With `autoscaling` it is the autoscaler's, through the scale
+    /// subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<u32>,
+
+    /// Lets a HorizontalPodAutoscaler choose `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+
     /// How peers reach the edges.
     pub network: EdgeNetwork,
 
@@ -49,17 +80,68 @@ pub struct SipEdgeSpec {
     #[serde(default)]
     pub drain: Drain,
 
+    /// How much of the fleet may be taken away at one time.
+    #[serde(default)]
+    pub disruption: Disruption,
+
     /// What one edge takes before it refuses.
     #[serde(default)]
     pub limits: EdgeLimits,
+
+    /// Merged into the pod template (strategic merge), for everything that has no field here: node selectors, tolerations, resources,
+    /// sidecars. At most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
+}
+
+impl SipEdgeSpec {
+    /// The listeners that allow a domain with these labels; with a section only that one.
+    pub fn listeners_for<'a>(
+        &'a self,
+        section: Option<&'a str>,
+        domain_labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a Listener> {
+        let named = move |listener: &&Listener| section.is_none_or(|name| listener.name == name);
+        self.listeners.iter().filter(named).filter(|listener| listener.allowed_domains.allows(domain_labels))
+    }
+
+    /// Edges that run when nothing has scaled them yet; `None` for a DaemonSet: one per node.
+    pub fn first_replicas(&self) -> Option<u32> {
+        let floor = self.autoscaling.as_ref().map_or(1, |autoscaling| autoscaling.min_replicas);
+        (self.workload.kind == WorkloadKind::StatefulSet).then(|| self.replicas.unwrap_or(floor))
+    }
 }
 
 /// The network of an edge.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode != 'ClusterIP' || !has(self.advertise.from) || self.advertise.from != 'NodeExternalIP'")
+        .message("nobody outside reaches mode ClusterIP, so from: NodeExternalIP would be wrong"),
+    validation = Rule::new("self.mode != 'HostNetwork' || !has(self.advertise.from) || self.advertise.from != 'ServiceAddress'")
+        .message("mode HostNetwork has no Service address: advertise NodeExternalIP, NodeInternalIP or a name")
+)]
 pub struct EdgeNetwork {
+    /// How the listeners' ports become reachable in Kubernetes. Without effect in manifests from files.
+    #[serde(default)]
+    pub mode: NetworkMode,
+
     /// What the edge writes into Via, Contact and Record-Route.
     pub advertise: Advertise,
+}
+
+/// How the ports of the pods become reachable.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// The pods use the node's network; one edge per node.
+    HostNetwork,
+    /// A Service of type LoadBalancer, `externalTrafficPolicy: Local`.
+    LoadBalancer,
+    /// A Service of type NodePort, `externalTrafficPolicy: Local`.
+    NodePort,
+    /// A Service inside the cluster.
+    #[default]
+    ClusterIP,
 }
 
 /// The host part of every URI that the edge writes: a service or SRV name without a port, or (no DNS: a laptop, tests) a fixed address,
@@ -95,6 +177,24 @@ pub struct Advertise {
 pub enum AdvertiseFrom {
     /// `address` as it stands.
     Static,
+    /// The ExternalIP of the node on which the edge runs.
+    NodeExternalIP,
+    /// The InternalIP of the node on which the edge runs.
+    NodeInternalIP,
+    /// The address of the ingress Service: of its load balancer, else its ClusterIP.
+    ServiceAddress,
+}
+
+impl AdvertiseFrom {
+    /// The name as it stands in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AdvertiseFrom::Static => "Static",
+            AdvertiseFrom::NodeExternalIP => "NodeExternalIP",
+            AdvertiseFrom::NodeInternalIP => "NodeInternalIP",
+            AdvertiseFrom::ServiceAddress => "ServiceAddress",
+        }
+    }
 }
 
 /// One socket that the edge opens.
@@ -124,6 +224,10 @@ pub struct Listener {
     /// Certificate and client authentication; for TLS and WSS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+
+    /// The domains that may be reached here; a selector looks at the labels of the SipDomains.
+    #[serde(default)]
+    pub allowed_domains: Allowed,
 }
 
 impl Listener {
@@ -231,8 +335,10 @@ fn default_lease_seconds() -> u32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.settleSeconds + self.inFlightSeconds + self.dialogSeconds <= 86400")
-        .message("the three phases together may take 86400 s at most")
+    validation = Rule::new("self.settleSeconds + self.inFlightSeconds + (has(self.dialogSeconds) ? self.dialogSeconds : self.strategy == 'WaitForEnd' ? 600 : self.strategy == 'Terminate' ? 0 : 20) <= 86400")
+        .message("the three phases together may take 86400 s at most"),
+    validation = Rule::new("self.strategy != 'WaitForEnd' || self.inFlightSeconds <= (has(self.dialogSeconds) ? self.dialogSeconds : 600)")
+        .message("with strategy WaitForEnd dialogs may not end before the calls in them: dialogSeconds must be at least inFlightSeconds")
 )]
 pub struct Drain {
     /// Seconds in which load balancers learn that this edge takes no new work.
@@ -243,10 +349,47 @@ pub struct Drain {
     #[serde(default = "default_in_flight_seconds")]
     #[schemars(range(min = 0, max = 86400))]
     pub in_flight_seconds: u32,
-    /// Seconds in which dialogs are ended with BYE.
-    #[serde(default = "default_dialog_seconds")]
+    /// Seconds for the dialogs. Absent: 20 with `Handover` (connections are closed at 5 % a second), 600 with `WaitForEnd`, 0 with
+    /// `Terminate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86400))]
-    pub dialog_seconds: u32,
+    pub dialog_seconds: Option<u32>,
+    /// What becomes of dialogs when calls in flight have ended.
+    #[serde(default)]
+    pub strategy: DrainStrategy,
+}
+
+/// What becomes of the dialogs of an edge that goes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainStrategy {
+    /// Another edge takes them over; with an embedded store, where there is no other, they are ended with BYE.
+    #[default]
+    Handover,
+    /// They may go on until `dialogSeconds` are over; then they are handed over.
+    WaitForEnd,
+    /// They are ended with BYE.
+    Terminate,
+}
+
+impl Drain {
+    /// Seconds for the dialogs: as written, else as the strategy needs.
+    pub fn dialog_seconds(&self) -> u32 {
+        self.dialog_seconds.unwrap_or(match self.strategy {
+            DrainStrategy::Handover => 20,
+            DrainStrategy::WaitForEnd => 600,
+            DrainStrategy::Terminate => 0,
+        })
+    }
+
+    /// Seconds from the signal to the end of the last phase.
+    pub fn total_seconds(&self) -> u64 {
+        u64::from(self.settle_seconds) + u64::from(self.in_flight_seconds) + u64::from(self.dialog_seconds())
+    }
+
+    /// `terminationGracePeriodSeconds` of the pods: the three phases and 5 s.
+    pub fn grace_seconds(&self) -> u64 {
+        self.total_seconds() + 5
+    }
 }
 
 impl Default for Drain {
@@ -254,7 +397,8 @@ impl Default for Drain {
         Drain {
             settle_seconds: default_settle_seconds(),
             in_flight_seconds: default_in_flight_seconds(),
-            dialog_seconds: default_dialog_seconds(),
+            dialog_seconds: None,
+            strategy: DrainStrategy::default(),
         }
     }
 }
@@ -265,10 +409,6 @@ fn default_settle_seconds() -> u32 {
 
 fn default_in_flight_seconds() -> u32 {
     30
-}
-
-fn default_dialog_seconds() -> u32 {
-    20
 }
 
 /// Limits of one edge.

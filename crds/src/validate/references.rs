@@ -3,16 +3,17 @@
 //! An object that breaks a rule is taken out of the snapshot and the rest stays. What needs it goes with it, so the order is: stores,
 //! domains, edges, agents, policies. A policy that is refused closes the agents that it selects: nobody can tell what it would have denied.
 
+use super::age::{Age, Firsts, age, first_by};
+use super::verdict::{Faults, ObjectRef, Verdict};
 use crate::core_v1::keys::{KeyError, naming_key, state_keys, token_keys};
 use crate::core_v1::users::parse_user;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
 use crate::v1alpha1::{
-    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef,
-    SessionStore, SipDomain, SipEdge, StoreKind, TargetKind,
+    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef, Reason,
+    SessionStore, SipDomain, SipEdge, StoreKind, TargetKind, WorkloadKind,
 };
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Key of the certificate authorities in a ConfigMap.
@@ -36,42 +37,41 @@ pub struct RefusedPolicy {
 
 /// Takes every object that breaks a rule out of the snapshot and says why.
 pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    sift(&mut problems, snapshot, |s| &mut s.stores, store);
-    let firsts = first_by(&snapshot.domains, |domain| domain.spec.domain.to_ascii_lowercase());
-    sift(&mut problems, snapshot, |s| &mut s.domains, |s, name, object, out| domain(s, &firsts, name, object, out));
-    sift(&mut problems, snapshot, |s| &mut s.edges, edge);
-    let firsts = first_by(&snapshot.agents, address_of);
-    sift(
-        &mut problems,
-        snapshot,
-        |s| &mut s.agents,
-        |s, key, object, out| agent(s, &firsts, key, object, refused, out),
-    );
-    policies(snapshot, &mut problems);
-    problems
+    judge(snapshot, refused).iter().map(Verdict::problem).collect()
 }
 
-/// What is wrong with one object: fields and messages.
-type Faults = Vec<(String, String)>;
-
-/// Who was read first with something that only one may have.
-type Firsts<U, K> = BTreeMap<U, (K, Arc<Origin>)>;
-
-fn first_by<U: Ord, K: Clone, T>(objects: &BTreeMap<K, Sourced<T>>, unique: impl Fn(&T) -> U) -> Firsts<U, K> {
-    let mut firsts = Firsts::new();
-    for (key, object) in objects {
-        match firsts.entry(unique(object)) {
-            Entry::Vacant(entry) => {
-                entry.insert((key.clone(), object.origin.clone()));
-            }
-            Entry::Occupied(mut entry) if object.origin.is_before(&entry.get().1) => {
-                entry.insert((key.clone(), object.origin.clone()));
-            }
-            Entry::Occupied(_) => {}
-        }
-    }
-    firsts
+/// The same, with the reason for the status of each object.
+pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    let name_only = |name: &String| ObjectKey::new("", name);
+    sift(&mut verdicts, snapshot, "SessionStore", ObjectKey::clone, |s| &mut s.stores, store);
+    let firsts = first_by(&snapshot.domains, |_, domain: &SipDomain| Some(domain.spec.domain.to_ascii_lowercase()));
+    sift(
+        &mut verdicts,
+        snapshot,
+        "SipDomain",
+        name_only,
+        |s| &mut s.domains,
+        |s, name, object, out| domain(s, &firsts, name, object, out),
+    );
+    sift(&mut verdicts, snapshot, "SipEdge", ObjectKey::clone, |s| &mut s.edges, edge);
+    // Whoever may not be in the domain does not take an address from those who may.
+    let permitted = |key: &ObjectKey, agent: &McpAgent| {
+        let domain = snapshot.domains.get(&agent.spec.address.domain_ref.name)?;
+        snapshot.allows_namespace(domain, &key.namespace).then(|| address_of(agent))
+    };
+    let firsts = first_by(&snapshot.agents, permitted);
+    let judge = |s: &Snapshot, key: &ObjectKey, object: &Sourced<McpAgent>, out: &mut Faults| {
+        agent(s, &firsts, key, object, refused, out);
+    };
+    sift(&mut verdicts, snapshot, "McpAgent", ObjectKey::clone, |s| &mut s.agents, judge);
+    let ranks = ranks(snapshot);
+    let judge = |s: &Snapshot, key: &ObjectKey, object: &Sourced<McpAgent>, out: &mut Faults| {
+        quota(s, &ranks, key, object, out);
+    };
+    sift(&mut verdicts, snapshot, "McpAgent", ObjectKey::clone, |s| &mut s.agents, judge);
+    policies(snapshot, &mut verdicts);
+    verdicts
 }
 
 fn address_of(agent: &McpAgent) -> (String, String) {
@@ -80,24 +80,66 @@ fn address_of(agent: &McpAgent) -> (String, String) {
 
 /// Judges every object of a kind against the snapshot, then removes those with a fault.
 fn sift<K: Ord + Clone, T>(
-    problems: &mut Vec<Problem>,
+    verdicts: &mut Vec<Verdict>,
     snapshot: &mut Snapshot,
-    kind: impl Fn(&mut Snapshot) -> &mut BTreeMap<K, Sourced<T>>,
+    kind: &'static str,
+    named: impl Fn(&K) -> ObjectKey,
+    objects: impl Fn(&mut Snapshot) -> &mut BTreeMap<K, Sourced<T>>,
     judge: impl Fn(&Snapshot, &K, &Sourced<T>, &mut Faults),
 ) {
-    let objects = kind(snapshot).clone();
+    let all = objects(snapshot).clone();
     let mut removed = Vec::new();
-    for (key, object) in &objects {
-        let mut faults = Faults::new();
+    for (key, object) in &all {
+        let mut faults = Faults::default();
         judge(snapshot, key, object, &mut faults);
-        if !faults.is_empty() {
-            removed.push(key.clone());
+        if !faults.0.is_empty() {
+            removed.push(key);
         }
-        problems.extend(faults.into_iter().map(|(field, message)| object.origin.problem(field, message)));
+        verdicts.extend(faults.0.into_iter().map(|(reason, field, message)| Verdict {
+            object: ObjectRef { kind, key: named(key) },
+            origin: object.origin.clone(),
+            reason,
+            field,
+            message,
+            stands: false,
+        }));
     }
-    removed.iter().for_each(|key| {
-        kind(snapshot).remove(key);
+    for key in removed {
+        objects(snapshot).remove(key);
+    }
+}
+
+/// The place of each agent among those of its domain, from 0, the oldest first.
+fn ranks(snapshot: &Snapshot) -> BTreeMap<ObjectKey, usize> {
+    let mut by_domain: BTreeMap<&str, Vec<Age<ObjectKey>>> = BTreeMap::new();
+    for (key, agent) in &snapshot.agents {
+        by_domain.entry(&agent.spec.address.domain_ref.name).or_default().push(age(key, agent));
+    }
+    let ranked = by_domain.into_values().flat_map(|mut ages| {
+        ages.sort();
+        ages.into_iter().enumerate().map(|(rank, (_, _, key))| (key, rank))
     });
+    ranked.collect()
+}
+
+/// The domain has room for the agent.
+fn quota(
+    snapshot: &Snapshot,
+    ranks: &BTreeMap<ObjectKey, usize>,
+    key: &ObjectKey,
+    agent: &Sourced<McpAgent>,
+    faults: &mut Faults,
+) {
+    let name = &agent.spec.address.domain_ref.name;
+    let max = snapshot.domains.get(name).and_then(|domain| domain.spec.quota.max_agents);
+    if let (Some(max), Some(rank)) = (max, ranks.get(key))
+        && *rank >= max as usize
+        && !snapshot.chosen
+    {
+        let message =
+            format!("SipDomain {name:?} takes {max} agents (quota.maxAgents) and has as many older ones; raise it");
+        faults.add(Reason::QuotaExceeded, "spec.address.domainRef", message);
+    }
 }
 
 fn domain(
@@ -108,12 +150,11 @@ fn domain(
     faults: &mut Faults,
 ) {
     let spec = &object.spec;
-    if let Some((other, first)) = firsts.get(&spec.domain.to_ascii_lowercase()).filter(|(first, _)| first != name) {
+    if let Some((other, first)) = firsts.get(&spec.domain.to_ascii_lowercase()).filter(|((.., first), _)| first != name)
+    {
         let place = first.place();
-        faults.push((
-            "spec.domain".into(),
-            format!("{} belongs to SipDomain {other:?} ({place}); remove one", spec.domain),
-        ));
+        let message = format!("{} belongs to SipDomain {:?} ({place}); remove one", spec.domain, other.2);
+        faults.add(Reason::DomainConflict, "spec.domain", message);
     }
     if let Some(digest) = &spec.authentication.digest {
         users(snapshot, digest, faults);
@@ -127,7 +168,7 @@ fn domain(
         if let Some(secret) = secret(snapshot, namespace, name, field, faults)
             && let Err(error) = state_keys(secret)
         {
-            faults.push((field.into(), in_secret(secret, &error)));
+            faults.add(Reason::SecretNotFound, field, in_secret(secret, &error));
         }
     }
     durability(snapshot, spec.durability, faults);
@@ -157,7 +198,7 @@ fn durability(snapshot: &Snapshot, class: Durability, faults: &mut Faults) {
             class.as_str(),
             edge.origin.place()
         );
-        faults.push(("spec.durability".into(), message));
+        faults.add(Reason::DurabilityNotAvailable, "spec.durability", message);
     }
 }
 
@@ -170,14 +211,15 @@ fn store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SessionStore>, f
                 |key: &str| secret.get(key).map(|value| std::str::from_utf8(value).is_ok_and(|v| !v.trim().is_empty()));
             let place = secret.origin.place();
             if text(PASSWORD_KEY) != Some(true) {
-                faults.push((field.into(), format!("Secret {:?} ({place}) has no key {PASSWORD_KEY}", secret.name)));
+                let message = format!("Secret {:?} ({place}) has no key {PASSWORD_KEY}", secret.name);
+                faults.add(Reason::SecretNotFound, field, message);
             }
             if text(USERNAME_KEY) == Some(false) {
                 let message = format!(
                     "Secret {:?} ({place}) has an empty {USERNAME_KEY}; remove it for the default user",
                     secret.name
                 );
-                faults.push((field.into(), message));
+                faults.add(Reason::SecretNotFound, field, message);
             }
         }
     }
@@ -195,10 +237,20 @@ fn edge_store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, f
             "SessionStore {}/{} is not there or was refused; add it or correct it",
             key.namespace, reference.name
         );
-        faults.push((field.into(), message));
+        faults.add(Reason::StoreNotFound, field, message);
         return;
     };
     if !store.spec.kind().is_some_and(StoreKind::is_shared) {
+        let spec = &object.spec;
+        let every_node = spec.workload.kind == WorkloadKind::DaemonSet;
+        if every_node || spec.autoscaling.is_some() || spec.replicas.is_some_and(|replicas| replicas > 1) {
+            let message = format!(
+                "SessionStore {:?} ({}) is embedded, for one edge only; name one with redis, or run one edge",
+                reference.name,
+                store.origin.place()
+            );
+            faults.add(Reason::StoreNotShared, field, message);
+        }
         return;
     }
     let name = format!("{}-keys", key.name);
@@ -209,11 +261,11 @@ fn edge_store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, f
              make it with `{make}`",
             reference.name, key.namespace
         );
-        faults.push((field.into(), message));
+        faults.add(Reason::SecretNotFound, field, message);
         return;
     };
     if let Err(error) = token_keys(secret) {
-        faults.push((field.into(), in_secret(secret, &error)));
+        faults.add(Reason::SecretNotFound, field, in_secret(secret, &error));
     }
     match naming_key(secret) {
         Ok(Some(_)) => {}
@@ -223,9 +275,9 @@ fn edge_store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, f
                  `{make} --add FILE`",
                 secret.origin.place()
             );
-            faults.push((field.into(), message));
+            faults.add(Reason::SecretNotFound, field, message);
         }
-        Err(error) => faults.push((field.into(), in_secret(secret, &error))),
+        Err(error) => faults.add(Reason::SecretNotFound, field, in_secret(secret, &error)),
     }
 }
 
@@ -244,11 +296,11 @@ fn users(snapshot: &Snapshot, digest: &DigestAuthentication, faults: &mut Faults
     for (user, value) in &secret.data {
         let place = secret.origin.place_of(&format!("data.{user}"));
         match parse_user(value.as_bytes()) {
-            Err(error) => faults.push((field.into(), format!("user {user:?} ({place}): {error}"))),
+            Err(error) => faults.add(Reason::SecretNotFound, field, format!("user {user:?} ({place}): {error}")),
             Ok(hashes) if !digest.algorithms.iter().any(|algorithm| hashes.contains_key(algorithm)) => {
                 let message =
                     format!("user {user:?} ({place}) has no hash for {offered}; add one or offer another algorithm");
-                faults.push((field.into(), message));
+                faults.add(Reason::SecretNotFound, field, message);
             }
             Ok(_) => {}
         }
@@ -264,7 +316,7 @@ fn edge(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults:
         if tls.client_auth == ClientAuth::Required && !snapshot.domains.values().any(verifies) {
             let message =
                 "nobody could connect: no SipDomain has authentication.clientCertificates; add one or use Optional";
-            faults.push((format!("{field}.clientAuth"), message.into()));
+            faults.add(Reason::UnsupportedValue, format!("{field}.clientAuth"), message);
         }
         for (index, reference) in tls.certificate_refs.iter().enumerate() {
             let field = format!("{field}.certificateRefs[{index}]");
@@ -276,12 +328,12 @@ fn edge(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, faults:
                     secret.origin.place(),
                     secret.type_
                 );
-                faults.push((field.clone(), message));
+                faults.add(Reason::SecretNotFound, &*field, message);
             }
             for (key, begin) in [("tls.crt", "-----BEGIN CERTIFICATE-----"), ("tls.key", "PRIVATE KEY-----")] {
                 if !secret.get(key).is_some_and(|value| contains(value, begin.as_bytes())) {
                     let message = format!("Secret {:?} ({}) has no PEM in {key}", secret.name, secret.origin.place());
-                    faults.push((field.clone(), message));
+                    faults.add(Reason::SecretNotFound, &*field, message);
                 }
             }
         }
@@ -298,17 +350,27 @@ fn agent(
 ) {
     let spec = &object.spec;
     let address = &spec.address;
-    if let Some((other, first)) = firsts.get(&address_of(object)).filter(|(first, _)| first != key) {
-        let place = first.place();
-        let message = format!("is the address of McpAgent {other} ({place}) too; give one of them another user");
-        faults.push(("spec.address".into(), message));
-    }
     let Some(domain) = snapshot.domains.get(&address.domain_ref.name) else {
         let message =
             format!("SipDomain {:?} is not there or was refused; add it or correct it", address.domain_ref.name);
-        faults.push(("spec.address.domainRef".into(), message));
+        faults.add(Reason::DomainNotFound, "spec.address.domainRef", message);
         return;
     };
+    if snapshot.allows_namespace(domain, &key.namespace) {
+        if let Some((other, first)) = firsts.get(&address_of(object)).filter(|((.., first), _)| first != key) {
+            let place = first.place();
+            let message =
+                format!("is the address of McpAgent {} ({place}) too; give one of them another user", other.2);
+            faults.add(Reason::AddressConflict, "spec.address", message);
+        }
+    } else {
+        let place = domain.origin.place();
+        let (name, namespace) = (&address.domain_ref.name, &key.namespace);
+        let message =
+            format!("SipDomain {name:?} ({place}) takes no agents of namespace {namespace:?} (allowedNamespaces)");
+        faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);
+    }
+    attachment(snapshot, key, object, domain, faults);
     match spec.backend.kind() {
         Some(BackendKind::McpHttp(http)) => {
             if let Some(tls) = &http.tls {
@@ -327,7 +389,7 @@ fn agent(
                 {
                     let message =
                         format!("Secret {:?} ({}) has no key {TOKEN_KEY}", secret.name, secret.origin.place());
-                    faults.push((field.into(), message));
+                    faults.add(Reason::SecretNotFound, field, message);
                 }
             }
         }
@@ -336,10 +398,8 @@ fn agent(
             let authentication = &domain.spec.authentication;
             match (contact.authentication, &authentication.digest, &authentication.client_certificates) {
                 (ContactAuthentication::Digest, None, _) => {
-                    faults.push((
-                        field.into(),
-                        format!("SipDomain {:?} has no authentication.digest", address.domain_ref.name),
-                    ));
+                    let message = format!("SipDomain {:?} has no authentication.digest", address.domain_ref.name);
+                    faults.add(Reason::UnsupportedValue, field, message);
                 }
                 (ContactAuthentication::Digest, Some(digest), _) => {
                     let NamespacedRef { namespace, name } = &digest.users_secret_ref;
@@ -349,13 +409,13 @@ fn agent(
                             "user {:?} is not in Secret {namespace}/{name}, so it can never register; add it",
                             address.user
                         );
-                        faults.push((field.into(), message));
+                        faults.add(Reason::SecretNotFound, field, message);
                     }
                 }
                 (ContactAuthentication::ClientCertificate, _, None) => {
                     let message =
                         format!("SipDomain {:?} has no authentication.clientCertificates", address.domain_ref.name);
-                    faults.push((field.into(), message));
+                    faults.add(Reason::UnsupportedValue, field, message);
                 }
                 (ContactAuthentication::ClientCertificate, _, Some(_)) => {}
             }
@@ -367,7 +427,48 @@ fn agent(
         let name = policy.key.as_ref().map_or_else(|| "a policy".to_owned(), |key| format!("policy {key}"));
         let message =
             format!("is closed, because {name} ({place}) was refused and may deny something here; correct it");
-        faults.push(("spec.address".into(), message));
+        faults.add(Reason::InvalidPolicy, "spec.address", message);
+    }
+}
+
+/// There are listeners at which the agent may answer.
+fn attachment(
+    snapshot: &Snapshot,
+    key: &ObjectKey,
+    agent: &Sourced<McpAgent>,
+    domain: &Sourced<SipDomain>,
+    faults: &mut Faults,
+) {
+    let name = &agent.spec.address.domain_ref.name;
+    for (index, parent) in agent.spec.parent_refs.iter().enumerate() {
+        let field = format!("spec.parentRefs[{index}]");
+        let edge_key = parent.key(&key.namespace);
+        let Some(edge) = snapshot.edges.get(&edge_key) else {
+            if snapshot.chosen {
+                continue;
+            }
+            let message = format!("SipEdge {edge_key} is not there or was refused; add it or correct it");
+            faults.add(Reason::EdgeNotFound, field, message);
+            continue;
+        };
+        let section = parent.section_name.as_deref();
+        if let Some(section) = section
+            && !edge.spec.listeners.iter().any(|listener| listener.name == section)
+        {
+            let names: Vec<&str> = edge.spec.listeners.iter().map(|listener| &*listener.name).collect();
+            let message = format!("SipEdge {edge_key} has no listener {section:?}; it has {}", names.join(", "));
+            faults.add(Reason::EdgeNotFound, format!("{field}.sectionName"), message);
+        } else if edge.spec.listeners_for(section, domain.labels()).next().is_none() {
+            let which = section.map_or("no listener".to_owned(), |section| format!("not even listener {section:?}"));
+            let place = edge.origin.place();
+            let message = format!("{which} of SipEdge {edge_key} ({place}) allows SipDomain {name:?} (allowedDomains)");
+            faults.add(Reason::DomainNotAllowed, field, message);
+        }
+    }
+    let anywhere = |edge: &Sourced<SipEdge>| edge.spec.listeners_for(None, domain.labels()).next().is_some();
+    if agent.spec.parent_refs.is_empty() && !snapshot.edges.is_empty() && !snapshot.edges.values().any(anywhere) {
+        let message = format!("no listener of any SipEdge allows SipDomain {name:?} (allowedDomains)");
+        faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);
     }
 }
 
@@ -383,7 +484,7 @@ fn selects(policy: &RefusedPolicy, key: &ObjectKey, agent: &McpAgent) -> bool {
 }
 
 /// A policy stays, whatever its targets: it still holds for those that are there.
-fn policies(snapshot: &Snapshot, problems: &mut Vec<Problem>) {
+fn policies(snapshot: &Snapshot, verdicts: &mut Vec<Verdict>) {
     for (key, policy) in &snapshot.policies {
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             let found = match target.kind {
@@ -397,8 +498,14 @@ fn policies(snapshot: &Snapshot, problems: &mut Vec<Problem>) {
                     }
                     TargetKind::SipDomain => format!("SipDomain {:?} is not there or was refused", target.name),
                 };
-                let field = format!("spec.targetRefs[{index}]");
-                problems.push(policy.origin.problem(field, format!("{message}; add it or correct the name")));
+                verdicts.push(Verdict {
+                    object: ObjectRef { kind: "McpCapabilityPolicy", key: key.clone() },
+                    origin: policy.origin.clone(),
+                    reason: Reason::TargetNotFound,
+                    field: format!("spec.targetRefs[{index}]"),
+                    message: format!("{message}; add it or correct the name"),
+                    stands: true,
+                });
             }
         }
     }
@@ -417,7 +524,7 @@ fn secret<'a>(
         let message = format!(
             "Secret {namespace}/{name} is not there or was refused; add it to the manifests or correct the name"
         );
-        faults.push((field.to_owned(), message));
+        faults.add(Reason::SecretNotFound, field, message);
     }
     found
 }
@@ -434,7 +541,7 @@ fn ca_bundle(snapshot: &Snapshot, namespace: &str, name: &str, field: &str, faul
         }
         Some(_) => return,
     };
-    faults.push((field.to_owned(), message));
+    faults.add(Reason::ConfigMapNotFound, field, message);
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

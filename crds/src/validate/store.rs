@@ -66,6 +66,11 @@ fn redis_rules(redis: &RedisStore, findings: &mut Vec<Finding>) {
     }
 }
 
+/// How long a conversation may last.
+pub(super) fn lifetime(field: &str, length: &Duration, findings: &mut Vec<Finding>) {
+    duration(field, length, SHORTEST_SECONDS, findings);
+}
+
 /// A time to keep what ended: none, up to a year.
 pub(super) fn retention(field: &str, length: &Duration, findings: &mut Vec<Finding>) {
     duration(field, length, 0, findings);

@@ -38,7 +38,7 @@ fn run(kind: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
 #[test]
 fn the_examples_pass_the_cel_rules() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    for folder in ["", "tls", "shared", "file"].map(|folder| examples.join(folder)) {
+    for folder in ["", "tls", "shared", "file", "kubernetes"].map(|folder| examples.join(folder)) {
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for file in files.filter(|file| file.is_file()) {
             for document in fs::read_to_string(&file).unwrap().split("\n---\n") {
@@ -56,7 +56,7 @@ fn addresses_and_domains_are_immutable() {
     assert!(run("SipDomain", &domain("b"), Some(&domain("a")))[0].contains("domain is immutable"));
     let agent = |user: &str| {
         json!({"spec": {"address": {"user": user, "domainRef": {"name": "d"}}, "backend": {"mcpHttp": {"url": "http://a/"}},
-            "capabilities": {"source": "Declared"}}})
+            "capabilities": {"source": "Declared"}, "inFlight": {}}})
     };
     assert!(run("McpAgent", &agent("a"), Some(&agent("a"))).is_empty());
     assert!(run("McpAgent", &agent("b"), Some(&agent("a")))[0].contains("address is immutable"));

@@ -3,7 +3,7 @@
 use crds::core_v1::users::parse_users;
 use crds::manifest::{self, ObjectKey, Snapshot};
 use crds::policy::compile;
-use crds::v1alpha1::{DigestAlgorithm, Durability, ListenerProtocol, OnOutage, StoreKind, TargetKind};
+use crds::v1alpha1::{DigestAlgorithm, Durability, ListenerProtocol, OnFailover, OnOutage, StoreKind, TargetKind};
 use mcp_sip::policy::{Policies, Policy, Principal, Request};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -27,7 +27,7 @@ fn the_examples_load_without_a_problem() {
     assert_eq!(objects.edges.len(), 1);
     assert_eq!(objects.agents.len(), 2);
     let echo = &objects.agents[&ObjectKey::new("default", "echo")];
-    assert_eq!(echo.spec.backend.mcp_http.as_ref().unwrap().url, "http://127.0.0.1:3900/mcp");
+    assert_eq!(echo.spec.backend.mcp_http.as_ref().unwrap().url.as_deref(), Some("http://127.0.0.1:3900/mcp"));
     assert_eq!(echo.spec.in_flight.timeout_seconds, 60);
     assert_eq!(echo.origin.place(), format!("{}:2", examples().join("agents.yaml").display()));
     assert_eq!(echo.origin.line_of("spec.backend.mcpHttp.url"), 10);
@@ -130,4 +130,35 @@ fn the_file_example_can_give_fsync_and_needs_no_keys() {
     assert!(kind.can_give(Durability::Fsync) && !kind.can_give(Durability::Replica) && !kind.is_shared());
     let domain = &loaded.objects.domains["demo"].spec;
     assert_eq!((domain.durability, domain.data_protection.retention.seconds()), (Durability::Memory, Some(0)));
+}
+
+#[test]
+fn the_examples_for_a_cluster_are_valid_there_and_refused_from_files() {
+    let folder = examples().join("kubernetes");
+    let loaded = manifest::load_for_cluster([&folder]);
+    assert_eq!(loaded.problems, []);
+    let agent = &loaded.objects.agents[&ObjectKey::new("acme", "billing")];
+    let url = agent.spec.backend.mcp_http.as_ref().unwrap().url_in("acme");
+    assert_eq!(url.as_deref(), Some("https://billing-mcp.acme.svc:8080/mcp"));
+    assert_eq!(agent.spec.in_flight.on_failover("refund.create"), OnFailover::TaskOnly);
+    assert_eq!(agent.spec.in_flight.on_failover("another"), OnFailover::FailRetryable);
+    let edge = |name: &str| &loaded.objects.edges[&ObjectKey::new("sipmcp-system", name)].spec;
+    assert_eq!(["edge", "inner", "nodes"].map(|name| edge(name).drain.grace_seconds()), [60, 640, 40]);
+    assert_eq!(["edge", "inner", "nodes"].map(|name| edge(name).first_replicas()), [Some(3), Some(3), None]);
+    let served = |edge: &str| {
+        let key = ObjectKey::new("sipmcp-system", edge);
+        let edge = &loaded.objects.edges[&key];
+        loaded
+            .objects
+            .listeners_of(&ObjectKey::new("acme", "billing"), agent, &key, edge)
+            .into_iter()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(served("edge"), ["sips"]);
+    assert_eq!(served("inner"), [""; 0], "parentRefs does not name it");
+
+    let from_files = manifest::load([&folder]).problems;
+    for field in ["spec.backend.mcpHttp.serviceRef", "spec.network.advertise.from", "spec.allowedNamespaces.selector"] {
+        assert!(from_files.iter().any(|problem| problem.field == field), "{field}: {from_files:#?}");
+    }
 }

@@ -1,6 +1,8 @@
 //! `generated/` is what the types say.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, JSONSchemaPropsOrArray};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use std::path::Path;
 
 #[test]
@@ -29,6 +31,9 @@ fn walk(schema: &'static JSONSchemaProps, path: &str, look: &mut impl FnMut(&str
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
         walk(items, &format!("{path}[]"), look);
     }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
+        walk(values, &format!("{path}{{}}"), look);
+    }
 }
 
 #[test]
@@ -42,8 +47,8 @@ fn every_field_is_bounded_and_described() {
                 "integer" => assert!(schema.minimum.is_some() && schema.maximum.is_some(), "{path} has no bounds"),
                 _ => {}
             }
-            // Without a description: items that are plain strings, which their list describes.
-            assert!(schema.description.is_some() || path.ends_with("[]"), "{path} has no description");
+            // Without a description: items that are plain strings, which their list or map describes.
+            assert!(schema.description.is_some() || path.ends_with(['[', ']', '}']), "{path} has no description");
             if let Some(pattern) = &schema.pattern {
                 regex_lite::Regex::new(pattern).unwrap_or_else(|error| panic!("{path}: {error}"));
             }
@@ -67,5 +72,44 @@ fn the_cel_rules_are_cheap_and_have_a_message() {
             }
         });
     }
-    assert!(rules >= 24, "{rules}");
+    assert!(rules >= 42, "{rules}");
+}
+
+/// The schema at a JSONPath of the form `.a.b[*].c` or `.a[?(@.x=="y")].c`.
+fn at(schema: &'static JSONSchemaProps, path: &str) -> Option<&'static JSONSchemaProps> {
+    path.trim_start_matches('.').split_inclusive([']', '.']).try_fold(schema, |schema, part| {
+        let (name, item) =
+            part.trim_end_matches('.').split_once('[').map_or((part.trim_end_matches('.'), false), |(n, _)| (n, true));
+        let schema = if name.is_empty() { schema } else { schema.properties.as_ref()?.get(name)? };
+        match (&schema.items, item) {
+            (Some(JSONSchemaPropsOrArray::Schema(items)), true) => Some(&**items),
+            (_, true) => None,
+            _ => Some(schema),
+        }
+    })
+}
+
+#[test]
+fn columns_and_scale_name_fields_that_are_there() {
+    for crd in crds::schema::all() {
+        let kind = &*crd.spec.names.kind;
+        let version = &crd.spec.versions[0];
+        let root = crds::schema::of_kind(kind).unwrap();
+        let columns = version.additional_printer_columns.iter().flatten();
+        let scale = version.subresources.as_ref().and_then(|s| s.scale.as_ref());
+        assert_eq!(scale.is_some(), kind == "SipEdge");
+        assert!(version.subresources.as_ref().is_some_and(|s| s.status.is_some()), "{kind} has no status");
+        let of_scale = scale.into_iter().flat_map(|s| {
+            [Some(&s.spec_replicas_path), Some(&s.status_replicas_path), s.label_selector_path.as_ref()]
+                .into_iter()
+                .flatten()
+        });
+        for path in
+            columns.map(|column| &column.json_path).chain(of_scale).filter(|path| !path.starts_with(".metadata"))
+        {
+            // The filter holds dots of its own.
+            let plain = path.replace("?(@.type==", "").replace(")]", "]");
+            assert!(at(root, &plain).is_some(), "{kind}: no field at {path}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crds::manifest::{ObjectKey, Problem, Snapshot};
 use crds::v1alpha1::{
     self, BackendKind, ContactAuthentication, Disclosure, EdgeLimits, McpAgent, McpHttp,
-    RegistrationProfile as Profile, TargetKind,
+    RegistrationProfile as Profile, SipEdge, TargetKind,
 };
 use crds::validate::references::{CA_KEY, TOKEN_KEY};
 use edge_core::config::{
@@ -19,8 +19,9 @@ use crate::backend::{BackendConfig, Bearer};
 /// All agents of domains that stand, and the backends of those that have one.
 pub fn build(
     objects: &Snapshot,
+    edge_key: &ObjectKey,
+    edge: &SipEdge,
     domains: &Domains,
-    limits: &EdgeLimits,
     problems: &mut Vec<Problem>,
 ) -> (Vec<Arc<AgentConfig>>, BTreeMap<String, BackendConfig>) {
     let mut agents = Vec::new();
@@ -29,9 +30,12 @@ pub fn build(
         let spec = &object.spec;
         // The reader told about an agent without a domain; one that was kept may have lost its domain meanwhile.
         let Some(domain) = domains.get(&spec.address.domain_ref.name) else { continue };
+        if objects.listeners_of(key, object, edge_key, edge).is_empty() {
+            continue;
+        }
         let backend = match spec.backend.kind() {
             Some(BackendKind::McpHttp(http)) => {
-                backends.insert(key.to_string(), self::backend(objects, key, http, limits));
+                backends.insert(key.to_string(), self::backend(objects, key, http, &edge.spec.limits));
                 let revisions = http.revisions.iter().map(|revision| revision.as_str().to_owned()).collect();
                 AgentBackend::McpHttp { revisions }
             }
@@ -59,7 +63,7 @@ pub fn build(
 
 fn backend(objects: &Snapshot, key: &ObjectKey, http: &McpHttp, limits: &EdgeLimits) -> BackendConfig {
     let near = |name: &str| ObjectKey::new(&key.namespace, name);
-    let mut config = BackendConfig::new(http.url.clone());
+    let mut config = BackendConfig::new(http.url_in(&key.namespace).unwrap_or_default());
     if let Some(tls) = &http.tls {
         let bundle = objects.config_maps.get(&near(&tls.ca_bundle_ref.name)).and_then(|map| map.data.get(CA_KEY));
         // An empty bundle is refused by the client; it never becomes "the system's authorities".

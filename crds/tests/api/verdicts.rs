@@ -1,0 +1,82 @@
+//! Rules over several objects give the word that stands in the status.
+
+use crds::manifest;
+use crds::v1alpha1::{ConditionType, Reason};
+use crds::validate::references::judge;
+use std::path::Path;
+
+/// What is said of the objects of a file in `tests/invalid/`: name of the object, reason.
+fn verdicts(file: &str) -> Vec<(String, Reason)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid").join(file);
+    let mut snapshot = manifest::load_for_cluster([path]).objects;
+    judge(&mut snapshot, &[]).iter().map(|verdict| (verdict.object.key.name.clone(), verdict.reason)).collect()
+}
+
+#[test]
+fn every_broken_reference_has_its_reason() {
+    let found = verdicts("attachment.yaml");
+    let expected = [
+        ("lost", Reason::EdgeNotFound),
+        ("lost", Reason::EdgeNotFound),
+        ("lost", Reason::EdgeNotFound),
+        ("not-there", Reason::DomainNotAllowed),
+        ("not-there", Reason::DomainNotAllowed),
+        ("nowhere-allowed", Reason::DomainNotAllowed),
+        ("squatter", Reason::DomainNotAllowed),
+        ("younger", Reason::QuotaExceeded),
+    ];
+    assert_eq!(found, expected.map(|(name, reason)| (name.to_owned(), reason)));
+    let found = verdicts("references.yaml");
+    for expected in [
+        ("again", Reason::DomainConflict),
+        ("no-secret", Reason::SecretNotFound),
+        ("no-secret", Reason::ConfigMapNotFound),
+        ("two", Reason::AddressConflict),
+        ("three", Reason::DomainNotFound),
+        ("four", Reason::SecretNotFound),
+        ("five", Reason::UnsupportedValue),
+        ("p", Reason::TargetNotFound),
+    ] {
+        assert!(found.contains(&(expected.0.to_owned(), expected.1)), "{expected:?} in {found:#?}");
+    }
+    let conditions = found.iter().map(|(_, reason)| reason.condition()).collect::<Vec<_>>();
+    assert!(conditions.iter().all(|c| matches!(c, Some(ConditionType::Accepted | ConditionType::ResolvedRefs))));
+}
+
+#[test]
+fn the_older_one_wins_by_creation_timestamp_then_name() {
+    let agent = |name: &str, created: &str| {
+        format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {{name: {name}{created}}}\nspec:\n  \
+             address: {{user: a, domainRef: {{name: d}}}}\n  backend: {{mcpHttp: {{url: 'http://a/'}}}}\n  capabilities: {{}}\n---\n"
+        )
+    };
+    let domain =
+        "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {name: d}\nspec: {domain: d.example}\n---\n";
+    let stands = |agents: &[(&str, &str)]| {
+        let text = domain.to_owned() + &agents.iter().map(|(name, created)| agent(name, created)).collect::<String>();
+        let objects = manifest::parse([("m.yaml", text.as_bytes())]).objects;
+        objects.agents.into_keys().map(|key| key.name).collect::<Vec<_>>()
+    };
+    let (older, younger) =
+        (", creationTimestamp: '2026-01-01T00:00:00Z'", ", creationTimestamp: '2026-01-01T00:00:01Z'");
+    assert_eq!(stands(&[("a", younger), ("b", older)]), ["b"]);
+    assert_eq!(stands(&[("b", older), ("a", older)]), ["a"], "the same second: by name");
+    assert_eq!(stands(&[("b", ""), ("a", "")]), ["b"], "from files: the first that is read");
+}
+
+#[test]
+fn an_edge_does_not_judge_again_what_lies_outside_its_own_selection() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid/attachment.yaml");
+    let mut snapshot = manifest::load_for_cluster([path]).objects;
+    snapshot.chosen = true;
+    snapshot.agents.retain(|key, _| ["squatter", "younger", "older", "lost"].contains(&&*key.name));
+    let found: Vec<_> =
+        judge(&mut snapshot, &[]).iter().map(|v| (v.object.key.name.clone(), v.field.clone())).collect();
+    assert_eq!(
+        found,
+        [("lost".to_owned(), "spec.parentRefs[2].sectionName".to_owned())],
+        "its own edge has no such listener"
+    );
+    assert_eq!(snapshot.agents.len(), 3);
+}
