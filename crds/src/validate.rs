@@ -110,6 +110,11 @@ pub fn edge(spec: &SipEdgeSpec) -> Vec<Finding> {
         }
         allowed(&format!("{field}.allowedDomains"), &listener.allowed_domains, &mut findings);
     }
+    if spec.listeners.iter().any(|listener| listener.allowed_domains != spec.listeners[0].allowed_domains) {
+        let message = "an edge does not tell its listeners apart, so all need the same allowedDomains; make a SipEdge of its own \
+            for listeners of other domains";
+        findings.push(finding("spec.listeners", message));
+    }
     let drain = &spec.drain;
     if drain.strategy == DrainStrategy::WaitForEnd && drain.in_flight_seconds > drain.dialog_seconds() {
         let message = format!(

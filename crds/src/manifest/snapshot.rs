@@ -3,7 +3,7 @@
 use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, NAMESPACE_NAME_LABEL, SessionStore, SipDomain, SipEdge};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,25 +132,12 @@ impl Snapshot {
         known.unwrap_or_else(|| Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]))
     }
 
-    /// The listeners of an edge at which an agent answers: those that allow its domain, and that `parentRefs` names where it is given.
-    /// Empty: that edge does not serve the agent.
-    pub fn listeners_of(
-        &self,
-        agent_key: &ObjectKey,
-        agent: &McpAgent,
-        edge_key: &ObjectKey,
-        edge: &SipEdge,
-    ) -> BTreeSet<String> {
-        let Some(domain) = self.domains.get(&agent.spec.address.domain_ref.name) else { return BTreeSet::new() };
-        let listeners = |section| edge.spec.listeners_for(section, domain.labels());
-        let mut names = BTreeSet::new();
-        if agent.spec.parent_refs.is_empty() {
-            names.extend(listeners(None).map(|listener| listener.name.clone()));
-        }
-        for parent in agent.spec.parent_refs.iter().filter(|parent| parent.key(&agent_key.namespace) == *edge_key) {
-            names.extend(listeners(parent.section_name.as_deref()).map(|listener| listener.name.clone()));
-        }
-        names
+    /// Whether an agent answers at an edge: the edge allows its domain, and `parentRefs` names the edge where it is given.
+    pub fn serves(&self, edge_key: &ObjectKey, edge: &SipEdge, agent_key: &ObjectKey, agent: &McpAgent) -> bool {
+        let parents = &agent.spec.parent_refs;
+        let named = parents.is_empty() || parents.iter().any(|parent| parent.key(&agent_key.namespace) == *edge_key);
+        let domain = self.domains.get(&agent.spec.address.domain_ref.name);
+        named && domain.is_some_and(|domain| edge.spec.allows_domain(domain.labels()))
     }
 
     /// The SessionStore that an edge names; `None` where it names none (embedded, in memory) or that is not there.

@@ -48,7 +48,7 @@ pub struct McpAgentSpec {
     /// The address at which the agent answers. Immutable.
     pub address: AgentAddress,
 
-    /// The edges at which the agent answers. Absent: every SipEdge of which a listener allows the domain.
+    /// The edges at which the agent answers, at all their listeners. Absent: every SipEdge whose listeners allow the domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub parent_refs: Vec<ParentRef>,
@@ -72,7 +72,7 @@ pub struct McpAgentSpec {
     pub in_flight: InFlight,
 }
 
-/// An edge at which an agent answers, or one listener of it (the shape of Gateway API's ParentReference).
+/// An edge at which an agent answers (the shape of Gateway API's ParentReference).
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentRef {
@@ -86,10 +86,6 @@ pub struct ParentRef {
     /// `metadata.name` of the SipEdge.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Name of one listener. Absent: all listeners that allow the domain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub section_name: Option<String>,
 }
 
 impl ParentRef {

@@ -38,7 +38,9 @@ use std::net::IpAddr;
     validation = Rule::new("self.workload.kind != 'DaemonSet' || (!has(self.autoscaling) && !has(self.replicas))")
         .message("a DaemonSet has one edge per node: remove replicas and autoscaling"),
     validation = Rule::new("self.insecure || self.listeners.all(l, l.protocol in ['TLS', 'WSS'])")
-        .message("a listener with protocol UDP, TCP or WS needs insecure: true")
+        .message("a listener with protocol UDP, TCP or WS needs insecure: true"),
+    validation = Rule::new("self.listeners.all(l, l.allowedDomains == self.listeners[0].allowedDomains)")
+        .message("all listeners of an edge need the same allowedDomains: make a SipEdge of its own for listeners of other domains")
 )]
 pub struct SipEdgeSpec {
     /// What runs the edges in Kubernetes. Manifests from files start nothing.
@@ -95,14 +97,9 @@ pub struct SipEdgeSpec {
 }
 
 impl SipEdgeSpec {
-    /// The listeners that allow a domain with these labels; with a section only that one.
-    pub fn listeners_for<'a>(
-        &'a self,
-        section: Option<&'a str>,
-        domain_labels: &'a Labels,
-    ) -> impl Iterator<Item = &'a Listener> {
-        let named = move |listener: &&Listener| section.is_none_or(|name| listener.name == name);
-        self.listeners.iter().filter(named).filter(|listener| listener.allowed_domains.allows(domain_labels))
+    /// Whether a domain with these labels may be reached here. An edge does not tell its listeners apart, so all of them must allow it.
+    pub fn allows_domain(&self, domain_labels: &Labels) -> bool {
+        self.listeners.iter().all(|listener| listener.allowed_domains.allows(domain_labels))
     }
 
     /// Edges that run when nothing has scaled them yet; `None` for a DaemonSet: one per node.
@@ -225,7 +222,7 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
 
-    /// The domains that may be reached here; a selector looks at the labels of the SipDomains.
+    /// The domains that may be reached here; a selector looks at the labels of the SipDomains. The same at all listeners of an edge.
     #[serde(default)]
     pub allowed_domains: Allowed,
 }

@@ -431,7 +431,7 @@ fn agent(
     }
 }
 
-/// There are listeners at which the agent may answer.
+/// There are edges at which the agent may answer.
 fn attachment(
     snapshot: &Snapshot,
     key: &ObjectKey,
@@ -451,21 +451,15 @@ fn attachment(
             faults.add(Reason::EdgeNotFound, field, message);
             continue;
         };
-        let section = parent.section_name.as_deref();
-        if let Some(section) = section
-            && !edge.spec.listeners.iter().any(|listener| listener.name == section)
-        {
-            let names: Vec<&str> = edge.spec.listeners.iter().map(|listener| &*listener.name).collect();
-            let message = format!("SipEdge {edge_key} has no listener {section:?}; it has {}", names.join(", "));
-            faults.add(Reason::EdgeNotFound, format!("{field}.sectionName"), message);
-        } else if edge.spec.listeners_for(section, domain.labels()).next().is_none() {
-            let which = section.map_or("no listener".to_owned(), |section| format!("not even listener {section:?}"));
+        if !edge.spec.allows_domain(domain.labels()) {
             let place = edge.origin.place();
-            let message = format!("{which} of SipEdge {edge_key} ({place}) allows SipDomain {name:?} (allowedDomains)");
+            let message = format!(
+                "the listeners of SipEdge {edge_key} ({place}) do not allow SipDomain {name:?} (allowedDomains)"
+            );
             faults.add(Reason::DomainNotAllowed, field, message);
         }
     }
-    let anywhere = |edge: &Sourced<SipEdge>| edge.spec.listeners_for(None, domain.labels()).next().is_some();
+    let anywhere = |edge: &Sourced<SipEdge>| edge.spec.allows_domain(domain.labels());
     if agent.spec.parent_refs.is_empty() && !snapshot.edges.is_empty() && !snapshot.edges.values().any(anywhere) {
         let message = format!("no listener of any SipEdge allows SipDomain {name:?} (allowedDomains)");
         faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);

@@ -30,7 +30,7 @@ pub fn build(
         let spec = &object.spec;
         // The reader told about an agent without a domain; one that was kept may have lost its domain meanwhile.
         let Some(domain) = domains.get(&spec.address.domain_ref.name) else { continue };
-        if objects.listeners_of(key, object, edge_key, edge).is_empty() {
+        if !objects.serves(edge_key, edge, key, object) {
             continue;
         }
         let backend = match spec.backend.kind() {

@@ -205,3 +205,34 @@ fn an_edge_that_vanishes_goes_on_and_one_that_never_was_is_none() {
     assert_eq!(built.listeners.len(), 1);
     assert!(built.problems[0].message.contains("goes on as it was"));
 }
+
+#[test]
+fn an_agent_is_at_the_edges_that_its_parent_refs_name_and_that_allow_its_domain() {
+    let agent = |parents: &str| {
+        format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {{name: echo}}\nspec:\n  address: {{user: echo, domainRef: {{name: demo}}}}\n  \
+             parentRefs: {parents}\n  backend: {{mcpHttp: {{url: 'http://127.0.0.1:1/mcp'}}}}\n  capabilities: {{}}\n"
+        )
+    };
+    let listener = |allowed: &str| {
+        edge(&format!("{{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1, allowedDomains: {allowed}}}"))
+    };
+    let all = listener("{from: All}");
+    let gold = listener("{from: Selector, selector: {matchLabels: {tier: gold}}}");
+    let other = all.replace("{name: demo}", "{name: other}");
+    let labelled =
+        DOMAIN.replace("{name: demo}\nspec:\n  domain", "{name: demo, labels: {tier: gold}}\nspec:\n  domain");
+    assert_ne!(labelled, DOMAIN);
+    let served = |edges: &[&str], domain: &str, parents: &str| {
+        let agent = agent(parents);
+        let documents: Vec<&str> = edges.iter().copied().chain([domain, &*agent]).collect();
+        let built = build(&mut builder(), &documents);
+        assert_eq!(built.problems, []);
+        built.config.agents.len()
+    };
+    assert_eq!(served(&[&all], DOMAIN, "[]"), 1);
+    assert_eq!(served(&[&all], DOMAIN, "[{name: demo}]"), 1);
+    assert_eq!(served(&[&all, &other], DOMAIN, "[{name: other}]"), 0, "another edge");
+    assert_eq!(served(&[&gold, &other], DOMAIN, "[]"), 0, "this edge does not allow the domain");
+    assert_eq!(served(&[&gold, &other], &labelled, "[]"), 1);
+}
