@@ -23,7 +23,11 @@ fn the_committed_definitions_are_the_generated_ones() {
 }
 
 /// Calls `look` with every schema below, its path first.
-fn walk(schema: &'static JSONSchemaProps, path: &str, look: &mut impl FnMut(&str, &'static JSONSchemaProps)) {
+pub(super) fn walk(
+    schema: &'static JSONSchemaProps,
+    path: &str,
+    look: &mut impl FnMut(&str, &'static JSONSchemaProps),
+) {
     look(path, schema);
     for (name, schema) in schema.properties.iter().flatten() {
         walk(schema, &format!("{path}.{name}"), look);

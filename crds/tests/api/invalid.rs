@@ -94,6 +94,27 @@ fn the_cel_rules_and_the_rust_rules_agree() {
 }
 
 #[test]
+fn every_cel_rule_has_an_example_that_breaks_it() {
+    let documents: Vec<String> = files().iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let said: Vec<String> =
+        documents.iter().flat_map(|text| text.split("\n---\n")).filter_map(cel::errors).flatten().collect();
+    let mut without = Vec::new();
+    for crd in crds::schema::all() {
+        let kind = &*crd.spec.names.kind;
+        super::generated::walk(crds::schema::of_kind(kind).unwrap(), kind, &mut |path, schema| {
+            // Rules over the object as it was have a test of their own.
+            for rule in schema.x_kubernetes_validations.iter().flatten().filter(|rule| !rule.rule.contains("oldSelf")) {
+                let message = rule.message.as_deref().unwrap_or_default();
+                if !said.iter().any(|said| said.contains(message)) {
+                    without.push(format!("{path}: {message}"));
+                }
+            }
+        });
+    }
+    assert!(without.is_empty(), "{without:#?}");
+}
+
+#[test]
 fn a_policy_that_cannot_be_read_at_all_closes_every_agent() {
     let agent = "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {name: d}\nspec: {domain: d.example}\n---\n\
         apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {name: a}\nspec:\n  address: {user: a, domainRef: {name: d}}\n  \

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 /// All manifests of the tree, valid and not.
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["examples", "examples/tls", "examples/shared", "examples/file", "tests/invalid"]
-        .map(|folder| root.join(folder));
+    let folders =
+        ["examples", "examples/tls", "examples/shared", "examples/file", "examples/kubernetes", "tests/invalid"]
+            .map(|folder| root.join(folder));
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
     files.sort();
