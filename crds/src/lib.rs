@@ -10,6 +10,8 @@
 //! - [`policy`]: a policy compiled for the core.
 //! - [`manifest`]: YAML files → typed objects with file and line, and a list of problems.
 
+#![expect(clippy::duplicated_attributes, reason = "printer columns: each has a name, a type and a path of its own")]
+
 pub mod core_v1;
 pub mod manifest;
 pub mod policy;
