@@ -242,6 +242,7 @@ impl EdgeState {
         if self.outage.recovering && self.outage.replaying == 0 {
             self.outage.recovering = false;
             self.log(LogLevel::Info, "the store is used again");
+            self.with_engine(|engine, ctx| engine.store_is_back(ctx));
         }
         if !self.is_degraded() && !self.is_settling() {
             self.look_up_missed();

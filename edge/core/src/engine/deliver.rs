@@ -23,6 +23,8 @@ const ATTEMPTS: u32 = 10;
 const ANSWER_ATTEMPTS: u32 = 76;
 const FIRST_WAIT_MS: u64 = 500;
 const LONGEST_WAIT_MS: u64 = 4_000;
+/// When the store is back, what waited for it goes on within this time, not all at once.
+const RETURN_SPREAD_MS: u64 = 500;
 /// An answer of an earlier life of this edge waits for its adoption by this one: so long between two looks, and so many of them.
 const ADOPTION_WAIT_MS: u64 = 500;
 const ADOPTION_TRIES: u32 = 80;
@@ -227,6 +229,22 @@ impl Engine {
                     self.answered_in_doubt(ctx, outgoing);
                 }
             }
+        }
+    }
+
+    /// What waits for the store need not wait any longer.
+    pub fn store_is_back(&mut self, ctx: &mut Ctx<'_>) {
+        let waits = |id: &DeliveryId| {
+            self.timers.is_set(Timer::Delivery(*id))
+                && self.deliveries.get(id).is_some_and(|outgoing| outgoing.tries.store > 0)
+        };
+        let waiting: Vec<DeliveryId> = self.leg_deliveries.iter().map(|(_, id)| *id).filter(waits).collect();
+        for id in waiting {
+            if let Some(outgoing) = self.deliveries.get_mut(&id) {
+                outgoing.tries.store = 0;
+            }
+            let at = ctx.now.mono.plus_millis(ctx.random.below(RETURN_SPREAD_MS));
+            self.timers.set(Timer::Delivery(id), at);
         }
     }
 

@@ -139,6 +139,8 @@ pub(super) struct Doubt {
     exchange: Box<Exchange>,
     /// Whom the store named.
     owner: Owner,
+    /// That one was asked, and has not answered yet.
+    is_asked: bool,
     /// It ran here already: this is its answer, should nobody else have one.
     answer: Option<Bytes>,
     wait_ms: u64,
@@ -219,7 +221,8 @@ impl Engine {
     fn begin_doubt(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, owner: Owner, answer: Option<Bytes>) {
         let key = exchange.key;
         let exchange = Box::new(exchange);
-        let doubt = Doubt { exchange, owner, answer, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
+        let doubt =
+            Doubt { exchange, owner, is_asked: false, answer, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
         self.doubts.insert(key, doubt);
         self.resolve(ctx, key);
     }
@@ -273,13 +276,19 @@ impl Engine {
         doubt.wait_ms = doubt.wait_ms.saturating_mul(2).min(LONGEST_MS);
         let owner = doubt.owner;
         let call_id = doubt.exchange.leg.call_id.clone();
+        // It says nothing: it may be a life that is over, whose entry another one has adopted, or ended. Every second time the store is
+        // asked; where it has no entry any more, what is safe to run again is ours, and nothing else is.
+        let is_lookup = doubt.is_asked && doubt.exchange.repeatable;
+        doubt.is_asked = !doubt.is_asked;
         self.timers.set(Timer::Doubt(key), at);
         if waits {
             // Its write may be the one that opens it.
-        } else if owner != ctx.owner {
-            self.out.push_back(EngineOut::Ask { owner, exchange: key, call_id });
+        } else if owner == ctx.owner {
+            self.take_from(ctx, key, Some(owner));
+        } else if is_lookup {
+            self.take_from(ctx, key, None);
         } else {
-            self.take_from(ctx, key);
+            self.out.push_back(EngineOut::Ask { owner, exchange: key, call_id });
         }
     }
 
@@ -292,7 +301,7 @@ impl Engine {
         if holds {
             self.no_doubt(key)
         } else if !self.is_being_written(key) {
-            self.take_from(ctx, key)
+            self.take_from(ctx, key, Some(owner))
         }
     }
 
@@ -301,8 +310,8 @@ impl Engine {
         self.doubts.remove(&key);
     }
 
-    /// In place of an owner that does not know of it, if nobody else was first.
-    fn take_from(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey) {
+    /// In place of an owner that does not know of it, if nobody else was first; without one: if nobody has it.
+    fn take_from(&mut self, ctx: &mut Ctx<'_>, key: ExchangeKey, owner: Option<Owner>) {
         // Without a lease it would be another edge's to adopt. It is looked at again.
         if !ctx.has_lease() {
             return;
@@ -312,7 +321,7 @@ impl Engine {
         doubt.is_writing = true;
         let Some(doubt) = self.doubts.get(&key) else { return };
         let mut open = self.journal(ctx, &doubt.exchange);
-        open.instead_of = Some(doubt.owner);
+        open.instead_of = owner;
         self.store(ctx, StoreOp::OpenExchange { open: Box::new(open), nonce: None }, Op::TakeFrom(key));
     }
 
@@ -336,7 +345,7 @@ impl Engine {
             // Nobody wants it any more.
             _ if doubt.fate != Fate::Live => self.timers.clear(Timer::Doubt(key)),
             Ok(StoreReply::Exchange(OpenOutcome::RepeatInFlight { owner })) => {
-                doubt.owner = owner;
+                (doubt.owner, doubt.is_asked) = (owner, false);
                 self.look_again(ctx, key, doubt);
             }
             // Whether it was written is not known; it names an owner all the same.

@@ -378,8 +378,12 @@ fn a_store_that_is_away_holds_the_answer_back_until_it_is_there() {
     rig.answer(id, &result(1, "done"));
     rig.pass(3_000);
     assert!(rig.deliveries.len() > 1, "tried again, not yet sent");
+    rig.pass(60_000);
+    let tried = rig.deliveries.len();
     rig.store_is_up = true;
-    rig.pass(10_000);
+    rig.ctx(|engine, ctx| engine.store_is_back(ctx));
+    rig.pass(500);
+    assert_eq!(rig.deliveries.len(), tried + 1, "when the store is there it does not wait any longer");
     assert!(rig.deliveries.iter().all(|d| d.body == result(1, "done").to_string()));
     rig.assert_empty();
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use edge_core::engine::{DeliveryOutcome, Inbound, Leg, Ticket, Verdict, Written};
 use serde_json::Value;
 use session_store::key::ExchangeKey;
-use session_store::op::{StoreError, StoreOp, StoreReply};
+use session_store::op::{CloseExchange, StoreError, StoreOp, StoreReply};
 use sip_proto::time::Mono;
 
 use super::rig::*;
@@ -115,6 +115,25 @@ fn another_edge_asks_the_owner_and_runs_it_only_where_that_does_not_hold_it() {
         assert!(other.new_calls().is_empty());
         other.assert_empty();
     }
+}
+
+/// It may be a life that is over, whose next one ended what it adopted.
+#[test]
+fn xch_6_where_the_owner_says_nothing_the_store_is_asked_who_has_it() {
+    let mut first = edge();
+    let leg = first.out_of_dialog("modern", "alice");
+    let body = call(7, "echo");
+    let key = lose_the_reply(&mut first, &leg, &body);
+    let owner = first.owner;
+    let mut other = first.other_edge();
+    assert_eq!(other.send(&leg, Some(X), &body), 200);
+    assert_eq!(other.asked, [(owner, key)]);
+    other.pass(1_000);
+    assert!(other.calls.is_empty(), "the owner has it still, and may live");
+    other.run(StoreOp::CloseExchange(CloseExchange { key, owner, answer: None, is_held: false })).unwrap();
+    other.pass(10_000);
+    is_answered(&mut other);
+    other.assert_empty();
 }
 
 #[test]
