@@ -476,8 +476,7 @@ impl Caller {
                 self.ended = true;
             }
             Step::AfterBye if (200..300).contains(&status) && self.bye_answered.is_some() => {
-                let branch = message.top_via().branch().unwrap_or_default();
-                model.served_after_bye(now, message.call_id(), branch, &self.user);
+                model.served_after_bye(now, message, &self.user);
             }
             Step::Bye if status != 200 && status < 500 && status != 408 => {
                 // The edge may have ended the dialog itself meanwhile.

@@ -8,6 +8,8 @@ use session_store::op::{Adopted, OpenOutcome, StoreOp, StoreReply};
 use session_store::record::Owner;
 use sip_proto::message::{Message, Transportation};
 
+use crate::world::EPOCH_MS;
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Model {
@@ -27,6 +29,8 @@ pub struct Model {
     held_up: BTreeMap<DialogKey, HeldUp>,
     /// Requests in a dialog that an edge answered from its cache, because it did not reach the store: their branches.
     from_cache_alone: BTreeSet<String>,
+    /// Requests that the store let begin in such a dialog before it had the tombstone: (dialog, CSeq).
+    begun_before_end: BTreeSet<(DialogKey, u32)>,
     /// Dialogs that have their tombstone.
     ended: BTreeSet<DialogKey>,
     /// Calls that have a final response other than 2xx, by Call-ID.
@@ -104,14 +108,24 @@ impl Model {
         }
     }
 
-    /// A request got an answer after the BYE of its dialog did.
-    pub fn served_after_bye(&mut self, now: u64, call_id: &str, branch: &str, who: &str) {
-        let held_up = |dialog: &DialogKey| self.held_up.get(dialog).is_some_and(|held| now <= held.until);
-        if self.from_cache_alone.contains(branch) || self.dialogs.get(call_id).is_some_and(held_up) {
+    /// A request got an answer after the BYE of its dialog did. Where an outage holds the tombstone up, any edge may still begin one,
+    /// and from then on its answer is the peer's to give: a request that is pending when the dialog ends is answered all the same
+    /// (RFC 3261 §15.1.2), however short a time after the tombstone. What begins later hears 481 from the store.
+    pub fn served_after_bye(&mut self, now: u64, answer: &Message, who: &str) {
+        let branch = answer.top_via().branch().unwrap_or_default();
+        let excused = self.from_cache_alone.contains(branch)
+            || self.dialogs.get(answer.call_id()).is_some_and(|dialog| {
+                self.is_held_up(dialog, now) || self.begun_before_end.contains(&(*dialog, answer.cseq().seq))
+            });
+        if excused {
             self.from_cache += 1;
         } else {
             self.lost(format!("a request after the BYE of {who} was served"));
         }
+    }
+
+    fn is_held_up(&self, dialog: &DialogKey, now: u64) -> bool {
+        self.held_up.get(dialog).is_some_and(|held| now <= held.until)
     }
 
     /// Whether an edge refused that call.
@@ -238,6 +252,11 @@ impl Model {
             }
             (StoreOp::OpenExchange { open, .. }, StoreReply::Exchange(OpenOutcome::Opened { .. })) => {
                 self.exchanges.insert(open.key, open.entry.owner);
+            }
+            (StoreOp::Begin { dialog, cseq, exchange: None, .. }, StoreReply::Begun { .. })
+                if self.is_held_up(dialog, now_ms.saturating_sub(EPOCH_MS)) =>
+            {
+                self.begun_before_end.insert((*dialog, *cseq));
             }
             (
                 StoreOp::Begin { exchange: Some(open), .. },

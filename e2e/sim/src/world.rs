@@ -28,7 +28,7 @@ use process::Process;
 
 const EDGES: usize = 3;
 /// Wall clock at the start, milliseconds.
-const EPOCH_MS: u64 = 1_800_000_000_000;
+pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// Long after the last time to live (a binding: two hours; a dialog: Session-Expires × 1.5).
 const SILENCE_MS: u64 = 4 * 3_600_000;
 /// From here on nothing is lost, slow or killed, so that everything can end.
