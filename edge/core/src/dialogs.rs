@@ -535,7 +535,8 @@ impl EdgeState {
                 .request_with_cseq("BYE", cseq, &via)
                 .header(HeaderId::Reason, reason)
                 .header(HeaderId::SessionId, session_id);
-            self.send_request("BYE", &branch, request.build(), target, Purpose::Bye(dialog)).is_ok()
+            let bytes = request.build();
+            self.send_request("BYE", &branch, bytes.clone(), target, Purpose::Bye { dialog, bytes }).is_ok()
         });
         if !sent {
             self.bury(dialog);

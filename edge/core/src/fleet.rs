@@ -212,7 +212,7 @@ impl EdgeState {
                 self.timers.arm(TimerKey::Meshed(tag), None);
                 self.not_delivered(failed);
             }
-            None => self.send_failed(tag),
+            None => self.not_carried(tag),
         }
     }
 

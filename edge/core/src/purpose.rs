@@ -1,5 +1,6 @@
 //! What a request of ours was for, and how it ended.
 
+use bytes::Bytes;
 use session_store::key::DialogKey;
 use sip_proto::message::Message;
 
@@ -12,7 +13,11 @@ use crate::state::EdgeState;
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Delivery(Box<Carried>),
-    Bye(DialogKey),
+    /// With the request itself, which goes out again where another edge was to send it and was not reached.
+    Bye {
+        dialog: DialogKey,
+        bytes: Bytes,
+    },
     Refresh(Box<Refresh>),
     /// The INVITE of a leg of a call.
     Leg {
@@ -43,7 +48,7 @@ impl EdgeState {
     pub(crate) fn concluded(&mut self, purpose: Purpose, transaction: u64, outcome: Outcome<'_>) {
         match purpose {
             Purpose::Delivery(carried) => self.delivery_concluded(*carried, outcome),
-            Purpose::Bye(dialog) => self.bury(dialog),
+            Purpose::Bye { dialog, .. } => self.bury(dialog),
             Purpose::Refresh(refresh) => self.refresh_concluded(*refresh, transaction, outcome),
             Purpose::Leg { call, index } => self.leg_concluded(call, index, transaction, outcome),
             Purpose::Paged(page) => self.page_concluded(page, &outcome),

@@ -178,6 +178,7 @@ impl EdgeState {
                 TimerKey::Server(id) => self.server_timeout(id),
                 TimerKey::Client(id) => self.client_timeout(id),
                 TimerKey::Dialog(dialog) => self.dialog_timeout(dialog),
+                TimerKey::ByeAgain(id) => self.bye_again(id),
                 TimerKey::Meshed(number) => drop(self.meshed.remove(&number)),
                 TimerKey::Outage => self.outage_timeout(),
                 TimerKey::Burial(dialog) => self.bury(dialog),

@@ -16,6 +16,8 @@ pub(crate) enum TimerKey {
     Client(u64),
     /// 2xx retransmission, session timer, BYE of a dialog.
     Dialog(DialogKey),
+    /// A BYE that another edge was to send and did not hear of.
+    ByeAgain(u64),
     /// A message to another edge, of which nothing was heard.
     Meshed(u64),
     /// A tombstone that the store did not take yet.
@@ -36,6 +38,7 @@ impl TimerKey {
             TimerKey::Server(_) => "server transaction",
             TimerKey::Client(_) => "client transaction",
             TimerKey::Dialog(_) => "dialog",
+            TimerKey::ByeAgain(_) => "BYE by way of another edge",
             TimerKey::Meshed(_) => "message to another edge",
             TimerKey::Burial(_) => "tombstone",
             TimerKey::Route(_) => "way back to a caller",

@@ -25,6 +25,9 @@ const MAX_CLIENT: usize = 65_536;
 /// So long an INVITE of ours may ring.
 pub(crate) const RING_MS: u64 = 170_000;
 
+/// A BYE that did not reach the edge which was to send it goes there again so soon; milliseconds.
+const BYE_AGAIN_MS: u64 = 1_000;
+
 /// Where a request of ours goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -347,6 +350,25 @@ impl EdgeState {
         self.client_actions(tag, actions, None);
     }
 
+    /// The edge that has the connection of a request's peer was not reached. Of the peer that says nothing, and nobody repeats a BYE for
+    /// us: its peer would hold the dialog for good. So it goes out again, the same bytes, until it is answered or Timer F ends it
+    /// (64·T1, RFC 3261 §17.1.2.2), as on any way that loses something. Every other request has another way, or somebody who asks again.
+    pub(crate) fn not_carried(&mut self, tag: u64) {
+        let purpose = self.clients.entries.get(&tag).and_then(|entry| entry.purpose.as_ref());
+        if !matches!(purpose, Some(Purpose::Bye { .. })) {
+            return self.send_failed(tag);
+        }
+        self.timers.arm(TimerKey::ByeAgain(tag), Some(self.now.mono.plus_millis(BYE_AGAIN_MS)));
+    }
+
+    pub(crate) fn bye_again(&mut self, id: u64) {
+        let Some(entry) = self.clients.entries.get(&id) else { return };
+        if let Some(Purpose::Bye { bytes, .. }) = &entry.purpose {
+            let (target, bytes) = (entry.target.clone(), bytes.clone());
+            self.send_to_target(&target, bytes, Some(id));
+        }
+    }
+
     fn client_actions(&mut self, id: u64, actions: Vec<Action>, message: Option<&Message>) {
         let Some(entry) = self.clients.entries.get(&id) else { return };
         let target = entry.target.clone();
@@ -381,6 +403,7 @@ impl EdgeState {
             Some(cause) => {
                 self.timers.arm(TimerKey::Client(id), None);
                 self.timers.arm(TimerKey::Bridge(id), None);
+                self.timers.arm(TimerKey::ByeAgain(id), None);
                 self.owed_no_more(id);
                 if let Some(purpose) = self.clients.remove(id) {
                     let outcome = match cause {

@@ -1,6 +1,6 @@
 //! Any edge serves anything: what comes to another edge than the one that began.
 
-use edge_core::input::{Input, Transport};
+use edge_core::input::{ConnId, FlowKey, Input, Transport};
 use session_store::op::{StoreError, StoreOp};
 use sip_proto::message::HeaderId;
 
@@ -368,6 +368,56 @@ fn a_mesh_that_fails_leaves_the_contact() {
     fleet.on(0, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
     let tried = fleet.sent(0);
     assert!(tried.iter().any(|s| matches!(s.to, To::Address(..))), "{tried:?}");
+}
+
+/// RFC 3261 §13.3.1.4: no ACK came, so BYE. The edge that has the peer's connection is not reached for a while.
+#[test]
+fn a_bye_goes_out_again_until_the_edge_with_the_connection_is_reached() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = fleet.on(0, |world| {
+        let flow = stream(Transport::Tls, 9, &["sip:alice@acme.example"]);
+        let mut alice = Ua::new(world, "alice", &flow, ECHO);
+        let (headers, body) = both();
+        let response = alice.ask(world, "INVITE", &headers, &body);
+        alice.established(&response);
+        alice.flow = stream(Transport::Tls, 2, &["sip:alice@acme.example"]);
+        alice
+    });
+    fleet.on(1, |world| assert_eq!(alice.ask(world, "INFO", "", "").status(), Some(200)));
+    fleet.mesh_is_cut = true;
+    fleet.advance(40_000);
+    assert_eq!(fleet.said(1), Vec::<String>::new());
+    fleet.sent(0);
+    fleet.mesh_is_cut = false;
+    fleet.advance(2_000);
+    let sent = fleet.sent(1);
+    let [bye] = sent.as_slice() else { panic!("one BYE: {sent:?}") };
+    assert_eq!((bye.message.cseq().method.as_str(), &bye.to), ("BYE", &To::Flow(FlowKey::Stream(ConnId(2)))));
+    fleet.on(1, |world| world.reply(&alice.flow, &bye.message, 200, ""));
+    let last = fleet.on(1, |world| alice.ask(world, "OPTIONS", "", ""));
+    assert_eq!(last.status(), Some(481));
+    fleet.advance(70_000);
+    fleet.assert_silent();
+    assert_eq!(fleet.edges[0].world.core.stats().client_transactions, 0);
+}
+
+/// It never is: the BYE ends with its transaction, and the dialog with it.
+#[test]
+fn a_bye_that_no_edge_carries_ends_after_64_t1() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = invited(&mut fleet);
+    let flow = stream(Transport::Tls, 2, &["sip:alice@acme.example"]);
+    alice.flow = flow;
+    fleet.on(1, |world| assert_eq!(alice.ask(world, "INFO", "", "").status(), Some(200)));
+    fleet.mesh_is_cut = true;
+    fleet.advance(70_000);
+    fleet.sent(0);
+    fleet.mesh_is_cut = false;
+    fleet.advance(10_000);
+    fleet.assert_silent();
+    assert_eq!(fleet.edges[0].world.core.stats().client_transactions, 0);
+    let last = fleet.on(1, |world| alice.ask(world, "OPTIONS", "", ""));
+    assert_eq!(last.status(), Some(481));
 }
 
 #[test]
