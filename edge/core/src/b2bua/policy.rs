@@ -156,8 +156,8 @@ impl EdgeState {
         out
     }
 
-    /// A JSON-RPC message between the legs. `by_caller`: from the side that called; the other one is the agent, whose answers are shown
-    /// as far as policy shows them.
+    /// A JSON-RPC message between the legs; one without an id is judged by its method, too, because a server may run it all the same.
+    /// `by_caller`: from the side that called; the other one is the agent, whose answers are shown as far as policy shows them.
     pub(super) fn judge_said(
         &self,
         principal: &Principal,
@@ -169,11 +169,15 @@ impl EdgeState {
         let held = policies(agent, domain);
         let who = policy_principal(principal);
         match (envelope.kind(), by_caller) {
-            (Kind::Request, true) => {
+            (kind @ (Kind::Request | Kind::Notification), true) => {
                 let method = envelope.method().unwrap_or_default();
                 let subject = envelope.subject();
                 if held.evaluate(&Question::method(who, method, subject.as_deref())).allowed {
                     return Said::Pass;
+                }
+                if kind == Kind::Notification {
+                    // Nobody answers what has no id.
+                    return Said::Refused(None);
                 }
                 let error = match (method, subject.as_deref()) {
                     // Hidden and absent look alike.

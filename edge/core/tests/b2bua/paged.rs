@@ -117,6 +117,29 @@ fn reg_2_a_message_to_the_domain_goes_to_who_offers_the_capability() {
     assert_eq!(alice.status(&mut fleet), 404);
 }
 
+/// A server need not look whether a call has an id: without one it is still a call.
+#[test]
+fn sec_6_a_call_without_an_id_is_judged_and_a_notification_passes() {
+    let hidden = MethodSpec { name: "tools/call".into(), params: vec!["pay".into()] };
+    let mut config = bridge_config();
+    at_agent(&mut config, "sam", vec![allow("all", None), deny("pay", None, Some(vec![hidden]))]);
+    let mut fleet = Fleet::with(1, config);
+    let mut agent = Phone::new(&mut fleet, 0, "sam");
+    agent.register(&mut fleet, "", "");
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    let without_id = tool_call(9, "pay").replace(r#""id":9,"#, "");
+    assert!(!without_id.contains(r#""id""#), "{without_id}");
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &without_id);
+    assert!(fleet.try_take(&agent).is_none(), "it reached the agent");
+    assert_eq!(alice.status(&mut fleet), 403);
+    let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#;
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, cancelled);
+    let request = fleet.take(&agent);
+    assert_eq!(request.body(), cancelled.as_bytes());
+    agent.reply(&mut fleet, &request, 200, "", "");
+    assert_eq!(alice.status(&mut fleet), 200);
+}
+
 #[test]
 fn sec_6_sec_11_policy_is_asked_before_and_after() {
     let hidden = MethodSpec { name: "tools/call".into(), params: vec!["pay".into()] };
