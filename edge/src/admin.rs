@@ -221,7 +221,7 @@ impl Admin {
             connections: parts.net.connections().len(),
             backend_calls: parts.backends.in_flight(),
             refused: parts.counters.all().collect(),
-            health: *parts.health.borrow(),
+            health: parts.health.borrow().health,
             epoch: membership.as_ref().map_or(0, |membership| membership.owner.epoch),
             lease_held: membership.as_ref().is_some_and(|membership| membership.holds(parts.clock.now().mono)),
             pods: membership.map_or(0, |m| m.pods.iter().filter(|pod| pod.lease_left_ms > 0).count()),
@@ -233,7 +233,7 @@ impl Admin {
         let parts = self.parts.get()?;
         let membership = parts.membership.borrow().clone()?;
         let held = membership.holds(parts.clock.now().mono);
-        let report = StoreReport::new(parts.store.kind(), *parts.health.borrow(), &membership, held);
+        let report = StoreReport::new(parts.store.kind(), parts.health.borrow().health, &membership, held);
         Some(StoreReport { reason: parts.store.trouble(), ..report })
     }
 

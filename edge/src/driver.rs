@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use edge_core::config::Config;
 use edge_core::effect::{Effect, LogLevel};
-use edge_core::input::{BackendEvent, BackendId, FlowKey, Input, OpId, StoreHealth, Transport};
+use edge_core::input::{BackendEvent, BackendId, FlowKey, Input, OpId, Transport};
 use edge_core::lease::Membership;
 use edge_core::state::{EdgeState, Shard};
 use tokio::net::UdpSocket;
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::net::outbox::Tag;
 use crate::net::udp::{self, Receiver, UdpPort};
-use crate::store::{AtOnce, Reply, Store};
+use crate::store::{AtOnce, Reply, Store, StoreState};
 use crate::telemetry::Spans;
 use ingress::{Arrived, Control, STALE, ShardQueues, Shards, is_new_work, unavailable};
 
@@ -49,7 +49,7 @@ pub struct Parts {
     pub shards: Shards,
     pub store: Store,
     /// Whether the store can be used, as it changes.
-    pub health: watch::Receiver<StoreHealth>,
+    pub health: watch::Receiver<StoreState>,
     /// What the node knows of the fleet, as it changes.
     pub membership: watch::Receiver<Option<Arc<Membership>>>,
     pub mesh: Mesh,
@@ -150,6 +150,7 @@ impl Driver {
         // What was there before this clone counts as seen; it may be newer than what the core was started with.
         membership.mark_changed();
         health.mark_changed();
+        let mut replaced = health.borrow().replaced;
         loop {
             let deadline = self.core.poll_timeout().map(|(at, _)| self.parts.clock.instant(at));
             let blocked: Option<u16> = self.udp.iter().find(|(_, port)| !port.out.is_empty()).map(|(index, _)| *index);
@@ -166,7 +167,10 @@ impl Driver {
                 }
                 Ok(()) = health.changed() => {
                     let now = *health.borrow_and_update();
-                    self.handle(Input::StoreHealth(now));
+                    if now.replaced != std::mem::replace(&mut replaced, now.replaced) {
+                        self.handle(Input::StoreReplaced);
+                    }
+                    self.handle(Input::StoreHealth(now.health));
                 }
                 () = async { sleep_until(deadline.unwrap_or_else(Instant::now).into()).await }, if deadline.is_some() => {
                     self.core.handle_timeout(self.parts.clock.now());

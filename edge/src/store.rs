@@ -47,14 +47,14 @@ enum Backend {
 #[derive(Debug)]
 struct Shared {
     redis: ArcSwap<RedisStore>,
-    health: watch::Sender<StoreHealth>,
+    health: watch::Sender<StoreState>,
     /// The task that tells `health`.
     follower: Mutex<AbortHandle>,
 }
 
 impl Shared {
     fn new(redis: RedisStore) -> Shared {
-        let (health, _) = watch::channel(StoreHealth::Closed);
+        let (health, _) = watch::channel(StoreState::default());
         let follower = Mutex::new(follow(redis.health(), health.clone()));
         Shared { redis: ArcSwap::from_pointee(redis), health, follower }
     }
@@ -89,6 +89,14 @@ pub enum AtOnce {
 pub const RETRY: Duration = Duration::from_millis(250);
 pub const LAST_RETRY: Duration = Duration::from_secs(5);
 
+/// What a process knows of its store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreState {
+    pub health: StoreHealth,
+    /// How often another server took the place of the one before ([`Health::replaced`]).
+    pub replaced: u64,
+}
+
 /// A store that is about to be used.
 pub enum Opening {
     Memory,
@@ -102,7 +110,7 @@ pub enum Opening {
 pub struct Opened {
     pub store: Store,
     /// Whether it can be used, as it changes.
-    pub health: watch::Receiver<StoreHealth>,
+    pub health: watch::Receiver<StoreState>,
 }
 
 impl Store {
@@ -111,7 +119,7 @@ impl Store {
     /// # Errors
     /// One sentence: what is wrong with the configuration or with what answers; waiting would not help.
     pub async fn open(opening: Opening, sealer: Sealer, metrics: Arc<Metrics>) -> Result<Opened, String> {
-        let (_, healthy) = watch::channel(StoreHealth::Closed);
+        let (_, healthy) = watch::channel(StoreState::default());
         match opening {
             Opening::Memory => {
                 let memory = Arc::new(Mutex::new(MemoryStore::new(Capacity::default())));
@@ -300,19 +308,29 @@ async fn connect(config: RedisConfig, sealer: Arc<Sealer>) -> Result<RedisStore,
 }
 
 /// Tells the breaker as the cores know it, as it is now and whenever it changes.
-fn follow(mut health: HealthWatch, sender: watch::Sender<StoreHealth>) -> AbortHandle {
+fn follow(mut health: HealthWatch, sender: watch::Sender<StoreState>) -> AbortHandle {
     let state = |health: &Health| match health.state {
         BreakerState::Closed => StoreHealth::Closed,
         BreakerState::Open => StoreHealth::Open,
         BreakerState::Recovering { percent } => StoreHealth::Recovering { percent },
     };
-    let now = state(&health.current());
-    sender.send_if_modified(|known| std::mem::replace(known, now) != now);
+    // By another way the count begins anew; what was told is told.
+    let before = sender.borrow().replaced;
+    let tell = move |sender: &watch::Sender<StoreState>, now: &Health| {
+        let now = StoreState { health: state(now), replaced: before + now.replaced };
+        let mut moved = false;
+        sender.send_if_modified(|known| {
+            let known = std::mem::replace(known, now);
+            moved = known.health != now.health;
+            known != now
+        });
+        moved
+    };
+    tell(&sender, &health.current());
     let follower = tokio::spawn(async move {
         loop {
             let now = health.changed().await;
-            let changed = sender.send_if_modified(|known| std::mem::replace(known, state(&now)) != state(&now));
-            match (changed, now.state) {
+            match (tell(&sender, &now), now.state) {
                 (false, _) => {}
                 (true, BreakerState::Closed) => tracing::info!("the store is used again"),
                 (true, BreakerState::Recovering { percent }) => {

@@ -56,6 +56,7 @@ pub fn config(core: usize) -> Arc<Config> {
         lenient_headers: true,
         retention_ms: 0,
         refresh_in_outage: false,
+        durability: session_store::Durability::Replica,
     };
     let tool = |name: &str, effect| DeclaredTool { name: name.into(), version: 1, effect };
     let agent = AgentConfig {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mcp_sip::policy::Policy;
+use session_store::Durability;
 use zeroize::Zeroizing;
 
 use crate::input::Transport;
@@ -165,6 +166,8 @@ pub struct DomainConfig {
     pub retention_ms: u64,
     /// While the store is away a REGISTER that refreshes what this edge served recently gets 200 for a short time, unstored.
     pub refresh_in_outage: bool,
+    /// What an acknowledgement of the store means for what belongs to the domain.
+    pub durability: Durability,
 }
 
 /// `SipDomain.spec.authentication.digest`.

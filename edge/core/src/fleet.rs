@@ -60,7 +60,7 @@ impl EdgeState {
             }
         }
         if emptied {
-            let was_alone = before.is_none_or(|before| before.pods.iter().all(|pod| pod.owner.pod == before.owner.pod));
+            let was_alone = before.is_none_or(|before| before.is_alone());
             self.store_was_emptied(old_owner, was_alone);
         }
         self.store_was_seen(membership.renewed_at);

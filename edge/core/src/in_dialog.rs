@@ -125,8 +125,10 @@ impl EdgeState {
         if self.is_degraded() {
             return self.in_dialog_degraded(pending);
         }
-        if matches!(kind, Kind::Mcp(_)) && self.is_settling() {
-            return Err(self.settles());
+        if matches!(kind, Kind::Mcp(_))
+            && let Some(until) = self.settles_until(domain.durability)
+        {
+            return Err(self.settles(until));
         }
         if kind == Kind::Bye {
             return self.on_bye(pending);

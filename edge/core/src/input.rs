@@ -103,6 +103,9 @@ pub enum Input {
     MeshFailed { to: u64, tag: u64 },
     /// Whether the store can be used (sip.md, section 11).
     StoreHealth(StoreHealth),
+    /// Another server answers for the store than before, or the same one after a start: it may lack what it had acknowledged last in class
+    /// `Memory`. Comes before anything that it says.
+    StoreReplaced,
     /// Stop taking new work; `Effect::Drained` follows when nothing is in flight.
     Drain,
 }

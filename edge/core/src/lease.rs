@@ -67,6 +67,12 @@ impl Membership {
         now < self.valid_until
     }
 
+    /// Whether the store knows of no other edge.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.pods.iter().all(|pod| pod.owner.pod == self.owner.pod)
+    }
+
     /// That life of that pod, if it is not over by the store's word.
     #[must_use]
     pub fn living(&self, pod: u64, boot: u64) -> Option<&PodState> {

@@ -7,12 +7,13 @@
 mod missed;
 mod registrations;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use session_store::Durability;
 use session_store::key::{DialogKey, GuardKey};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::record::Owner;
-use sip_proto::message::HeaderId;
+use sip_proto::message::{HeaderId, Message};
 use sip_proto::time::Mono;
 
 use crate::answer::Answer;
@@ -36,6 +37,9 @@ const AT_ONCE: usize = 64;
 const AGAIN_MS: u64 = 500;
 /// Copies of dialogs that others own are written anew so long after their owners had the occasion; milliseconds.
 const COPIES_MS: u64 = 5_000;
+/// After a failover each edge finds the new primary by itself, and first writes there what it runs and the primary lacks. They do so within
+/// about half a second of each other; milliseconds.
+const FOLLOW_MS: u64 = 2_000;
 /// So long after the content was lost a dialog that is not there may still be written anew by another edge; milliseconds.
 const EMPTIED_MS: u64 = 10_000;
 /// A record written anew may be older than the dialog: our next CSeq must still be higher than any that the peer saw (gaps are legal).
@@ -68,6 +72,10 @@ pub(crate) struct Outage {
     emptied_until: Option<Mono>,
     /// Until then other edges write what they hold: an exchange that is not there may still come.
     settles: Option<Mono>,
+    /// The same for domains of class `Memory`, after another server took over.
+    follows: Option<Mono>,
+    /// What is run here is written anew where it is missing; then.
+    looks_after: Option<Mono>,
     recent: registrations::Recent,
     missed: missed::Missed,
     /// From the end of an outage until everything above is done.
@@ -102,23 +110,31 @@ impl EdgeState {
         }
     }
 
-    /// Whether another edge may hold the exchange that a request is the repetition of, and has not written it anew yet.
-    pub(crate) fn is_settling(&self) -> bool {
-        self.outage.settles.is_some_and(|until| self.now.mono < until)
+    /// Until when another edge may hold the exchange that a request is the repetition of, and has not written it anew yet. In the other
+    /// classes a server that takes over has all that was acknowledged.
+    pub(crate) fn settles_until(&self, class: Durability) -> Option<Mono> {
+        let follows = self.outage.follows.filter(|_| class == Durability::Memory);
+        self.outage.settles.max(follows).filter(|until| self.now.mono < *until)
     }
 
     /// The answer meanwhile. When that ends is known, so nobody is sent away for longer; not all at once, either.
-    pub(crate) fn settles(&mut self) -> Answer {
-        let left_ms = self.outage.settles.map_or(0, |until| until.millis_since(self.now.mono));
-        let seconds = left_ms.div_ceil(1_000).max(1) + self.random.below(2);
+    pub(crate) fn settles(&mut self, until: Mono) -> Answer {
+        let seconds = until.millis_since(self.now.mono).div_ceil(1_000).max(1) + self.random.below(2);
         self.stats.limit("outage");
-        Answer::new(503).phrase("Store Was Emptied").header(HeaderId::RetryAfter, seconds.to_string())
+        let phrase = if self.outage.settles.is_some_and(|emptied| until <= emptied) {
+            "Store Was Emptied"
+        } else {
+            "Store Was Replaced"
+        };
+        Answer::new(503).phrase(phrase).header(HeaderId::RetryAfter, seconds.to_string())
     }
 
     /// The answer to a request out of a dialog that is not taken now.
-    pub(crate) fn refuse_new(&mut self, service: Service) -> Option<Answer> {
+    pub(crate) fn refuse_new(&mut self, message: &Message) -> Option<Answer> {
+        let service = Service::of(&message.cseq().method);
+        let settles = (service == Service::Message).then(|| self.page_settles_until(message)).flatten();
         let taken = match service {
-            Service::Message if self.is_settling() => return Some(self.settles()),
+            _ if let Some(until) = settles => return Some(self.settles(until)),
             Service::Invite | Service::Message => self.admits(),
             // The registrar has a rule of its own.
             Service::Register if self.config.on_outage == OnOutage::KeepExisting => true,
@@ -141,12 +157,7 @@ impl EdgeState {
                 self.outage.awaited = None;
             }
             (true, false) => {
-                // A replica that took over, or a file that was not written to the end, lacks the latest writes, and says so to nobody. What
-                // runs here is written again where it is missing, so that a repetition does not run it a second time.
-                let in_flight =
-                    self.engine.held(self.owner).into_iter().filter(|held| matches!(held, Held::Exchange { .. }));
-                let missing: Vec<Held> = in_flight.filter(|held| !self.outage.held.contains(held)).collect();
-                self.outage.held.extend(missing);
+                self.look_after_exchanges();
                 let (waiting, held) = (self.outage.journal_len(), self.outage.held.len());
                 let message =
                     format!("the store is back: {waiting} operations are replayed, {held} exchanges are looked after");
@@ -157,6 +168,50 @@ impl EdgeState {
             }
             _ => {}
         }
+    }
+
+    /// A replica that took over, or a file that was not written to the end, lacks the latest writes, and says so to nobody. What runs here is
+    /// written again where it is missing, so that a repetition does not run it a second time.
+    fn look_after_exchanges(&mut self) {
+        self.outage.looks_after = None;
+        let waiting: BTreeSet<Held> = self.outage.held.iter().copied().collect();
+        let in_flight = self.engine.held(self.owner).into_iter().filter(|held| matches!(held, Held::Exchange { .. }));
+        self.outage.held.extend(in_flight.filter(|held| !waiting.contains(held)));
+    }
+
+    /// Another server answers than before.
+    pub(crate) fn store_was_replaced(&mut self) {
+        let now = self.now.mono;
+        if !self.membership.as_ref().is_none_or(|membership| membership.is_alone()) {
+            self.outage.follows = Some(now.plus_millis(FOLLOW_MS));
+        }
+        // One of several servers, maybe: the others went on, so no end of an outage will be told. It takes operations after its next probe.
+        if self.outage.health != StoreHealth::Open {
+            self.outage.looks_after = Some(now.plus_millis(AGAIN_MS));
+        }
+        self.wake_for_known();
+    }
+
+    /// The timer of all this: then, if not earlier.
+    fn wake_at(&mut self, at: Mono) {
+        self.timers.arm_earlier(TimerKey::Outage, at);
+    }
+
+    /// Wakes for what is due at a known time.
+    fn wake_for_known(&mut self) {
+        let Outage { copies, follows, looks_after, .. } = self.outage;
+        let known = [copies, follows, looks_after].into_iter().flatten();
+        if let Some(next) = known.filter(|at| *at > self.now.mono).min() {
+            self.wake_at(next);
+        }
+    }
+
+    /// [`Self::settles_until`] for a MESSAGE out of a dialog, by the domain that it is for.
+    fn page_settles_until(&self, message: &Message) -> Option<Mono> {
+        // Nearly always: nobody looks for the domain.
+        self.settles_until(Durability::Memory)?;
+        let class = self.addressed(message).map_or(Durability::Fsync, |(domain, _)| domain.durability);
+        self.settles_until(class)
     }
 
     /// A renewal of the lease was sent at that time, and the store took it.
@@ -176,7 +231,7 @@ impl EdgeState {
         self.outage.restore = self.dialogs.iter().filter(|(_, l)| mine(&l.record.owner)).map(|(d, _)| *d).collect();
         self.outage.copies = Some(now.plus_millis(COPIES_MS));
         self.outage.emptied_until = Some(now.plus_millis(EMPTIED_MS));
-        self.timers.arm(TimerKey::Outage, self.outage.copies);
+        self.wake_at(now.plus_millis(COPIES_MS));
         let (sessions, exchanges) = (self.outage.restore.len(), self.outage.held.len());
         self.log(LogLevel::Warn, format!("{sessions} sessions and {exchanges} of their exchanges are written anew"));
     }
@@ -206,6 +261,10 @@ impl EdgeState {
             let copies: Vec<DialogKey> = self.foreign.iter().copied().collect();
             self.outage.restore.extend(copies);
         }
+        if self.outage.looks_after.is_some_and(|at| at <= self.now.mono) {
+            self.look_after_exchanges();
+        }
+        self.wake_for_known();
         self.recover();
     }
 
@@ -244,7 +303,7 @@ impl EdgeState {
             self.log(LogLevel::Info, "the store is used again");
             self.with_engine(|engine, ctx| engine.store_is_back(ctx));
         }
-        if !self.is_degraded() && !self.is_settling() {
+        if !self.is_degraded() && self.settles_until(Durability::Memory).is_none() {
             self.look_up_missed();
         }
     }
@@ -262,7 +321,7 @@ impl EdgeState {
             }
             Err(StoreError::Unavailable) => {
                 self.outage.held.push_back(held);
-                return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+                return self.wake_at(self.now.mono.plus_millis(AGAIN_MS));
             }
             // It would not be taken the next time either, and the others wait.
             Err(error) => self.log(LogLevel::Error, format!("an exchange is lost with the store's content: {error}")),
@@ -300,7 +359,7 @@ impl EdgeState {
             Ok(_) => self.end_dialog(dialog, Closing::Expired),
             Err(_) => {
                 self.outage.restore.push_back(dialog);
-                return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+                return self.wake_at(self.now.mono.plus_millis(AGAIN_MS));
             }
         }
         self.recover();
@@ -331,7 +390,7 @@ impl EdgeState {
         }
         self.outage.journal.push_back(late);
         if !self.is_degraded() {
-            self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+            self.wake_at(self.now.mono.plus_millis(AGAIN_MS));
         }
     }
 
@@ -339,7 +398,7 @@ impl EdgeState {
         self.outage.replaying -= 1;
         if reply.is_err() {
             self.outage.journal.push_front(late);
-            return self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(AGAIN_MS)));
+            return self.wake_at(self.now.mono.plus_millis(AGAIN_MS));
         }
         // A request that came after this BYE was taken elsewhere before it was written. Its peer heard 200, and was the right one: who may
         // not end this dialog is told so first.

@@ -212,7 +212,7 @@ impl EdgeState {
             let answer = self.unavailable("Draining");
             return self.answer(&request, &answer);
         }
-        if let Some(answer) = self.refuse_new(Service::of(&request.message.cseq().method)) {
+        if let Some(answer) = self.refuse_new(&request.message) {
             self.missed(&request);
             return self.answer(&request, &answer);
         }

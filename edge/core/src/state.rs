@@ -165,6 +165,7 @@ impl EdgeState {
             Input::Mesh { from, message } => self.on_mesh(from, message),
             Input::MeshFailed { to, tag } => self.mesh_failed(to, tag),
             Input::StoreHealth(health) => self.store_health(health),
+            Input::StoreReplaced => self.store_was_replaced(),
             Input::Drain => self.start_drain(),
         }
         self.settle();

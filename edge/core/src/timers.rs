@@ -74,6 +74,12 @@ impl Timers {
         }
     }
 
+    /// Arms it for that time, unless it is armed for an earlier one.
+    pub fn arm_earlier(&mut self, key: TimerKey, at: Mono) {
+        let earliest = self.armed.get(&key).map_or(at, |armed| at.min(*armed));
+        self.arm(key, Some(earliest));
+    }
+
     /// The next deadline and what it is for.
     pub fn next(&self) -> Option<(Mono, &'static str)> {
         self.queue.first().map(|(at, key)| (*at, key.reason()))

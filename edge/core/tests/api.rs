@@ -40,6 +40,8 @@ mod page;
 mod parked;
 #[path = "api/registrations.rs"]
 mod registrations;
+#[path = "api/replaced.rs"]
+mod replaced;
 #[path = "api/rfc4475.rs"]
 mod rfc4475;
 #[path = "api/rotation.rs"]

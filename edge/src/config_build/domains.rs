@@ -46,6 +46,7 @@ impl Builder {
                     lenient_headers: false,
                     retention_ms: spec.data_protection.retention.seconds().unwrap_or(0).saturating_mul(1000),
                     refresh_in_outage: spec.outage.refresh_registrations,
+                    durability: super::store::class(spec.durability),
                     domain,
                 }),
             );

@@ -279,7 +279,8 @@ async fn generation(store: &Store, member: &Membership) -> Result<Option<[u8; 16
     }
 }
 
-fn class(class: crds::v1alpha1::Durability) -> Durability {
+/// `SipDomain.spec.durability` as the store calls it.
+pub(super) fn class(class: crds::v1alpha1::Durability) -> Durability {
     match class {
         crds::v1alpha1::Durability::Memory => Durability::Memory,
         crds::v1alpha1::Durability::Replica => Durability::Replica,

@@ -67,6 +67,11 @@ impl Breaker {
         self.state != BreakerState::Open
     }
 
+    /// Whether it is open, or the last operation was not answered.
+    pub fn is_failing(&self) -> bool {
+        !self.admits() || self.failures > 0
+    }
+
     /// An operation was answered.
     pub fn success(&mut self) {
         self.failures = 0;

@@ -28,14 +28,18 @@ pub struct Health {
     pub state: BreakerState,
     pub reason: Option<String>,
     pub shards: Vec<ShardHealth>,
+    /// How often a primary took the place of another one, or was started again, since the start: each time writes that were answered
+    /// (class `Memory`) may be missing. It rises before the first operation is sent there.
+    pub replaced: u64,
 }
 
 impl Health {
-    pub(crate) fn of(shards: Vec<ShardHealth>) -> Health {
+    /// `replaced`: read after the shards.
+    pub(crate) fn of(shards: Vec<ShardHealth>, replaced: u64) -> Health {
         let best = shards.iter().max_by_key(|shard| crate::node::rank(shard.state));
         let state = best.map_or(BreakerState::Open, |shard| shard.state);
         let reason = shards.iter().find_map(|shard| shard.reason.as_ref().map(|r| format!("{}: {r}", shard.address)));
-        Health { state, reason, shards }
+        Health { state, reason, shards, replaced }
     }
 }
 

@@ -31,8 +31,9 @@ pub(crate) async fn keep(common: Arc<Common>, map: Weak<RwLock<Arc<Map>>>, healt
         let now = Instant::now();
         let since = now.duration_since(asked);
         let Some(current) = shared.read().ok().map(|map| map.clone()) else { return };
-        // Nothing is sent to a server whose circuit is open, so nothing would tell that another one took its place.
-        let is_wanted = common.stale.load(Ordering::Relaxed) || current.nodes.iter().any(|node| node.is_out());
+        // Nothing is sent to a server whose circuit is open, and little by an edge that has little to do, so nothing would tell that another
+        // one took its place.
+        let is_wanted = common.stale.load(Ordering::Relaxed) || current.nodes.iter().any(|node| node.is_failing());
         let is_due = since >= ASK_ANYWAY || (is_wanted && since >= ASK_EVERY);
         if !is_single && is_due && looking.as_ref().is_none_or(JoinHandle::is_finished) {
             asked = now;
@@ -43,7 +44,8 @@ pub(crate) async fn keep(common: Arc<Common>, map: Weak<RwLock<Arc<Map>>>, healt
         for node in &current.nodes {
             node.attend();
         }
-        let seen = Health::of(current.nodes.iter().map(|node| node.health()).collect());
+        let shards = current.nodes.iter().map(|node| node.health()).collect();
+        let seen = Health::of(shards, common.replaced.load(Ordering::Acquire));
         health.send_if_modified(|known| {
             let changed = *known != seen;
             *known = seen;

@@ -28,6 +28,8 @@ pub(crate) struct Common {
     pub news: Notify,
     /// Ask who the primaries are.
     pub stale: AtomicBool,
+    /// [`Health::replaced`](crate::Health::replaced).
+    pub replaced: AtomicU64,
 }
 
 impl Common {
@@ -55,6 +57,8 @@ pub(crate) struct Node {
     in_flight: AtomicUsize,
     /// The connection whose server was looked at (version, policy, role).
     checked: AtomicU64,
+    /// The start of the server that was used last (`run_id`).
+    run: Mutex<Run>,
 }
 
 /// Connections and turns of the operations that no call waits for. A sweep through all slot labels must not stand before the calls on their
@@ -64,6 +68,22 @@ struct Background {
     commit: OnceLock<Commit>,
     turns: Semaphore,
     waiting: AtomicUsize,
+}
+
+/// Which start of a server an address stood for when it was used last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Nobody used it yet, and it takes nobody's place.
+    Unused,
+    /// It takes the place of a primary that was used.
+    Successor,
+    Of(String),
+}
+
+/// A server that was looked at.
+pub(crate) struct Looked {
+    pub connection: MultiplexedConnection,
+    pub run_id: String,
 }
 
 /// Counts one operation in flight while it lives.
@@ -76,8 +96,17 @@ impl Drop for InFlight<'_> {
 }
 
 impl Node {
-    /// With a connection whose server was looked at already, or one that is yet to be opened.
-    pub fn new(common: &Arc<Common>, address: &str, first: Option<MultiplexedConnection>) -> Node {
+    /// With a connection whose server was looked at already.
+    pub fn of(common: &Arc<Common>, address: &str, looked: Looked) -> Node {
+        Self::new(common, address, Some(looked.connection), Run::Of(looked.run_id))
+    }
+
+    /// With a connection that is yet to be opened.
+    pub fn unseen(common: &Arc<Common>, address: &str, run: Run) -> Node {
+        Self::new(common, address, None, run)
+    }
+
+    fn new(common: &Arc<Common>, address: &str, first: Option<MultiplexedConnection>, run: Run) -> Node {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
         let checked = u64::from(first.is_some());
@@ -101,6 +130,7 @@ impl Node {
             loads: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             checked: checked.into(),
+            run: Mutex::new(run),
         }
     }
 
@@ -108,17 +138,17 @@ impl Node {
     ///
     /// # Errors
     /// Whatever makes it unfit.
-    pub async fn look_at(config: &RedisConfig, address: &str) -> Result<MultiplexedConnection, StartError> {
+    pub async fn look_at(config: &RedisConfig, address: &str) -> Result<Looked, StartError> {
         let mut connection = Opener::new(config, address).open().await?;
-        Self::fit(config, &mut connection, address).await?;
-        Ok(connection)
+        let run_id = Self::fit(config, &mut connection, address).await?;
+        Ok(Looked { connection, run_id })
     }
 
     async fn fit(
         config: &RedisConfig,
         connection: &mut MultiplexedConnection,
         address: &str,
-    ) -> Result<(), StartError> {
+    ) -> Result<String, StartError> {
         let asking = async {
             let facts = server::facts(connection, address).await?;
             facts.check(address)?;
@@ -130,15 +160,16 @@ impl Node {
                 let wanted = if wants_cluster { "no Cluster node" } else { "a node of a Cluster" };
                 return Err(StartError::OtherMode { address: address.to_owned(), wanted });
             }
-            server::ensure_library(connection, address).await
+            server::ensure_library(connection, address).await?;
+            Ok(facts.run_id)
         };
         let late = StartError::Unreachable { address: address.to_owned(), reason: "no answer in time".into() };
         tokio::time::timeout(config.connect_timeout * 2, asking).await.unwrap_or(Err(late))
     }
 
-    /// Whether its circuit is open.
-    pub fn is_out(&self) -> bool {
-        self.breaker.lock().is_ok_and(|breaker| !breaker.admits())
+    /// Whether its circuit is open, or what was sent last was not answered.
+    pub fn is_failing(&self) -> bool {
+        self.breaker.lock().is_ok_and(|breaker| breaker.is_failing())
     }
 
     /// The worse of the two breakers.
@@ -427,7 +458,7 @@ impl Node {
             return Err(later(self.data.error().map_or_else(|| "no connection".into(), |error| error.to_string())));
         };
         if self.checked.load(Ordering::Relaxed) != number {
-            Self::fit(config, &mut connection, &self.address).await.map_err(|error| {
+            let run_id = Self::fit(config, &mut connection, &self.address).await.map_err(|error| {
                 match error {
                     StartError::Replica { .. } => self.common.look_again(),
                     // It closed, or nothing comes through it: no operation is sent while the circuit is open, so nobody else would notice.
@@ -436,6 +467,8 @@ impl Node {
                 }
                 (true, error.to_string())
             })?;
+            // Before anything is sent to it again.
+            self.runs_as(run_id);
             self.checked.store(number, Ordering::Relaxed);
         }
         let mut command = redis::cmd("FCALL");
@@ -465,6 +498,17 @@ impl Node {
                 }
                 Err(later("no answer in time".into()))
             }
+        }
+    }
+
+    /// A server that is not the one that was used here lacks what that one had not written or sent on.
+    fn runs_as(&self, run_id: String) {
+        let Ok(mut run) = self.run.lock() else { return };
+        let now = Run::Of(run_id);
+        let before = std::mem::replace(&mut *run, now.clone());
+        if before != Run::Unused && before != now {
+            tracing::warn!(address = self.address, "the store: another server answers than before");
+            self.common.replaced.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -10,6 +10,8 @@ use crate::library;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub version: String,
+    /// Of this start of the server.
+    pub run_id: String,
     pub is_valkey: bool,
     pub is_cluster: bool,
     pub is_primary: bool,
@@ -30,6 +32,7 @@ fn parse(info: &str) -> Facts {
         match name {
             "redis_version" if facts.version.is_empty() => facts.version = value.to_owned(),
             "valkey_version" => (facts.version, facts.is_valkey) = (value.to_owned(), true),
+            "run_id" => facts.run_id = value.to_owned(),
             "redis_mode" | "server_mode" => facts.is_cluster |= value == "cluster",
             "role" => facts.is_primary = value == "master",
             "maxmemory_policy" => facts.policy = value.to_owned(),
@@ -146,12 +149,12 @@ mod tests {
 
     #[test]
     fn a_server_says_what_it_is() {
-        let info = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.8\r\nredis_mode:standalone\r\n\
+        let info = "# Server\r\nredis_version:7.2.4\r\nrun_id:a1b2\r\nserver_name:valkey\r\nvalkey_version:8.1.8\r\nredis_mode:standalone\r\n\
                     maxmemory_policy:noeviction\r\naof_enabled:1\r\nrole:master\r\nconnected_slaves:2\r\n";
         let facts = parse(info);
         assert_eq!((facts.version.as_str(), facts.is_valkey), ("8.1.8", true));
         assert!(facts.aof_on && facts.is_primary && facts.has_waitaof() && !facts.is_cluster);
-        assert_eq!(facts.replicas, 2);
+        assert_eq!((facts.replicas, facts.run_id.as_str()), (2, "a1b2"));
         assert_eq!(facts.check("x"), Ok(()));
     }
 

@@ -1,7 +1,7 @@
 //! The store.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
@@ -77,10 +77,16 @@ impl RedisStore {
     pub async fn connect(config: RedisConfig, sealer: Arc<Sealer>) -> Result<RedisStore, StartError> {
         config.check()?;
         let clock = StoreClock::new(config.clock.clone());
-        let common = Arc::new(Common { config, clock, news: Notify::new(), stale: AtomicBool::new(false) });
+        let common = Arc::new(Common {
+            config,
+            clock,
+            news: Notify::new(),
+            stale: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
+        });
         let map = topology::first(&common).await?;
         let shards = map.nodes.iter().map(|node| node.health()).collect();
-        let (seen, health) = watch::channel(Health::of(shards));
+        let (seen, health) = watch::channel(Health::of(shards, 0));
         let map = Arc::new(RwLock::new(Arc::new(map)));
         let keeper = tokio::spawn(keeper::keep(common.clone(), Arc::downgrade(&map), seen)).abort_handle();
         Ok(RedisStore(Arc::new(Inner {

@@ -12,7 +12,7 @@ use crate::config::{RedisConfig, Topology};
 use crate::error::StartError;
 use crate::health::BreakerState;
 use crate::link::Opener;
-use crate::node::{Common, Node};
+use crate::node::{Common, Node, Run};
 use crate::server;
 use crate::slot::{SLOTS, hash_slot};
 
@@ -51,7 +51,7 @@ pub(crate) async fn first(common: &Arc<Common>) -> Result<Map, StartError> {
     let mut out = None;
     for address in primaries.keys() {
         let looked = async {
-            let node = Node::new(common, address, Some(Node::look_at(&common.config, address).await?));
+            let node = Node::of(common, address, Node::look_at(&common.config, address).await?);
             // Learns the clock before the first record is written.
             node.learn_clock().await?;
             Ok(node)
@@ -59,7 +59,7 @@ pub(crate) async fn first(common: &Arc<Common>) -> Result<Map, StartError> {
         match looked.await {
             Ok(node) => nodes.push(Arc::new(node)),
             Err(error @ StartError::Unreachable { .. }) => {
-                nodes.push(Arc::new(Node::new(common, address, None)));
+                nodes.push(Arc::new(Node::unseen(common, address, Run::Unused)));
                 out = Some(error);
             }
             Err(error) => return Err(error),
@@ -82,8 +82,11 @@ pub(crate) async fn again(common: &Arc<Common>, known: &Map) -> Result<Option<Ma
     if slots == known.slots && addresses.iter().eq(primaries.keys()) {
         return Ok(None);
     }
+    // One that is added takes its slots from others, with what is in them; one that comes while another goes may have less.
+    let is_succession = addresses.iter().any(|known| !primaries.contains_key(known));
+    let run = if is_succession { Run::Successor } else { Run::Unused };
     let node = |address: &String| {
-        known.by_address(address).cloned().unwrap_or_else(|| Arc::new(Node::new(common, address, None)))
+        known.by_address(address).cloned().unwrap_or_else(|| Arc::new(Node::unseen(common, address, run.clone())))
     };
     Ok(Some(Map { nodes: primaries.keys().map(node).collect(), slots }))
 }

@@ -11,7 +11,7 @@ use super::exchange::Exchange;
 use super::types::{Ctx, DeliveryId};
 
 /// Something that this edge holds and the store lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Held {
     /// The record of a legacy session.
     Session(SessionKey),

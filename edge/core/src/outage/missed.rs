@@ -18,7 +18,6 @@ use crate::random::keyed_hash;
 use crate::request::Request;
 use crate::router::Callee;
 use crate::state::EdgeState;
-use crate::timers::TimerKey;
 use crate::waiting::Waiting;
 
 /// Requests that are kept, and their bytes together, for one core. Above that the caller has its 503 and nothing else.
@@ -105,7 +104,7 @@ impl EdgeState {
     /// A renewal of the lease comes by anyway.
     fn look_at_missed_later(&mut self) {
         if self.membership.is_none() && !self.outage.missed.kept.is_empty() {
-            self.timers.arm(TimerKey::Outage, Some(self.now.mono.plus_millis(LOOK_MS)));
+            self.wake_at(self.now.mono.plus_millis(LOOK_MS));
         }
     }
 

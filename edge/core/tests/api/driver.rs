@@ -369,6 +369,7 @@ pub fn domain(name: &str, tenant: u16) -> DomainConfig {
         lenient_headers: false,
         retention_ms: 0,
         refresh_in_outage: false,
+        durability: session_store::Durability::Memory,
     }
 }
 

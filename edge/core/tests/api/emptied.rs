@@ -12,12 +12,12 @@ use crate::outage::{away, back};
 
 const EXCHANGE: &str = "MCP-Exchange: xxxxxxxxxxxxxxxxxxx0001;rel=caller\r\n";
 
-fn headers() -> String {
+pub fn headers() -> String {
     format!("{EXCHANGE}{MCP}")
 }
 
 /// A call of alice in which she may use `pay`.
-fn called(fleet: &mut Fleet) -> Ua {
+pub fn called(fleet: &mut Fleet) -> Ua {
     fleet.on(0, |world| {
         let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
         let mut alice = Ua::new(world, "alice", &flow, ECHO);
@@ -69,7 +69,7 @@ fn hear(fleet: &mut Fleet, alice: &Ua, answers: &mut Vec<String>) {
 }
 
 /// Repeats until it is taken, on a new connection; what was answered until then, and how often it was not taken.
-fn repeated(fleet: &mut Fleet, alice: &mut Ua, at: usize, method: &str) -> (Vec<String>, usize) {
+pub fn repeated(fleet: &mut Fleet, alice: &mut Ua, at: usize, method: &str) -> (Vec<String>, usize) {
     alice.flow = stream(Transport::Tls, 7, &["sip:alice@acme.example"]);
     let (mut answers, mut refused) = (Vec::new(), 0);
     loop {
@@ -86,7 +86,7 @@ fn repeated(fleet: &mut Fleet, alice: &mut Ua, at: usize, method: &str) -> (Vec<
 }
 
 /// What is answered from now on.
-fn answers(fleet: &mut Fleet, alice: &Ua) -> Vec<String> {
+pub fn answers(fleet: &mut Fleet, alice: &Ua) -> Vec<String> {
     let mut answers = Vec::new();
     for _ in 0..100 {
         hear(fleet, alice, &mut answers);

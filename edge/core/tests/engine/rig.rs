@@ -153,6 +153,7 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         lenient_headers: false,
         retention_ms: 0,
         refresh_in_outage: false,
+        durability: session_store::Durability::Memory,
     };
     let agents = agents.into_iter().map(|a| ((a.domain.clone(), a.user.clone()), Arc::new(a))).collect();
     Config {

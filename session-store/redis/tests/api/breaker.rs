@@ -174,6 +174,7 @@ fn a_stopped_server_opens_the_circuit_and_a_resumed_one_closes_it() {
     is_refused_at_once(&mut s);
     server.signal(&pid, "-CONT");
     until(&mut health, |state| state == BreakerState::Closed);
+    assert_eq!(health.current().replaced, 0, "it is the same one");
     assert!(matches!(s.run(read(1)), Ok(StoreReply::Dialog { .. })));
 }
 
@@ -191,6 +192,7 @@ fn a_killed_server_is_used_again_when_it_is_back() {
     // Empty, without the library.
     let _server = Server::start_at(Program::Redis, port, &[]);
     until(&mut health, |state| state == BreakerState::Closed);
+    assert_eq!(health.current().replaced, 1, "it may lack what it had said last");
     assert_eq!(s.run(read(1)), Ok(StoreReply::Unknown));
     with_dialog(&mut s, 1);
 }

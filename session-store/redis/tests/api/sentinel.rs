@@ -56,7 +56,10 @@ fn a_failover_is_followed() {
     let moved = async {
         loop {
             let now = health.changed().await;
-            if now.state == BreakerState::Closed && now.shards[0].address == replica.address() {
+            let followed = now.shards[0].address == replica.address();
+            // Whoever sees it in use knows already that it is another one.
+            assert!(!followed || now.state == BreakerState::Open || now.replaced == 1, "{now:?}");
+            if now.state == BreakerState::Closed && followed {
                 return;
             }
         }
