@@ -325,7 +325,7 @@ impl EdgeState {
             Ok(StoreReply::Begun { version, record, exchange }) => (version, record, exchange),
             other => {
                 self.abandon_ticket(pending.ticket.take());
-                return self.not_begun(&pending, other);
+                return self.not_begun(pending.dialog(), &pending.request, &pending.caller, other);
             }
         };
         self.authenticated(&pending.request, &pending.caller);
@@ -406,36 +406,43 @@ impl EdgeState {
         self.store(operation, Waiting::Nobody);
     }
 
-    fn not_begun(&mut self, pending: &InDialog, reply: Result<StoreReply, StoreError>) {
+    /// The store did not let a request in that dialog begin.
+    pub(crate) fn not_begun(
+        &mut self,
+        dialog: DialogKey,
+        request: &Request,
+        caller: &Caller,
+        reply: Result<StoreReply, StoreError>,
+    ) {
         let answer = match reply {
             Ok(StoreReply::Replay { response }) => {
                 let status = Message::parse(response.clone(), Transportation::Stream).ok().and_then(|m| m.status());
-                return self.answer_bytes(&pending.request, status.unwrap_or(500), response);
+                return self.answer_bytes(request, status.unwrap_or(500), response);
             }
             Ok(StoreReply::InProgress) => {
                 // Its answer is on its way, by this edge or another one.
                 self.stats.drop_one("in progress");
-                return self.forget_server(pending.request.server);
+                return self.forget_server(request.server);
             }
             Ok(StoreReply::OutOfOrder) => Answer::new(500).phrase("CSeq Out Of Order"),
             Ok(StoreReply::OtherPrincipal) => {
-                let domain = pending.caller.domain.domain.clone();
-                self.audit_refusal(&pending.request, &domain, pending.caller.principal.as_str(), "default", 403);
+                let domain = caller.domain.domain.clone();
+                self.audit_refusal(request, &domain, caller.principal.as_str(), "default", 403);
                 Answer::new(403).phrase("Another Principal's Dialog")
             }
             Ok(StoreReply::NonceReplayed) => {
                 self.stats.failed_authentications += 1;
-                self.challenge(&pending.caller.domain, true)
+                self.challenge(&caller.domain, true)
             }
-            Ok(StoreReply::Unknown) if self.may_come_back(pending.dialog()) => self.unavailable("Store Was Emptied"),
+            Ok(StoreReply::Unknown) if self.may_come_back(dialog) => self.unavailable("Store Was Emptied"),
             Ok(_) => {
                 // The store has forgotten it, so we must, too.
-                self.end_dialog(pending.dialog(), Closing::Expired);
+                self.end_dialog(dialog, Closing::Expired);
                 Answer::new(481)
             }
             Err(_) => self.unavailable("Store Unavailable"),
         };
-        self.answer(&pending.request, &answer);
+        self.answer(request, &answer);
     }
 
     fn on_bye(&mut self, mut pending: InDialog) -> Result<(), Answer> {
@@ -483,7 +490,7 @@ impl EdgeState {
                 self.end_dialog(dialog, Closing::Bye);
                 self.bury(dialog);
             }
-            other => self.not_begun(pending, other),
+            other => self.not_begun(pending.dialog(), &pending.request, &pending.caller, other),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::policy::Said;
 use super::relayed::Refusal;
 use crate::answer::Answer;
 use crate::dialogs::dialog_state;
-use crate::engine::{Closing, Principal};
+use crate::engine::Principal;
 use crate::gate::{Caller, policies, policy_principal, source};
 use crate::locate::Located;
 use crate::negotiate::option_tags;
@@ -191,7 +191,7 @@ impl EdgeState {
     pub(super) fn relay_begun(&mut self, mut relay: Relay, reply: Result<StoreReply, StoreError>) {
         let (version, record) = match reply {
             Ok(StoreReply::Begun { version, record, .. }) => (version, record),
-            other => return self.relay_not_begun(&relay, other),
+            other => return self.not_begun(relay.dialog, &relay.request, &relay.caller, other),
         };
         let (request, caller) = (relay.request.clone(), relay.caller.clone());
         self.authenticated(&request, &caller);
@@ -206,37 +206,6 @@ impl EdgeState {
             let (relay, answer) = *answer;
             self.relay_refused(&relay, &answer);
         }
-    }
-
-    fn relay_not_begun(&mut self, relay: &Relay, reply: Result<StoreReply, StoreError>) {
-        let answer = match reply {
-            Ok(StoreReply::Replay { response }) => {
-                let status = Message::parse(response.clone(), Transportation::Stream).ok().and_then(|m| m.status());
-                return self.answer_bytes(&relay.request, status.unwrap_or(500), response);
-            }
-            Ok(StoreReply::InProgress) => {
-                // Its answer is on its way, by this edge or another one.
-                self.stats.drop_one("in progress");
-                return self.forget_server(relay.request.server);
-            }
-            Ok(StoreReply::OutOfOrder) => Answer::new(500).phrase("CSeq Out Of Order"),
-            Ok(StoreReply::OtherPrincipal) => {
-                let domain = relay.caller.domain.domain.clone();
-                self.audit_refusal(&relay.request, &domain, relay.caller.principal.as_str(), "default", 403);
-                Answer::new(403).phrase("Another Principal's Dialog")
-            }
-            Ok(StoreReply::NonceReplayed) => {
-                self.stats.failed_authentications += 1;
-                self.challenge(&relay.caller.domain, true)
-            }
-            Ok(_) => {
-                // The store has forgotten it, so we must, too.
-                self.end_dialog(relay.dialog, Closing::Expired);
-                Answer::new(481)
-            }
-            Err(_) => self.unavailable("Store Unavailable"),
-        };
-        self.answer(&relay.request, &answer);
     }
 
     /// The final answer of ours; stored for a copy that reaches another edge.

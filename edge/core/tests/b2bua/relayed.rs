@@ -1,5 +1,6 @@
 //! Requests from leg to leg.
 
+use session_store::memory::{Capacity, MemoryStore};
 use sip_proto::message::HeaderId;
 
 use crate::driver::text;
@@ -162,4 +163,23 @@ fn nobody_else_speaks_in_the_dialog() {
     mixed.send(&mut fleet, "INFO", "Content-Type: text/plain\r\n", "x");
     assert_eq!(mixed.status(&mut fleet), 403);
     assert!(fleet.try_take(&sam).is_none());
+}
+
+/// The store came back empty and no renewal has said so yet: the dialog is not gone, and is written anew soon.
+#[test]
+fn a_request_between_legs_that_the_store_lost_is_503_and_ends_nothing() {
+    let mut fleet = Fleet::new(2);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, "", "");
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    call(&mut fleet, &mut alice, &mut sam, "");
+    let kept = std::mem::replace(&mut fleet.store, MemoryStore::new(Capacity::default()));
+    alice.send(&mut fleet, "INFO", "Info-Package: other\r\nContent-Type: text/plain\r\n", "lost");
+    assert_eq!(alice.status(&mut fleet), 503);
+    fleet.store = kept;
+    alice.send(&mut fleet, "INFO", "Info-Package: other\r\nContent-Type: text/plain\r\n", "back");
+    let info = fleet.take(&sam);
+    assert_eq!(&info.body()[..], b"back");
+    sam.reply(&mut fleet, &info, 200, "", "");
+    assert_eq!(alice.status(&mut fleet), 200);
 }
