@@ -31,7 +31,7 @@ use crate::effect::LogLevel;
 /// While the lease is not renewed, or the store is away, an adopted exchange is looked at again after so long; milliseconds.
 pub(super) const AGAIN_MS: u64 = 500;
 /// What an adopted exchange may take at least; milliseconds.
-const LEAST_MS: u64 = 5_000;
+pub(super) const LEAST_MS: u64 = 5_000;
 
 /// An adopted exchange that waits. As many as the journal can hold at most.
 #[derive(Debug)]

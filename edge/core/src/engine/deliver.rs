@@ -24,7 +24,7 @@ const ANSWER_ATTEMPTS: u32 = 76;
 const FIRST_WAIT_MS: u64 = 500;
 const LONGEST_WAIT_MS: u64 = 4_000;
 /// When the store is back, what waited for it goes on within this time, not all at once.
-const RETURN_SPREAD_MS: u64 = 500;
+pub(super) const RETURN_SPREAD_MS: u64 = 500;
 /// An answer of an earlier life of this edge waits for its adoption by this one: so long between two looks, and so many of them.
 const ADOPTION_WAIT_MS: u64 = 500;
 const ADOPTION_TRIES: u32 = 80;
@@ -246,6 +246,7 @@ impl Engine {
             let at = ctx.now.mono.plus_millis(ctx.random.below(RETURN_SPREAD_MS));
             self.timers.set(Timer::Delivery(id), at);
         }
+        self.doubts_again(ctx);
     }
 
     /// The caller of an answer cannot be reached for now. `false`: it is not waited for, or not any more.

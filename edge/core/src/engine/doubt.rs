@@ -15,8 +15,8 @@ use sip_proto::time::Mono;
 
 use super::Engine;
 use super::access::Access;
-use super::adopt::restore;
-use super::deliver::Writes;
+use super::adopt::{LEAST_MS, restore};
+use super::deliver::{RETURN_SPREAD_MS, Writes};
 use super::exchange::{Exchange, GRACE_MS};
 use super::pending::{Fate, Op, Outgoing, Purpose, Refused, What};
 use super::timers::Timer;
@@ -144,6 +144,8 @@ pub(super) struct Doubt {
     /// It ran here already: this is its answer, should nobody else have one.
     answer: Option<Bytes>,
     wait_ms: u64,
+    /// Looked after until then: the exchange's deadline, or later where the store was away meanwhile.
+    until: Mono,
     is_writing: bool,
     fate: Fate,
 }
@@ -220,9 +222,9 @@ impl Engine {
 
     fn begin_doubt(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, owner: Owner, answer: Option<Bytes>) {
         let key = exchange.key;
-        let exchange = Box::new(exchange);
-        let doubt =
-            Doubt { exchange, owner, is_asked: false, answer, wait_ms: FIRST_MS, is_writing: false, fate: Fate::Live };
+        let (until, exchange) = (exchange.deadline, Box::new(exchange));
+        let (is_asked, is_writing, wait_ms, fate) = (false, false, FIRST_MS, Fate::Live);
+        let doubt = Doubt { exchange, owner, is_asked, answer, wait_ms, until, is_writing, fate };
         self.doubts.insert(key, doubt);
         self.resolve(ctx, key);
     }
@@ -267,12 +269,18 @@ impl Engine {
         if is_heard {
             return self.no_doubt(key);
         }
-        let deadline = doubt.exchange.deadline;
-        if ctx.now.mono >= deadline {
+        let now = ctx.now.mono;
+        // Only the store can tell, and it does not: the clock stands, for as long as an entry of it may be there.
+        if !ctx.has_lease() {
+            let end = doubt.exchange.latest.max(doubt.exchange.deadline).plus_millis(2 * GRACE_MS);
+            doubt.until = doubt.until.max(now.plus_millis(2 * LONGEST_MS).min(end));
+        }
+        let until = doubt.until;
+        if now >= until {
             self.stats.unresolved += 1;
             return self.no_doubt(key);
         }
-        let at = ctx.now.mono.plus_millis(doubt.wait_ms).min(deadline);
+        let at = now.plus_millis(doubt.wait_ms).min(until);
         doubt.wait_ms = doubt.wait_ms.saturating_mul(2).min(LONGEST_MS);
         let owner = doubt.owner;
         let call_id = doubt.exchange.leg.call_id.clone();
@@ -289,6 +297,15 @@ impl Engine {
             self.take_from(ctx, key, None);
         } else {
             self.out.push_back(EngineOut::Ask { owner, exchange: key, call_id });
+        }
+    }
+
+    /// The store is used again: what only it can tell is asked soon.
+    pub(super) fn doubts_again(&mut self, ctx: &mut Ctx<'_>) {
+        for (key, doubt) in self.doubts.iter_mut().filter(|(_, doubt)| !doubt.is_writing) {
+            doubt.wait_ms = FIRST_MS;
+            let at = ctx.now.mono.plus_millis(ctx.random.below(RETURN_SPREAD_MS));
+            self.timers.set(Timer::Doubt(*key), at);
         }
     }
 
@@ -317,7 +334,11 @@ impl Engine {
             return;
         }
         let Some(doubt) = self.doubts.get_mut(&key) else { return };
-        doubt.exchange.owner = ctx.owner;
+        let exchange = &mut doubt.exchange;
+        exchange.owner = ctx.owner;
+        // If it is ours it shall run, however long the store was away.
+        exchange.deadline = exchange.deadline.max(ctx.now.mono.plus_millis(LEAST_MS));
+        exchange.latest = exchange.latest.max(exchange.deadline);
         doubt.is_writing = true;
         let Some(doubt) = self.doubts.get(&key) else { return };
         let mut open = self.journal(ctx, &doubt.exchange);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge_core::input::{BackendId, ConnId, Flow, Input, StoreHealth, Transport};
+use session_store::op::StoreError;
 use sip_proto::message::HeaderId;
 
 use crate::calls::{ECHO, tls_call};
@@ -233,4 +234,50 @@ fn out_of_a_dialog_the_adopter_runs_what_is_safe_again_and_answers_where_the_cal
     assert_eq!(id_of(std::str::from_utf8(&answer.message.body()).unwrap()), "1");
     assert_eq!(header(&answer.message, HeaderId::McpExchange), exchange(1)[14..].trim_end());
     assert_eq!(header(&answer.message, HeaderId::InReplyTo), alice.call_id);
+}
+
+/// The reply to the write of the first try was lost, so its edge answered 503 and forgot it; the repetition is accepted by another edge, which
+/// does not reach the first one, and then the store goes away for longer than the exchange may take.
+#[test]
+fn xch_6_a_repetition_that_waits_for_the_stores_word_outlives_an_outage() {
+    let mut fleet = Fleet::new(2);
+    let mut alice = fleet.on(0, |world| {
+        let mut alice = Ua::new(world, "alice", &tls(1), ECHO);
+        let known = format!("{}{MCP}", exchange(2));
+        assert_eq!(alice.ask(world, "MESSAGE", &known, &tool_call(2, "echo")).status(), Some(200));
+        let (id, _, body) = world.posted();
+        world.backend_answers(id, &tool_result(&id_of(&body)));
+        let answer = world.request();
+        world.reply(&alice.flow, &answer.message, 200, "");
+        alice
+    });
+    let headers = format!("{}{MCP}", exchange(1));
+    fleet.on(0, |world| {
+        world.mode = StoreMode::Held;
+        alice.send(world, "MESSAGE", &headers, &tool_call(1, "echo"));
+        let (op, operation) = world.held.pop_front().expect("it is being written");
+        world.store.execute(world.now.wall.0, operation).expect("it is written");
+        world.mode = StoreMode::Prompt;
+        world.input(Input::Store { op, reply: Err(StoreError::Unavailable) });
+        assert_eq!(world.response().status(), Some(503));
+        world.input(Input::FlowClosed { conn: ConnId(1) });
+    });
+    fleet.mesh_is_cut = true;
+    alice.flow = tls(2);
+    fleet.on(1, |world| {
+        assert_eq!(alice.ask(world, "MESSAGE", &headers, &tool_call(1, "echo")).status(), Some(200));
+    });
+    for index in 0..2 {
+        away(&mut fleet, index);
+    }
+    fleet.advance(60_000);
+    fleet.mesh_is_cut = false;
+    for index in 0..2 {
+        back(&mut fleet, index, StoreHealth::Closed);
+    }
+    fleet.advance(4_000);
+    assert!(fleet.edges[0].world.calls.is_empty(), "its caller was told that nothing was taken");
+    let (id, _, body) = fleet.edges[1].world.posted();
+    fleet.on(1, |world| world.backend_answers(id, &tool_result(&id_of(&body))));
+    answered_at(&mut fleet, &alice);
 }
