@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
 use crds::v1alpha1::{Audit, SipEdge, StoreTtl};
-use edge_core::config::{Advertise, AgentConfig, Config, DomainConfig, DrainConfig, EdgeConfig, Limits, OnOutage, Ttl};
+use edge_core::config::{
+    Advertise, AgentConfig, Config, DomainConfig, DrainConfig, DrainStrategy, EdgeConfig, Limits, OnOutage, Ttl,
+};
 use edge_core::lease::Lease;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
@@ -154,6 +156,11 @@ impl Builder {
                     drain: DrainConfig {
                         in_flight_seconds: spec.drain.in_flight_seconds.into(),
                         dialog_seconds: spec.drain.dialog_seconds().into(),
+                        strategy: match spec.drain.strategy {
+                            crds::v1alpha1::DrainStrategy::Handover => DrainStrategy::Handover,
+                            crds::v1alpha1::DrainStrategy::WaitForEnd => DrainStrategy::WaitForEnd,
+                            crds::v1alpha1::DrainStrategy::Terminate => DrainStrategy::Terminate,
+                        },
                     },
                 },
                 listeners: Vec::new(),

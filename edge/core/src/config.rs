@@ -125,12 +125,25 @@ impl Default for Limits {
 pub struct DrainConfig {
     pub in_flight_seconds: u64,
     pub dialog_seconds: u64,
+    pub strategy: DrainStrategy,
 }
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        DrainConfig { in_flight_seconds: 30, dialog_seconds: 20 }
+        DrainConfig { in_flight_seconds: 30, dialog_seconds: 20, strategy: DrainStrategy::default() }
     }
+}
+
+/// `SipEdge.spec.drain.strategy`: what becomes of the dialogs once the calls in flight have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainStrategy {
+    /// Another edge takes them over; where there is none, they end with BYE.
+    #[default]
+    Handover,
+    /// They may end by themselves until `dialog_seconds` are over; what is left is handed over.
+    WaitForEnd,
+    /// They end with BYE, whoever else is there.
+    Terminate,
 }
 
 /// `SipEdge.spec.listeners[]`, bound.

@@ -2,6 +2,7 @@
 
 use session_store::record::PodState;
 
+use crate::config::DrainStrategy;
 use crate::dialogs::HangUp;
 use crate::effect::{Effect, LogLevel};
 use crate::engine::Closing;
@@ -50,12 +51,16 @@ impl EdgeState {
                 self.timers.arm(TimerKey::Drain, Some(self.now.mono.plus_millis(wait)));
             }
             // Where others serve the same store the sessions go on there.
-            Drain::Dialogs if self.has_successor() => self.hand_over(),
+            Drain::Dialogs if self.strategy() != DrainStrategy::Terminate && self.has_successor() => self.hand_over(),
             Drain::Dialogs => self.hang_up_all(),
             // The BYEs had their time (Timer F); whoever did not answer is told by nobody any more.
             Drain::HungUp => self.drained(),
             Drain::Off | Drain::Done => {}
         }
+    }
+
+    fn strategy(&self) -> DrainStrategy {
+        self.config.edge.drain.strategy
     }
 
     /// Another edge that lives and takes work.
@@ -80,7 +85,15 @@ impl EdgeState {
     fn hang_up_all(&mut self) {
         self.drain = Drain::HungUp;
         let left: Vec<_> = self.dialogs.keys().copied().collect();
+        let has_successor = self.has_successor();
         for dialog in left {
+            if !self.owns(dialog) && has_successor {
+                // It is with an edge that stays: only the copy goes.
+                self.dialogs.remove(&dialog);
+                self.foreign.remove(&dialog);
+                self.timers.arm(TimerKey::Dialog(dialog), None);
+                continue;
+            }
             if !self.owns(dialog) {
                 self.end_dialog(dialog, Closing::Local);
                 continue;
@@ -101,7 +114,9 @@ impl EdgeState {
             {
                 self.drained();
             }
-            Drain::InFlight if quiet && self.has_successor() => self.hand_over(),
+            Drain::InFlight if quiet && self.strategy() == DrainStrategy::Handover && self.has_successor() => {
+                self.hand_over();
+            }
             Drain::InFlight if quiet => self.drain_timeout(),
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use crds::manifest::{ObjectKey, parse};
 use edge::config_build::keys::{MADE, Made};
 use edge::config_build::{Builder, Built};
-use edge_core::config::{Advertise, AgentBackend, CapabilitySource, ToolEffect};
+use edge_core::config::{Advertise, AgentBackend, CapabilitySource, DrainStrategy, ToolEffect};
 use edge_core::input::Transport;
 
 use crate::certificates::{Authority, Pair};
@@ -86,7 +86,8 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
         (limits.sessions_per_pod, limits.in_flight_per_session, limits.sip_body_bytes, limits.message_bytes),
         (5, 6, 2048, 4096)
     );
-    assert_eq!((config.edge.drain.in_flight_seconds, config.edge.drain.dialog_seconds), (5, 2));
+    let drain = &config.edge.drain;
+    assert_eq!((drain.in_flight_seconds, drain.dialog_seconds, drain.strategy), (5, 2, DrainStrategy::Handover));
     assert_eq!(built.listeners[0].address, "127.0.0.1:5060".parse().unwrap());
 
     let domain = &config.domains["demo.example"];

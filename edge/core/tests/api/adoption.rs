@@ -1,8 +1,10 @@
 //! An edge dies: what it left goes on elsewhere; and an edge that was stopped or cut off does nothing that somebody else does now.
 
+use edge_core::config::{DrainConfig, DrainStrategy};
 use edge_core::input::{ConnId, FlowKey, Input, Transport};
 use edge_core::node::NodeInput;
 use session_store::op::{StoreError, StoreOp};
+use sip_proto::message::HeaderId;
 
 use crate::any_edge::{called, invited};
 use crate::calls::{ECHO, both};
@@ -390,6 +392,68 @@ fn a_drain_hands_over_without_a_bye_and_says_503_to_what_is_new() {
     assert_eq!(fleet.on(1, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
     fleet.advance(4_000_000);
     assert_eq!(fleet.said(0), Vec::<String>::new(), "nothing continuous after it");
+}
+
+/// The first of two edges drains by that strategy with a call of alice.
+fn drains(strategy: DrainStrategy, dialog_seconds: u64) -> (Fleet, Ua) {
+    let mut config = config();
+    config.edge.drain = DrainConfig { in_flight_seconds: 30, dialog_seconds, strategy };
+    let mut fleet = Fleet::with(2, config);
+    let alice = called(&mut fleet);
+    fleet.on(0, |world| world.input(Input::Drain));
+    fleet.order(0, NodeInput::Drain);
+    (fleet, alice)
+}
+
+#[test]
+fn a_drain_that_terminates_says_bye_though_another_edge_is_there() {
+    let (mut fleet, alice) = drains(DrainStrategy::Terminate, 0);
+    fleet.advance(100);
+    let sent = fleet.sent(0);
+    let byes: Vec<_> = sent.iter().filter(|sent| sent.message.is_request()).collect();
+    let [bye] = byes[..] else { panic!("{sent:?}") };
+    assert_eq!(bye.message.cseq().method.as_str(), "BYE");
+    assert!(header(&bye.message, HeaderId::Reason).contains("503"), "{}", text(&bye.message));
+    assert!(!fleet.edges[0].world.drained, "the peer has not answered yet");
+    fleet.on(0, |world| world.reply(&alice.flow, &bye.message, 200, ""));
+    fleet.advance(100);
+    assert!(fleet.edges[0].world.drained);
+    fleet.order(0, NodeInput::Leave);
+    fleet.advance(ADOPTION_MS);
+    assert_eq!(fleet.edges[1].world.core.stats().adopted.get("dialog"), None, "nothing is left to adopt");
+    assert_eq!(fleet.on(1, World::counts).dialogs, 0);
+}
+
+#[test]
+fn a_drain_that_terminates_leaves_the_dialogs_of_others_alone() {
+    let mut config = config();
+    config.edge.drain = DrainConfig { in_flight_seconds: 30, dialog_seconds: 0, strategy: DrainStrategy::Terminate };
+    let mut fleet = Fleet::with(2, config);
+    let mut alice = called(&mut fleet);
+    // The other edge serves a message of it, so it has a copy.
+    assert_eq!(fleet.on(1, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
+    assert_eq!(fleet.edges[1].world.core.stats().copies, 1);
+    fleet.on(1, |world| world.input(Input::Drain));
+    fleet.order(1, NodeInput::Drain);
+    fleet.advance(500);
+    assert!(fleet.edges[1].world.drained);
+    assert_eq!(fleet.said(1), Vec::<String>::new());
+    assert_eq!(fleet.edges[0].world.core.stats().dialogs, 1);
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
+}
+
+#[test]
+fn a_drain_that_waits_for_the_end_hands_over_when_the_time_of_the_dialogs_is_over() {
+    let (mut fleet, mut alice) = drains(DrainStrategy::WaitForEnd, 600);
+    fleet.advance(590_000);
+    assert!(!fleet.edges[0].world.drained, "the dialog may go on");
+    assert_eq!(fleet.on(0, |world| alice.ask(world, "INFO", "", "")).status(), Some(200));
+    fleet.advance(11_000);
+    assert!(fleet.edges[0].world.drained);
+    assert!(!fleet.said(0).contains(&"BYE".to_owned()));
+    fleet.order(0, NodeInput::Leave);
+    fleet.advance(3_000);
+    assert_eq!(fleet.edges[1].world.core.stats().adopted.get("dialog"), Some(&1));
 }
 
 #[test]
