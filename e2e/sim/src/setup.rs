@@ -73,6 +73,7 @@ pub fn config(core: usize) -> Arc<Config> {
         registration: RegistrationProfile { min: 1800, max: 7200, default: 3600, jitter: false },
         policies: Vec::new(),
         timeout_ms: TIMEOUT_MS,
+        on_failover: edge_core::config::Failovers::default(),
     };
     let mut domains = BTreeMap::new();
     domains.insert(DOMAIN.to_owned(), Arc::new(domain));

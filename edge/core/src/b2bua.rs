@@ -29,7 +29,7 @@ use session_store::record::{CallLeg, DialogRecord};
 use sip_proto::message::{Message, Transportation};
 
 use crate::answer::Answer;
-use crate::config::{AgentBackend, AgentConfig, Capabilities, RegistrationProfile};
+use crate::config::{AgentBackend, AgentConfig, Capabilities, Failovers, RegistrationProfile};
 use crate::dialogs::HangUp;
 use crate::gruu::Named;
 use crate::router::Callee;
@@ -180,6 +180,7 @@ impl EdgeState {
             registration: RegistrationProfile { min: 1800, max: 7200, default: 3600, jitter: false },
             policies: Vec::new(),
             timeout_ms: 0,
+            on_failover: Failovers::default(),
         }))
     }
 

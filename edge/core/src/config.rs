@@ -216,6 +216,36 @@ pub struct AgentConfig {
     pub policies: Vec<Arc<Policy>>,
     /// Milliseconds that one MCP request may take.
     pub timeout_ms: u64,
+    pub on_failover: Failovers,
+}
+
+/// `McpAgent.spec.inFlight`: what becomes of tool calls whose edge is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failovers {
+    /// For the tools that `tools` does not name.
+    pub default: OnFailover,
+    /// By the tool's name.
+    pub tools: BTreeMap<String, OnFailover>,
+}
+
+impl Failovers {
+    /// For the calls of this tool.
+    #[must_use]
+    pub fn of(&self, tool: &str) -> OnFailover {
+        self.tools.get(tool).copied().unwrap_or(self.default)
+    }
+}
+
+/// What the edge that takes over does with a tool call (mcp.md, section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailover {
+    /// It runs again where the tool is declared safe; else as [`OnFailover::FailRetryable`].
+    #[default]
+    Replay,
+    /// Its task is asked for; a call without one fails.
+    TaskOnly,
+    /// It never runs again: what is left of it is asked for (its task, the rest of its stream), else the caller gets the typed error.
+    FailRetryable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot};
 use crds::v1alpha1::{
-    self, BackendKind, ContactAuthentication, Disclosure, EdgeLimits, McpAgent, McpHttp,
+    self, BackendKind, ContactAuthentication, Disclosure, EdgeLimits, InFlight, McpAgent, McpHttp,
     RegistrationProfile as Profile, SipEdge, TargetKind,
 };
 use crds::validate::references::{CA_KEY, TOKEN_KEY};
 use edge_core::config::{
-    AgentBackend, AgentConfig, Capabilities, CapabilitySource, DeclaredTool, RegistrationProfile, ToolEffect,
+    AgentBackend, AgentConfig, Capabilities, CapabilitySource, DeclaredTool, Failovers, OnFailover,
+    RegistrationProfile, ToolEffect,
 };
 
 use super::{Domains, domains};
@@ -56,9 +57,23 @@ pub fn build(
             registration: registration(object),
             policies: domains::policies(objects, TargetKind::McpAgent, key, problems),
             timeout_ms: u64::from(spec.in_flight.timeout_seconds) * 1000,
+            on_failover: failovers(&spec.in_flight),
         }));
     }
     (agents, backends)
+}
+
+fn failovers(written: &InFlight) -> Failovers {
+    let tools = written.tools.iter().map(|tool| (tool.name.clone(), on_failover(tool.on_failover)));
+    Failovers { default: on_failover(written.default), tools: tools.collect() }
+}
+
+fn on_failover(written: v1alpha1::OnFailover) -> OnFailover {
+    match written {
+        v1alpha1::OnFailover::Replay => OnFailover::Replay,
+        v1alpha1::OnFailover::TaskOnly => OnFailover::TaskOnly,
+        v1alpha1::OnFailover::FailRetryable => OnFailover::FailRetryable,
+    }
 }
 
 fn backend(objects: &Snapshot, key: &ObjectKey, http: &McpHttp, limits: &EdgeLimits) -> BackendConfig {

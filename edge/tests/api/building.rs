@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use crds::manifest::{ObjectKey, parse};
 use edge::config_build::keys::{MADE, Made};
 use edge::config_build::{Builder, Built};
-use edge_core::config::{Advertise, AgentBackend, CapabilitySource, DrainStrategy, ToolEffect};
+use edge_core::config::{Advertise, AgentBackend, CapabilitySource, DrainStrategy, OnFailover, ToolEffect};
 use edge_core::input::Transport;
 
 use crate::certificates::{Authority, Pair};
@@ -25,7 +25,7 @@ spec:
     source: Intersect
     tools: [{name: echo, version: 3, effect: ReadOnly}, {name: drop}]
     disclosure: All
-  inFlight: {timeoutSeconds: 7}
+  inFlight: {timeoutSeconds: 7, default: FailRetryable, tools: [{name: echo, onFailover: Replay}]}
 ---
 apiVersion: sipmcp.dev/v1alpha1
 kind: McpAgent
@@ -107,6 +107,8 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!(echo.backend, AgentBackend::McpHttp { revisions: vec!["2025-11-25".to_owned()] });
     assert_eq!((echo.timeout_ms, echo.policies.len(), echo.capabilities.disclose_all), (7000, 1, true));
     assert_eq!(echo.capabilities.source, CapabilitySource::Intersect);
+    let on_failover = |tool: &str| echo.on_failover.of(tool);
+    assert_eq!((on_failover("echo"), on_failover("drop")), (OnFailover::Replay, OnFailover::FailRetryable));
     assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));
     assert_eq!(echo.capabilities.tools[1].effect, ToolEffect::Destructive);
     let phone = &config.agents[&("demo.example".to_owned(), "alice".to_owned())];

@@ -5,7 +5,7 @@ use mcp_sip::jsonrpc::ListOf;
 use mcp_sip::policy::{self, Decision, Phase, Policies, Request, Target};
 
 use super::types::{Leg, Principal};
-use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, ToolEffect};
+use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, OnFailover, ToolEffect};
 
 /// One caller at one agent, under the configuration of this moment.
 pub(super) struct Access<'a> {
@@ -80,10 +80,23 @@ impl<'a> Access<'a> {
     }
 
     /// Whether a second execution is safe: a tool by its declaration alone, another method by what the specification makes of it.
-    pub(super) fn may_replay(&self, method: &str, subject: Option<&str>) -> bool {
+    pub(super) fn is_safe(&self, method: &str, subject: Option<&str>) -> bool {
         match method {
             "tools/call" => self.effect(subject.unwrap_or_default()) != ToolEffect::Destructive,
             _ => is_safe_again(method),
+        }
+    }
+
+    /// Whether an edge may run the request a second time: it is safe, and nobody asked for an error instead.
+    pub(super) fn may_replay(&self, method: &str, subject: Option<&str>) -> bool {
+        self.on_failover(method, subject) == OnFailover::Replay && self.is_safe(method, subject)
+    }
+
+    /// What becomes of the request when its edge is lost.
+    pub(super) fn on_failover(&self, method: &str, subject: Option<&str>) -> OnFailover {
+        match method {
+            "tools/call" => self.agent.on_failover.of(subject.unwrap_or_default()),
+            _ => OnFailover::Replay,
         }
     }
 

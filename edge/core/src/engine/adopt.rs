@@ -25,7 +25,7 @@ use super::session::client_of;
 use super::timers::Timer;
 use super::trace::Trace;
 use super::types::{Carrier, Ctx, Leg, LegKey, Principal, Way};
-use crate::config::{AgentBackend, AgentConfig, Capabilities, Config, RegistrationProfile};
+use crate::config::{AgentBackend, AgentConfig, Capabilities, Config, Failovers, OnFailover, RegistrationProfile};
 use crate::effect::LogLevel;
 
 /// While the lease is not renewed, or the store is away, an adopted exchange is looked at again after so long; milliseconds.
@@ -141,10 +141,12 @@ impl Engine {
         if !access.as_ref().is_some_and(|access| access.still_allows(&about.method, subject)) {
             return self.fail(ctx, no, RpcError::denied(subject.unwrap_or(&about.method)));
         }
-        let is_safe = access.is_some_and(|access| access.may_replay(&about.method, subject));
+        let may_replay = access.as_ref().is_some_and(|access| access.may_replay(&about.method, subject));
+        let on_failover = access.map(|access| access.on_failover(&about.method, subject));
         let plan = match plan {
-            // What was declared safe then is not any more.
-            Plan::Replay(_) if !is_safe => Plan::Give,
+            // What was declared safe then is not any more, or is not to run again.
+            Plan::Replay(_) if !may_replay => Plan::Give,
+            Plan::Stream { .. } if on_failover == Some(OnFailover::TaskOnly) => Plan::Give,
             plan if placed => plan,
             // Another request by its name runs here: nothing of the backend could be told apart.
             _ => Plan::Give,
@@ -218,6 +220,9 @@ pub(super) fn restore(
         received: since(ctx.now, entry.started),
         trace: Trace::new(ctx, traceparent.as_deref()),
     };
+    let access = Access::of(ctx.config, &leg);
+    let is_safe =
+        entry.repeatable || access.is_some_and(|access| access.is_safe(&about.method, about.subject.as_deref()));
     let deadline = ctx.now.mono.plus_millis(time_left(ctx.now.wall, entry));
     let is_modern = version.is_some() || entry.method == "server/discover";
     let plan = match (&entry.answer, &envelope, &entry.task, &entry.event_id) {
@@ -240,6 +245,7 @@ pub(super) fn restore(
         era: if is_modern { Era::Modern } else { Era::Legacy },
         version,
         repeatable: entry.repeatable,
+        is_safe,
         about,
         envelope,
         stage: Stage::Waiting,
@@ -314,5 +320,6 @@ fn no_agent(record: &LegRecord) -> AgentConfig {
         registration: RegistrationProfile { min: 60, max: 60, default: 60, jitter: false },
         policies: Vec::new(),
         timeout_ms: 0,
+        on_failover: Failovers::default(),
     }
 }

@@ -137,7 +137,7 @@ impl Engine {
             return;
         }
         let error = if exchange.forwarded_at().is_some() {
-            failure(BackendFailure::Deadline, exchange.repeatable, 0)
+            failure(BackendFailure::Deadline, exchange.is_safe, 0)
         } else {
             RpcError::interrupted(true, Executed::No)
         };
@@ -162,8 +162,8 @@ pub(super) fn cancellation(exchange: &Exchange) -> Bytes {
     notification("notifications/cancelled", Some(&json!({ "requestId": id, "reason": "The caller is gone" })))
 }
 
-/// What the caller hears of a backend that failed (mcp.md 5.8). `repeatable`: safe to run again whatever became of it.
-pub(super) fn failure(failure: BackendFailure, repeatable: bool, limit: usize) -> RpcError {
+/// What the caller hears of a backend that failed (mcp.md 5.8). `is_safe`: to run again, whatever became of it.
+pub(super) fn failure(failure: BackendFailure, is_safe: bool, limit: usize) -> RpcError {
     match failure {
         BackendFailure::Unreachable | BackendFailure::SessionGone => RpcError::interrupted(true, Executed::No),
         // Our own credential: sending it again helps nobody.
@@ -176,10 +176,10 @@ pub(super) fn failure(failure: BackendFailure, repeatable: bool, limit: usize) -
             error
         }
         // Refused before it ran: by the server, or by something in front of it.
-        BackendFailure::Status(400..=499) => RpcError::interrupted(repeatable, Executed::No),
+        BackendFailure::Status(400..=499) => RpcError::interrupted(is_safe, Executed::No),
         BackendFailure::Deadline
         | BackendFailure::Interrupted
         | BackendFailure::Garbage
-        | BackendFailure::Status(_) => RpcError::interrupted(repeatable, Executed::Unknown),
+        | BackendFailure::Status(_) => RpcError::interrupted(is_safe, Executed::Unknown),
     }
 }

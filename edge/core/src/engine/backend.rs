@@ -227,7 +227,7 @@ impl Engine {
             return;
         }
         let key = exchange.session;
-        let error = failure(how, exchange.repeatable, ctx.config.edge.limits.message_bytes);
+        let error = failure(how, exchange.is_safe, ctx.config.edge.limits.message_bytes);
         let agent = exchange.about.agent_key().to_owned();
         let session_is_gone =
             how == BackendFailure::SessionGone && exchange.era == Era::Legacy && !exchange.is_initialize();

@@ -35,8 +35,10 @@ pub(super) struct Exchange {
     pub era: Era,
     /// Modern: what the request says. Legacy: the session knows.
     pub version: Option<String>,
-    /// Whether a second execution is safe, by declaration.
+    /// Whether an edge may run it again.
     pub repeatable: bool,
+    /// Whether a second execution is safe, by declaration: what the caller is told of a call that failed.
+    pub is_safe: bool,
     pub about: About,
     /// The request. Gone once it cannot be needed any more.
     pub envelope: Option<Envelope>,

@@ -304,6 +304,7 @@ impl Engine {
         let subject = envelope.subject();
         let rule = access.judge(method, subject.as_deref())?;
         let repeatable = access.may_replay(method, subject.as_deref());
+        let is_safe = access.is_safe(method, subject.as_deref());
         let is_listen = era == Era::Modern && method == "subscriptions/listen" && leg.key.in_dialog();
         let timeout_ms = if is_listen { LISTEN_MS } else { access.agent().timeout_ms };
         let deadline = inbound.received.mono.plus_millis(timeout_ms);
@@ -319,6 +320,7 @@ impl Engine {
             era,
             version: envelope.meta_protocol_version().map(|version| version.into_owned()),
             repeatable,
+            is_safe,
             about: About { rule, ..about.clone() },
             envelope: Some(envelope),
             stage: Stage::Waiting,

@@ -54,7 +54,7 @@ impl Engine {
         let is_modern = exchange.era == Era::Modern;
         match plan {
             Plan::Give => {
-                let error = failure(BackendFailure::Interrupted, exchange.repeatable, 0);
+                let error = failure(BackendFailure::Interrupted, exchange.is_safe, 0);
                 self.fail(ctx, no, error);
             }
             Plan::Answer(body) => self.give_again(ctx, no, body),

@@ -390,6 +390,7 @@ pub fn agent(user: &str, domain: &str) -> AgentConfig {
         registration: RegistrationProfile { min: 60, max: 300, default: 300, jitter: false },
         policies: Vec::new(),
         timeout_ms: 10_000,
+        on_failover: edge_core::config::Failovers::default(),
     }
 }
 

@@ -136,6 +136,7 @@ pub fn agent(user: &str, revisions: &[&str]) -> AgentConfig {
         registration: RegistrationProfile { min: 60, max: 3600, default: 3600, jitter: false },
         policies: Vec::new(),
         timeout_ms: TIMEOUT_MS,
+        on_failover: edge_core::config::Failovers::default(),
     }
 }
 
