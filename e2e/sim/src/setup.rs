@@ -74,6 +74,7 @@ pub fn config(core: usize) -> Arc<Config> {
         policies: Vec::new(),
         timeout_ms: TIMEOUT_MS,
         on_failover: edge_core::config::Failovers::default(),
+        session: edge_core::config::SessionLimits::default(),
     };
     let mut domains = BTreeMap::new();
     domains.insert(DOMAIN.to_owned(), Arc::new(domain));

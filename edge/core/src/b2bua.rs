@@ -29,7 +29,7 @@ use session_store::record::{CallLeg, DialogRecord};
 use sip_proto::message::{Message, Transportation};
 
 use crate::answer::Answer;
-use crate::config::{AgentBackend, AgentConfig, Capabilities, Failovers, RegistrationProfile};
+use crate::config::{AgentBackend, AgentConfig, Capabilities, Failovers, RegistrationProfile, SessionLimits};
 use crate::dialogs::HangUp;
 use crate::gruu::Named;
 use crate::router::Callee;
@@ -71,6 +71,11 @@ pub(crate) struct Bridges {
 }
 
 impl Bridges {
+    /// Calls to this agent (namespace/name) that are being set up.
+    pub fn setups_with(&self, agent: &str) -> usize {
+        self.calls.values().filter(|setup| setup.agent.key == agent).count()
+    }
+
     /// Calls, requests and ACKs that are not done.
     pub fn len(&self) -> usize {
         self.calls.len()
@@ -181,6 +186,7 @@ impl EdgeState {
             policies: Vec::new(),
             timeout_ms: 0,
             on_failover: Failovers::default(),
+            session: SessionLimits::default(),
         }))
     }
 

@@ -80,6 +80,7 @@ impl EdgeState {
             let seconds = (1 + self.random.below(5)).to_string();
             return Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds));
         }
+        self.check_agent(agent)?;
         self.check_require(request, &caller, agent, &["timer"])?;
         let plan = self.plan(request, &caller, agent)?;
         let tenant = caller.domain.tenant;

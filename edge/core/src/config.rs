@@ -217,6 +217,14 @@ pub struct AgentConfig {
     /// Milliseconds that one MCP request may take.
     pub timeout_ms: u64,
     pub on_failover: Failovers,
+    pub session: SessionLimits,
+}
+
+/// `McpAgent.spec.session`: what the agent narrows of what the store and the domain allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Sessions with the agent at one time in one edge.
+    pub max_concurrent: Option<usize>,
 }
 
 /// `McpAgent.spec.inFlight`: what becomes of tool calls whose edge is lost.

@@ -17,7 +17,9 @@ use sip_proto::session_timer::SessionTimer;
 use sip_proto::time::{Mono, Now, UnixMillis};
 use sip_proto::timer::TimerValues;
 
+use crate::answer::Answer;
 use crate::audit::{AuditKind, AuditRecord, Outcome as AuditOutcome};
+use crate::config::AgentConfig;
 use crate::effect::Effect;
 use crate::engine::{Closing, Leg, LegKey};
 use crate::gate::{policies, policy_principal};
@@ -686,6 +688,26 @@ impl EdgeState {
         let count = usize::from(self.shard.count.max(1));
         self.dialogs.len() - self.foreign.len() + self.opening
             >= self.config.edge.limits.sessions_per_pod.div_ceil(count)
+    }
+
+    /// Whether another session with this agent fits: so many at one time in one edge, of which each core has its share.
+    ///
+    /// # Errors
+    /// 486: the agent is busy, nobody else.
+    pub(crate) fn check_agent(&mut self, agent: &AgentConfig) -> Result<(), Answer> {
+        let Some(limit) = agent.session.max_concurrent else { return Ok(()) };
+        let share = limit.div_ceil(usize::from(self.shard.count.max(1)));
+        // Of two legs the caller's counts.
+        let is_session = |local: &&LocalDialog| {
+            local.record.owner == self.owner && !local.record.we_called && local.leg.agent.key == agent.key
+        };
+        let standing = self.dialogs.values().filter(is_session).count();
+        if standing + self.opening_with(&agent.key) + self.bridges.setups_with(&agent.key) < share {
+            return Ok(());
+        }
+        self.stats.limit("maxConcurrent");
+        let seconds = (1 + self.random.below(5)).to_string();
+        Err(Answer::new(486).header(HeaderId::RetryAfter, seconds))
     }
 
     /// Sessions of one domain on this core.

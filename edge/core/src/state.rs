@@ -249,6 +249,12 @@ impl EdgeState {
         self.waiting.len() < MAX_WAITING
     }
 
+    /// Calls to this agent between their INVITE and their record.
+    pub(crate) fn opening_with(&self, agent: &str) -> usize {
+        let is_it = |waiting: &&Waiting| matches!(waiting, Waiting::OpenCall(call) | Waiting::AnswerCall(call) if call.agent.key == agent);
+        self.waiting.values().filter(is_it).count()
+    }
+
     pub(crate) fn waiting_len(&self) -> usize {
         self.waiting.len()
     }

@@ -11,7 +11,7 @@ use crds::v1alpha1::{
 use crds::validate::references::{CA_KEY, TOKEN_KEY};
 use edge_core::config::{
     AgentBackend, AgentConfig, Capabilities, CapabilitySource, DeclaredTool, Failovers, OnFailover,
-    RegistrationProfile, ToolEffect,
+    RegistrationProfile, SessionLimits, ToolEffect,
 };
 
 use super::{Domains, domains};
@@ -58,9 +58,14 @@ pub fn build(
             policies: domains::policies(objects, TargetKind::McpAgent, key, problems),
             timeout_ms: u64::from(spec.in_flight.timeout_seconds) * 1000,
             on_failover: failovers(&spec.in_flight),
+            session: session(&spec.session),
         }));
     }
     (agents, backends)
+}
+
+fn session(written: &v1alpha1::SessionLimits) -> SessionLimits {
+    SessionLimits { max_concurrent: written.max_concurrent.map(|max| max as usize) }
 }
 
 fn failovers(written: &InFlight) -> Failovers {

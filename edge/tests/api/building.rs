@@ -25,6 +25,7 @@ spec:
     source: Intersect
     tools: [{name: echo, version: 3, effect: ReadOnly}, {name: drop}]
     disclosure: All
+  session: {idleTimeout: 2m, maxDuration: 1h, maxConcurrent: 3}
   inFlight: {timeoutSeconds: 7, default: FailRetryable, tools: [{name: echo, onFailover: Replay}]}
 ---
 apiVersion: sipmcp.dev/v1alpha1
@@ -107,6 +108,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!(echo.backend, AgentBackend::McpHttp { revisions: vec!["2025-11-25".to_owned()] });
     assert_eq!((echo.timeout_ms, echo.policies.len(), echo.capabilities.disclose_all), (7000, 1, true));
     assert_eq!(echo.capabilities.source, CapabilitySource::Intersect);
+    assert_eq!(echo.session.max_concurrent, Some(3));
     let on_failover = |tool: &str| echo.on_failover.of(tool);
     assert_eq!((on_failover("echo"), on_failover("drop")), (OnFailover::Replay, OnFailover::FailRetryable));
     assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));

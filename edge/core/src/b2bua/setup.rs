@@ -102,6 +102,7 @@ impl EdgeState {
     ) -> Result<(), Answer> {
         self.check_places(&caller)?;
         let prepared = self.prepare(request, &caller, callee)?;
+        self.check_agent(&prepared.agent)?;
         let message = &request.message;
         let tenant = caller.domain.tenant;
         let from_tag = message.from_tag().unwrap_or_default().to_ascii_lowercase();
@@ -145,6 +146,7 @@ impl EdgeState {
             return Err(Answer::new(480));
         }
         let prepared = self.prepare(request, &caller, &callee)?;
+        self.check_agent(&prepared.agent)?;
         let call = self.ids.number();
         self.begin_setup(call, request.clone(), caller, prepared, guard, dialog, true);
         Ok(())

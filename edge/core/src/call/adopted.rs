@@ -46,6 +46,9 @@ impl EdgeState {
             let answer = self.unavailable("Full");
             return self.refuse_adopted(guard, &request, &answer);
         }
+        if let Err(answer) = self.check_agent(&agent) {
+            return self.refuse_adopted(guard, &request, &answer);
+        }
         let caller = Caller { domain, principal, nonce: None, certified: false, proven };
         match self.plan(&request, &caller, &agent) {
             Ok(plan) => {

@@ -25,7 +25,9 @@ use super::session::client_of;
 use super::timers::Timer;
 use super::trace::Trace;
 use super::types::{Carrier, Ctx, Leg, LegKey, Principal, Way};
-use crate::config::{AgentBackend, AgentConfig, Capabilities, Config, Failovers, OnFailover, RegistrationProfile};
+use crate::config::{
+    AgentBackend, AgentConfig, Capabilities, Config, Failovers, OnFailover, RegistrationProfile, SessionLimits,
+};
 use crate::effect::LogLevel;
 
 /// While the lease is not renewed, or the store is away, an adopted exchange is looked at again after so long; milliseconds.
@@ -321,5 +323,6 @@ fn no_agent(record: &LegRecord) -> AgentConfig {
         policies: Vec::new(),
         timeout_ms: 0,
         on_failover: Failovers::default(),
+        session: SessionLimits::default(),
     }
 }

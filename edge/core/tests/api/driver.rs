@@ -391,6 +391,7 @@ pub fn agent(user: &str, domain: &str) -> AgentConfig {
         policies: Vec::new(),
         timeout_ms: 10_000,
         on_failover: edge_core::config::Failovers::default(),
+        session: edge_core::config::SessionLimits::default(),
     }
 }
 

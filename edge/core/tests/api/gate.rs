@@ -4,7 +4,7 @@ use edge_core::input::Transport;
 use mcp_sip::policy::{MethodSpec, Peer};
 use sip_proto::message::{HeaderId, Message};
 
-use crate::calls::{OFFER, SDP, both};
+use crate::calls::{ECHO, OFFER, SDP, both, tls_call};
 use crate::driver::*;
 
 const TLS_ALICE: &[&str] = &["sip:alice@acme.example"];
@@ -37,6 +37,45 @@ fn sec_1_a_plain_transport_is_403_with_warning_399_unless_the_domain_allows_it()
     let mut alice = Ua::new(&mut world, "alice", &tls, "sip:echo@acme.example");
     alice.send(&mut world, "INVITE", "", "");
     assert_eq!(world.status(), 401);
+}
+
+#[test]
+fn an_agent_with_all_its_sessions_is_486_and_nobody_else_is() {
+    let mut config = config();
+    change_agent(&mut config, |agent| agent.session.max_concurrent = Some(1));
+    let other = agent("other", DOMAIN);
+    config.agents.insert((DOMAIN.to_owned(), "other".to_owned()), std::sync::Arc::new(other));
+    let mut world = World::new(config);
+    let (mut first, _) = tls_call(&mut world);
+    let flow = udp(5070);
+    let mut bob = Ua::new(&mut world, "bob", &flow, ECHO);
+    let busy = invite(&mut world, &mut bob, "");
+    assert_eq!(busy.status(), Some(486));
+    assert!(!header(&busy, HeaderId::RetryAfter).is_empty(), "{}", text(&busy));
+    assert_eq!(world.core.stats().limited.get("maxConcurrent"), Some(&1));
+    bob.ack_refusal(&mut world, &busy);
+    assert_eq!(try_invite(&mut world, &udp(5071), "sip:other@acme.example", "").status(), Some(200));
+    // What stands goes on, and its end makes room.
+    assert_eq!(first.ask(&mut world, "BYE", "", "").status(), Some(200));
+    assert_eq!(try_invite(&mut world, &udp(5072), ECHO, "").status(), Some(200));
+}
+
+#[test]
+fn calls_that_are_being_opened_count_for_their_agent() {
+    let mut config = config();
+    change_agent(&mut config, |agent| agent.session.max_concurrent = Some(1));
+    let mut world = World::new(config);
+    let (headers, body) = both();
+    world.mode = StoreMode::Held;
+    for (conn, status) in [(1, None), (2, Some(486))] {
+        let flow = stream(Transport::Tls, conn, TLS_ALICE);
+        world.input(edge_core::input::Input::FlowOpened { flow: flow.clone() });
+        let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+        alice.send(&mut world, "INVITE", &headers, &body);
+        assert_eq!(world.sent.pop_front().and_then(|sent| sent.message.status()), status, "{conn}");
+    }
+    while world.release() {}
+    assert_eq!(world.status(), 200);
 }
 
 #[test]

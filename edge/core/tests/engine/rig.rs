@@ -137,6 +137,7 @@ pub fn agent(user: &str, revisions: &[&str]) -> AgentConfig {
         policies: Vec::new(),
         timeout_ms: TIMEOUT_MS,
         on_failover: edge_core::config::Failovers::default(),
+        session: edge_core::config::SessionLimits::default(),
     }
 }
 

@@ -57,6 +57,7 @@ impl EdgeState {
         let caller = setup.caller.clone();
         let (wanted, capabilities, found) = (setup.wanted.clone(), setup.capabilities.clone(), setup.found.clone());
         let (aor, agent) = self.pick_agent(&caller, &wanted, &capabilities, &found)?;
+        self.check_agent(&agent)?;
         let Some(setup) = self.bridges.calls.get(&call) else { return Err(Answer::new(500)) };
         let (request, parts) = (setup.request.clone(), setup.parts.clone());
         let offer = self.judge_offer(&request, &caller, &agent, &parts)?;
