@@ -364,15 +364,17 @@ impl EdgeState {
         let next = self.dialogs.get(&dialog).and_then(|local| {
             let next = local.next(self.owner)?;
             let is_ours = local.record.owner == self.owner && !local.ending && local.not_before.is_none();
-            let left_ms = self.last_moment(&local.record).saturating_sub(self.now.wall.0);
+            let left_ms = self.last_moment(local).saturating_sub(self.now.wall.0);
             Some(if is_ours { next.min(self.now.mono.plus_millis(left_ms)) } else { next })
         });
         self.timers.arm(TimerKey::Dialog(dialog), next);
     }
 
     /// Longer than until then no dialog lasts, however often it is refreshed; wall-clock milliseconds.
-    fn last_moment(&self, record: &DialogRecord) -> u64 {
-        record.created_at.saturating_add(self.config.ttl.absolute_ms)
+    fn last_moment(&self, local: &LocalDialog) -> u64 {
+        let longest_ms = self.config.ttl.absolute_ms;
+        let longest_ms = local.leg.agent.session.max_duration_ms.map_or(longest_ms, |max| max.min(longest_ms));
+        local.record.created_at.saturating_add(longest_ms)
     }
 
     /// Whether this life owns the dialog, so that its timers are ours.
@@ -422,7 +424,7 @@ impl EdgeState {
             }
         }
         let going = self.dialogs.get(&dialog).filter(|local| !local.ending);
-        let is_over = going.is_some_and(|local| self.last_moment(&local.record) <= self.now.wall.0);
+        let is_over = going.is_some_and(|local| self.last_moment(local) <= self.now.wall.0);
         let timer = going.filter(|_| !is_over).and_then(|local| local.timer);
         if is_over {
             let reason = "SIP;cause=408;text=\"Longest duration reached\"";
@@ -680,6 +682,11 @@ impl EdgeState {
                 // Its owner hangs up; here nothing goes on.
                 self.end_dialog(dialog, Closing::Local);
             }
+        }
+        // How long they may last is of the configuration, too.
+        let all: Vec<_> = self.dialogs.keys().copied().collect();
+        for dialog in all {
+            self.arm_dialog(dialog);
         }
     }
 

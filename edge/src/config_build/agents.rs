@@ -65,7 +65,11 @@ pub fn build(
 }
 
 fn session(written: &v1alpha1::SessionLimits) -> SessionLimits {
-    SessionLimits { max_concurrent: written.max_concurrent.map(|max| max as usize) }
+    let ms = |length: &Option<v1alpha1::Duration>| Some(length.as_ref()?.seconds()?.saturating_mul(1000));
+    SessionLimits {
+        max_concurrent: written.max_concurrent.map(|max| max as usize),
+        max_duration_ms: ms(&written.max_duration),
+    }
 }
 
 fn failovers(written: &InFlight) -> Failovers {

@@ -228,6 +228,33 @@ fn a_dialog_ends_at_its_longest_duration_however_often_it_is_refreshed() {
 }
 
 #[test]
+fn an_agent_narrows_how_long_its_dialogs_last_and_a_change_of_it_counts_at_once() {
+    let lasts = |store_ms, agent_ms: Option<u64>| {
+        let mut config = config();
+        config.ttl = edge_core::config::Ttl { absolute_ms: store_ms, ..Default::default() };
+        change_agent(&mut config, |agent| agent.session.max_duration_ms = agent_ms);
+        let mut world = World::new(config);
+        let (alice, _) = tls_call(&mut world);
+        (world, alice)
+    };
+    for (store_ms, agent_ms) in [(1_500_000, Some(600_000)), (600_000, Some(1_500_000)), (600_000, None)] {
+        let (mut world, alice) = lasts(store_ms, agent_ms);
+        world.advance(599_000);
+        world.assert_silent();
+        world.advance(2_000);
+        let bye = world.request();
+        assert!(text(&bye.message).contains("Longest duration reached"), "{}", text(&bye.message));
+        world.reply(&alice.flow, &bye.message, 200, "");
+        assert_eq!(world.core.stats().dialogs, 0);
+    }
+    let (mut world, _) = lasts(1_500_000, None);
+    world.advance(300_000);
+    world.reconfigure(|config| change_agent(config, |agent| agent.session.max_duration_ms = Some(60_000)));
+    world.advance(100);
+    assert_eq!(world.request().message.cseq().method.as_str(), "BYE");
+}
+
+#[test]
 fn obs_4_the_record_says_how_long_its_domain_retains_it() {
     let mut config = config();
     for domain in config.domains.values_mut() {
