@@ -225,6 +225,8 @@ pub struct AgentConfig {
 pub struct SessionLimits {
     /// Sessions with the agent at one time in one edge.
     pub max_concurrent: Option<usize>,
+    /// A session out of a dialog ends after so long without a message, if [`Ttl::idle_ms`] does not end it before.
+    pub idle_timeout_ms: Option<u64>,
     /// A dialog ends so long after its beginning, if [`Ttl::absolute_ms`] does not end it before.
     pub max_duration_ms: Option<u64>,
 }

@@ -68,6 +68,7 @@ fn session(written: &v1alpha1::SessionLimits) -> SessionLimits {
     let ms = |length: &Option<v1alpha1::Duration>| Some(length.as_ref()?.seconds()?.saturating_mul(1000));
     SessionLimits {
         max_concurrent: written.max_concurrent.map(|max| max as usize),
+        idle_timeout_ms: ms(&written.idle_timeout),
         max_duration_ms: ms(&written.max_duration),
     }
 }

@@ -108,6 +108,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!(echo.backend, AgentBackend::McpHttp { revisions: vec!["2025-11-25".to_owned()] });
     assert_eq!((echo.timeout_ms, echo.policies.len(), echo.capabilities.disclose_all), (7000, 1, true));
     assert_eq!(echo.capabilities.source, CapabilitySource::Intersect);
+    assert_eq!(echo.session.idle_timeout_ms, Some(120_000));
     assert_eq!((echo.session.max_concurrent, echo.session.max_duration_ms), (Some(3), Some(3_600_000)));
     let on_failover = |tool: &str| echo.on_failover.of(tool);
     assert_eq!((on_failover("echo"), on_failover("drop")), (OnFailover::Replay, OnFailover::FailRetryable));

@@ -15,7 +15,7 @@ use super::answer::cancellation;
 use super::deliver::deliveries_of;
 use super::forward::OWN_MS;
 use super::pending::{Call, Farewell, Fate, Op};
-use super::session::{DIALOG_TOUCH_MS, IDLE_GRACE_MS};
+use super::session::{DIALOG_TOUCH_MS, IDLE_GRACE_MS, idle_ms};
 use super::timers::Timer;
 use super::types::{Closing, Ctx, DeliveryId, EngineOut, Leg, LegKey};
 use crate::audit::{AuditKind, AuditRecord, Outcome};
@@ -139,12 +139,12 @@ impl Engine {
         let now = ctx.now.mono;
         if session.leg.key.in_dialog() {
             session.touched = now;
-            let ttl_ms = session.ttl_ms(ctx.config.ttl);
+            let ttl_ms = session.ttl_ms(ctx.config);
             self.timers.set(Timer::Session(key), now.plus_millis(DIALOG_TOUCH_MS));
             self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
             return;
         }
-        let idle_ms = ctx.config.ttl.idle_ms;
+        let idle_ms = idle_ms(&session.leg, ctx.config);
         let idle_at = if session.is_busy() { now.plus_millis(idle_ms) } else { session.last_used.plus_millis(idle_ms) };
         if idle_at > now {
             self.timers.set(Timer::Session(key), idle_at);
@@ -252,6 +252,25 @@ impl Engine {
             if let Some(record) = record {
                 self.end_backend(ctx, &record);
             }
+        }
+        self.idle_times(ctx);
+    }
+
+    /// Sessions out of a dialog whose idle time changed: it is counted from now on, here and in their records, so that the alarm finds the
+    /// record as it left it.
+    fn idle_times(&mut self, ctx: &mut Ctx<'_>) {
+        let mut changed = Vec::new();
+        for (key, session) in &mut self.sessions {
+            let now_ms = idle_ms(&session.leg, ctx.config);
+            if session.legacy.is_none() || session.leg.key.in_dialog() || session.idle_ms == now_ms {
+                continue;
+            }
+            (session.idle_ms, session.last_used, session.touched) = (now_ms, ctx.now.mono, ctx.now.mono);
+            changed.push((*key, session.ttl_ms(ctx.config)));
+        }
+        for (key, ttl_ms) in changed {
+            self.wind_alarm(ctx, key);
+            self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
         }
     }
 }

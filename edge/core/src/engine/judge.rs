@@ -389,7 +389,7 @@ impl Engine {
             },
             limit: if exchange.opens_nothing { 0 } else { ctx.config.edge.limits.in_flight_per_session },
             ttl_ms: life_ms.saturating_add(GRACE_MS),
-            session_ttl_ms: session::ttl_ms(&exchange.leg.key, ctx.config.ttl),
+            session_ttl_ms: session::ttl_ms(&exchange.leg, ctx.config),
             instead_of: None,
         }
     }

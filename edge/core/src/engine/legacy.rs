@@ -17,7 +17,7 @@ use super::forward::OWN_MS;
 use super::judge::reread;
 use super::pending::{Call, Op};
 use super::questions::close_all_nested;
-use super::session::{DIALOG_TOUCH_MS, Legacy, MAX_QUEUE, Phase, TOUCH_MS};
+use super::session::{DIALOG_TOUCH_MS, Legacy, MAX_QUEUE, Phase, TOUCH_MS, idle_ms};
 use super::stream::LEASE_MS;
 use super::timers::Timer;
 use super::types::Ctx;
@@ -74,8 +74,9 @@ impl Engine {
     }
 
     pub(super) fn wind_alarm(&mut self, ctx: &Ctx<'_>, key: SessionKey) {
-        let Some(session) = self.sessions.get(&key) else { return };
-        let after = if session.leg.key.in_dialog() { DIALOG_TOUCH_MS } else { ctx.config.ttl.idle_ms };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.idle_ms = idle_ms(&session.leg, ctx.config);
+        let after = if session.leg.key.in_dialog() { DIALOG_TOUCH_MS } else { session.idle_ms };
         self.timers.set(Timer::Session(key), ctx.now.mono.plus_millis(after));
     }
 
@@ -113,14 +114,14 @@ impl Engine {
             return;
         }
         session.touched = ctx.now.mono;
-        let ttl_ms = session.ttl_ms(ctx.config.ttl);
+        let ttl_ms = session.ttl_ms(ctx.config);
         self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
     }
 
     pub(super) fn write_record(&mut self, ctx: &mut Ctx<'_>, key: SessionKey, record: SessionRecord, waiting: Op) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         session.writes += 1;
-        let (version, ttl_ms) = (session.version, session.ttl_ms(ctx.config.ttl));
+        let (version, ttl_ms) = (session.version, session.ttl_ms(ctx.config));
         self.store(ctx, StoreOp::WriteSession { session: key, version, record: Box::new(record), ttl_ms }, waiting);
     }
 

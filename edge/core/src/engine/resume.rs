@@ -69,7 +69,7 @@ impl Engine {
             }
             plan => {
                 self.plans.insert(no, plan);
-                let ttl_ms = self.sessions.get(&key).map_or(0, |session| session.ttl_ms(ctx.config.ttl));
+                let ttl_ms = self.sessions.get(&key).map_or(0, |session| session.ttl_ms(ctx.config));
                 self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::ResumeSession(no));
             }
         }

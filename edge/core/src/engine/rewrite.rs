@@ -50,7 +50,7 @@ impl Engine {
                     session: key,
                     version: 0,
                     record,
-                    ttl_ms: session.ttl_ms(ctx.config.ttl),
+                    ttl_ms: session.ttl_ms(ctx.config),
                 });
             }
             Held::Exchange { no, key } => match no.and_then(|no| self.exchanges.get(&no)) {

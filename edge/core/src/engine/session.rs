@@ -9,8 +9,8 @@ use mcp_sip::jsonrpc::RawId;
 use session_store::record::SessionRecord;
 use sip_proto::time::Mono;
 
-use super::types::{Leg, LegKey};
-use crate::config::Ttl;
+use super::types::Leg;
+use crate::config::Config;
 use crate::input::BackendId;
 
 /// The record of a session out of a dialog lives a little longer than the session may be idle, so that the engine ends it in order.
@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub notes: usize,
     pub last_used: Mono,
     pub touched: Mono,
+    /// Out of a dialog: how long it may be idle, as its record was touched last; milliseconds.
+    pub idle_ms: u64,
 }
 
 /// A question of a legacy server.
@@ -157,6 +159,7 @@ impl Session {
             notes: 0,
             last_used: now,
             touched: now,
+            idle_ms: 0,
         }
     }
 
@@ -193,14 +196,21 @@ impl Session {
         self.header.then(|| McpExchange::new(Exchange::Session, self.table.relation()))
     }
 
-    pub(super) fn ttl_ms(&self, ttl: Ttl) -> u64 {
-        ttl_ms(&self.leg.key, ttl)
+    pub(super) fn ttl_ms(&self, config: &Config) -> u64 {
+        ttl_ms(&self.leg, config)
     }
 }
 
 /// How long a session record lives without being touched.
-pub(super) fn ttl_ms(leg: &LegKey, ttl: Ttl) -> u64 {
-    if leg.in_dialog() { DIALOG_TTL_MS } else { ttl.idle_ms.saturating_add(IDLE_GRACE_MS) }
+pub(super) fn ttl_ms(leg: &Leg, config: &Config) -> u64 {
+    if leg.key.in_dialog() { DIALOG_TTL_MS } else { idle_ms(leg, config).saturating_add(IDLE_GRACE_MS) }
+}
+
+/// How long a session out of a dialog may be without a message: what the store says, or less where its agent says so; milliseconds.
+pub(super) fn idle_ms(leg: &Leg, config: &Config) -> u64 {
+    let now = config.agents.get(&(leg.agent.domain.clone(), leg.agent.user.clone()));
+    let narrower = now.unwrap_or(&leg.agent).session.idle_timeout_ms;
+    narrower.map_or(config.ttl.idle_ms, |idle_ms| idle_ms.min(config.ttl.idle_ms))
 }
 
 /// The relation in which the peer is the client: that of its role.

@@ -375,7 +375,7 @@ impl Engine {
             return;
         }
         session.loading = Some([waiting].into());
-        let ttl_ms = session.ttl_ms(ctx.config.ttl);
+        let ttl_ms = session.ttl_ms(ctx.config);
         self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Load(key));
     }
 }

@@ -373,6 +373,56 @@ fn the_store_says_how_long_a_session_may_be_idle() {
     assert_eq!((rig.store.counts().sessions, &rig.cancelled[..]), (0, &[stream][..]));
 }
 
+/// The same agents; a session with one of them may be idle so long.
+fn idle_for(rig: &mut Rig, idle_timeout_ms: Option<u64>) {
+    let mut config = edge_core::config::Config::clone(&rig.config);
+    for agent in config.agents.values_mut() {
+        std::sync::Arc::make_mut(agent).session.idle_timeout_ms = idle_timeout_ms;
+    }
+    rig.configure(config);
+}
+
+#[test]
+fn an_agent_narrows_how_long_a_session_may_be_idle_and_never_widens_it() {
+    // The store allows 5 minutes.
+    for (agent_ms, idle_ms) in [(Some(60_000), 60_000), (Some(30 * 60_000), 300_000), (None, 300_000)] {
+        let mut rig = Rig::default();
+        idle_for(&mut rig, agent_ms);
+        let leg = rig.out_of_dialog("legacy", "alice");
+        let stream = rig.initialize(&leg, true);
+        rig.pass(idle_ms - 1_000);
+        assert_eq!((rig.store.counts().sessions, rig.cancelled.len()), (1, 0), "{agent_ms:?}");
+        rig.pass(2_000);
+        assert_eq!(rig.cancelled, [stream], "{agent_ms:?}");
+        let (_, call) = rig.one_call();
+        assert_eq!(call.action, BackendAction::EndSession);
+        assert_eq!(rig.store.counts().sessions, 0);
+    }
+    // In a dialog it is the dialog that ends.
+    let mut rig = Rig::default();
+    idle_for(&mut rig, Some(60_000));
+    let leg = rig.dialog("legacy");
+    rig.initialize(&leg, true);
+    rig.pass(600_000);
+    assert_eq!((rig.store.counts().sessions, rig.cancelled.len()), (1, 0));
+}
+
+#[test]
+fn a_new_idle_time_is_counted_from_its_beginning_for_the_sessions_that_stand() {
+    let mut rig = Rig::default();
+    let leg = rig.out_of_dialog("legacy", "alice");
+    let stream = rig.initialize(&leg, true);
+    rig.pass(200_000);
+    idle_for(&mut rig, Some(60_000));
+    rig.pass(59_000);
+    assert_eq!((rig.store.counts().sessions, rig.cancelled.len()), (1, 0));
+    rig.pass(2_000);
+    assert_eq!(rig.cancelled, [stream]);
+    let (_, call) = rig.one_call();
+    assert_eq!(call.action, BackendAction::EndSession);
+    assert_eq!(rig.store.counts().sessions, 0);
+}
+
 #[test]
 fn notifications_keep_a_session_alive_in_the_store_too() {
     let mut rig = Rig::default();
