@@ -51,6 +51,7 @@ pub fn config(core: usize) -> Arc<Config> {
         client_certificates: true,
         allow_plain: vec![Transport::Udp, Transport::Tcp],
         max_sessions: None,
+        tool_calls_per_second: None,
         max_payload_bytes: None,
         policies: vec![Arc::new(policy)],
         lenient_headers: true,

@@ -11,6 +11,7 @@ mod bodies;
 mod copied;
 mod ended;
 pub(crate) mod legs;
+mod metered;
 pub(crate) mod paged;
 mod policy;
 pub(crate) mod reach;

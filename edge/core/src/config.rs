@@ -170,6 +170,8 @@ pub struct DomainConfig {
     /// Plain transports that the domain allows (SEC-1).
     pub allow_plain: Vec<Transport>,
     pub max_sessions: Option<usize>,
+    /// Averaged over ten seconds.
+    pub tool_calls_per_second: Option<u32>,
     pub max_payload_bytes: Option<usize>,
     /// Policies whose target is the domain.
     pub policies: Vec<Arc<Policy>>,

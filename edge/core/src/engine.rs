@@ -20,8 +20,10 @@ mod exchange;
 mod forward;
 mod judge;
 mod legacy;
+mod meter;
 mod pending;
 mod questions;
+mod quota;
 mod resume;
 mod rewrite;
 mod schemas;
@@ -77,6 +79,7 @@ pub struct Engine {
     doubts: BTreeMap<ExchangeKey, doubt::Doubt>,
     held: doubt::Held,
     taken_back: taken_back::TakenBack,
+    quotas: quota::Quotas,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,

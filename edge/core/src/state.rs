@@ -208,6 +208,11 @@ impl EdgeState {
     /// Gauges and counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let engine = self.engine.stats();
+        let mut limited = self.stats.limited.clone();
+        for (name, count) in &engine.limited {
+            *limited.entry(name).or_default() += count;
+        }
         Stats {
             dialogs: self.dialogs.len(),
             server_transactions: self.servers.len(),
@@ -224,7 +229,8 @@ impl EdgeState {
             degraded: self.is_degraded(),
             fenced: !self.may_act(),
             draining: self.drain.is_on(),
-            engine: self.engine.stats(),
+            limited,
+            engine,
             ..self.stats.clone()
         }
     }
@@ -285,6 +291,7 @@ impl EdgeState {
             random: &mut self.random,
             ids: &mut self.ids,
             valid_until: self.membership.as_ref().map(|membership| membership.valid_until),
+            cores: self.shard.count,
         };
         call(&mut self.engine, &mut ctx)
     }

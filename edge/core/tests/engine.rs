@@ -10,6 +10,7 @@ mod engine {
     mod failover;
     mod lease;
     mod legacy;
+    mod limits;
     mod modern;
     mod policy;
     mod properties;

@@ -41,6 +41,7 @@ impl Builder {
                     client_certificates: trusted,
                     allow_plain: spec.transport.allow_plain.iter().map(|plain| transport(*plain)).collect(),
                     max_sessions: spec.quota.max_sessions.map(|max| max as usize),
+                    tool_calls_per_second: spec.quota.tool_calls_per_second,
                     max_payload_bytes: Some(spec.quota.max_payload_bytes as usize),
                     policies: policies(objects, TargetKind::SipDomain, &ObjectKey::new("", name), problems),
                     lenient_headers: false,

@@ -178,10 +178,10 @@ impl EdgeState {
             return match said {
                 Said::Pass => Ok(Judged::Pass(Mcp::Keep)),
                 Said::Shorter(body) => Ok(Judged::Pass(Mcp::Replace(body))),
-                Said::Refused(_) => Err(Answer::new(403).phrase("Denied By Policy")),
+                Said::Refused(_) | Said::Limited(..) => Err(Answer::new(403).phrase("Denied By Policy")),
             };
         }
-        match self.judge_said(&caller.principal, &domain, agent, &envelope, true) {
+        match self.take_said(&caller.principal, &domain, agent, &envelope) {
             Said::Pass => Ok(Judged::Pass(Mcp::Keep)),
             Said::Shorter(body) => Ok(Judged::Pass(Mcp::Replace(body))),
             Said::Refused(error) => {
@@ -190,6 +190,13 @@ impl EdgeState {
                     Some(body) => Ok(Judged::Error(body)),
                     None => Err(Answer::new(403).phrase("Denied By Policy")),
                 }
+            }
+            Said::Limited(body, error) => {
+                self.audit_refusal(request, &domain.domain, caller.principal.as_str(), "default", error.code);
+                if caller.principal != Principal::Anonymous || caller.proven {
+                    return Ok(Judged::Error(body));
+                }
+                Err(self.over_quota())
             }
         }
     }

@@ -40,6 +40,8 @@ pub(super) enum Said {
     Shorter(Bytes),
     /// Not at all; for a request: this error goes back.
     Refused(Option<Bytes>),
+    /// Not now: it is one too many. This error goes back.
+    Limited(Bytes, RpcError),
 }
 
 fn speaks_mcp(message: &Message, domain: &DomainConfig, parts: &Parts) -> bool {
@@ -98,12 +100,17 @@ impl EdgeState {
         let mut offer = Offer { with_mcp: true, ..Offer::default() };
         if let Some(body) = &parts.mcp {
             match Envelope::parse(body, &Bounds::default()) {
-                Ok(envelope) => {
-                    if let Said::Refused(_) = self.judge_said(&caller.principal, domain, agent, &envelope, true) {
+                Ok(envelope) => match self.take_said(&caller.principal, domain, agent, &envelope) {
+                    Said::Refused(_) => {
                         self.audit_refusal(request, &name, &who, "default", 403);
                         return Err(Answer::new(403).phrase("Denied By Policy"));
                     }
-                }
+                    Said::Limited(_, error) => {
+                        self.audit_refusal(request, &name, &who, "default", error.code);
+                        return Err(self.over_quota());
+                    }
+                    Said::Pass | Said::Shorter(_) => {}
+                },
                 Err(_) => {
                     match shorter_envelope(body, Step::Offer, agent, domain, &caller.principal)? {
                         Some((mcp, conversation)) => (offer.mcp, offer.conversation) = (mcp, Some(conversation)),

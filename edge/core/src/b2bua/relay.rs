@@ -297,35 +297,35 @@ impl EdgeState {
             relay.asked = asked;
             return Ok(());
         }
-        match self.judge_said(&principal, &domain, &agent, &envelope, true) {
+        let (error, code) = match self.take_said(&principal, &domain, &agent, &envelope) {
             Said::Pass => {
                 relay.asked = asked;
-                Ok(())
+                return Ok(());
             }
             Said::Shorter(body) => {
                 relay.asked = asked;
                 relay.mcp = Mcp::Replace(body);
-                Ok(())
+                return Ok(());
             }
-            Said::Refused(error) => {
-                self.audit_refusal(&relay.request, &domain.domain, principal.as_str(), "default", 403);
-                let Some(body) = error.filter(|_| !relay.changes) else {
-                    return Err(Answer::new(403).phrase("Denied By Policy"));
-                };
-                // Inside what was negotiated the error is a JSON-RPC one, and SIP says 200 (NEG-12).
-                let exchange = relay.request.message.header(HeaderId::McpExchange);
-                let exchange = exchange.and_then(|value| McpExchange::parse(value).ok()).map(|e| e.to_string());
-                let is_info = relay.method() == "INFO";
-                self.refuse_message(Refusal {
-                    dialog: relay.dialog,
-                    method: if is_info { "INFO" } else { "MESSAGE" },
-                    exchange,
-                    package: is_info && record.mcp.as_ref().is_some_and(|mcp| mcp.info_package),
-                    body,
-                });
-                Err(Answer::new(200))
-            }
-        }
+            Said::Refused(error) => (error, 403),
+            Said::Limited(body, error) => (Some(body), error.code),
+        };
+        self.audit_refusal(&relay.request, &domain.domain, principal.as_str(), "default", code);
+        let Some(body) = error.filter(|_| !relay.changes) else {
+            return Err(if code == 403 { Answer::new(403).phrase("Denied By Policy") } else { self.over_quota() });
+        };
+        // Inside what was negotiated the error is a JSON-RPC one, and SIP says 200 (NEG-12).
+        let exchange = relay.request.message.header(HeaderId::McpExchange);
+        let exchange = exchange.and_then(|value| McpExchange::parse(value).ok()).map(|e| e.to_string());
+        let is_info = relay.method() == "INFO";
+        self.refuse_message(Refusal {
+            dialog: relay.dialog,
+            method: if is_info { "INFO" } else { "MESSAGE" },
+            exchange,
+            package: is_info && record.mcp.as_ref().is_some_and(|mcp| mcp.info_package),
+            body,
+        });
+        Err(Answer::new(200))
     }
 
     /// The other leg's number: the request leaves.
@@ -361,7 +361,7 @@ impl EdgeState {
                 relay.mcp = Mcp::Replace(body);
                 Ok(())
             }
-            Said::Refused(_) => Err(Answer::new(403).phrase("Denied By Policy")),
+            Said::Refused(_) | Said::Limited(..) => Err(Answer::new(403).phrase("Denied By Policy")),
         }
     }
 

@@ -261,6 +261,7 @@ pub(super) fn restore(
         is_adopted: true,
         is_reconsidered: false,
         opens_nothing: false,
+        limited: None,
         owner: ctx.owner,
         upstream: entry.upstream_id.clone().and_then(|id| RawId::parse(id).ok()),
         resumed: None,

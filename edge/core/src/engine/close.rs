@@ -220,6 +220,7 @@ impl Engine {
     /// New configuration: what is no longer allowed ends now, in the middle of a call too (SEC-16).
     pub fn configure(&mut self, ctx: &mut Ctx<'_>) {
         self.stats.configure(ctx.config);
+        self.quotas.configure(ctx.config);
         let calls = self.schemas.configure(|key| ctx.config.agents.values().any(|agent| agent.key == key));
         for call in calls {
             self.cancel_call(call);

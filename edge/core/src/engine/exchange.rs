@@ -10,6 +10,7 @@ use sip_proto::time::{Mono, Now};
 use std::sync::Arc;
 
 use super::about::About;
+use super::meter::Limited;
 use super::types::Leg;
 use crate::input::BackendId;
 
@@ -61,6 +62,8 @@ pub(super) struct Exchange {
     pub is_reconsidered: bool,
     /// It came where there is no lease, or no store: only the journal's answer to it may be said.
     pub opens_nothing: bool,
+    /// It is one too many, and is not opened. The journal is asked all the same: a repetition of what was taken is not refused.
+    pub limited: Option<Limited>,
     /// The life of this edge that the journal knows as its owner.
     pub owner: Owner,
     /// The id that the backend was given, where it is not the caller's.

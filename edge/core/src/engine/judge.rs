@@ -71,10 +71,13 @@ impl Engine {
     /// Judges one message. Nothing is written and nothing leaves yet; the answer of [`Verdict::Write`]'s write goes to
     /// [`Self::written`], or the ticket to [`Self::abandon`].
     pub fn judge(&mut self, ctx: &mut Ctx<'_>, inbound: Inbound) -> Verdict {
-        let what = match self.consider(ctx, &inbound) {
+        let mut what = match self.consider(ctx, &inbound) {
             Ok(what) => what,
             Err(No { status, phrase }) => return Verdict::Refuse { status, phrase },
         };
+        if let What::Request(exchange) = &mut what {
+            self.meter_exchange(ctx, exchange);
+        }
         let key = inbound.leg.session;
         let open = match &what {
             What::Request(exchange) => {
@@ -334,6 +337,7 @@ impl Engine {
             is_adopted: false,
             is_reconsidered: false,
             opens_nothing: false,
+            limited: None,
             owner: ctx.owner,
             upstream: None,
             resumed: None,
@@ -387,7 +391,11 @@ impl Engine {
                 task: None,
                 answer: None,
             },
-            limit: if exchange.opens_nothing { 0 } else { ctx.config.edge.limits.in_flight_per_session },
+            limit: if exchange.opens_nothing || exchange.limited.is_some() {
+                0
+            } else {
+                ctx.config.edge.limits.in_flight_per_session
+            },
             ttl_ms: life_ms.saturating_add(GRACE_MS),
             session_ttl_ms: session::ttl_ms(&exchange.leg, ctx.config),
             instead_of: None,

@@ -35,6 +35,8 @@ pub struct EngineStats {
     /// Exchanges that were taken over from an owner that had not heard of them, and those of which nobody said whether they are served.
     pub taken_over: u64,
     pub unresolved: u64,
+    /// Requests that a quota or a limit of a rule refused, by its name.
+    pub limited: BTreeMap<&'static str, u64>,
     /// By `AgentConfig::key`; only agents that the configuration has.
     pub agents: BTreeMap<String, AgentStats>,
 }
@@ -79,6 +81,7 @@ pub(super) struct Counters {
     pub lapsed: u64,
     pub taken_over: u64,
     pub unresolved: u64,
+    pub limited: BTreeMap<&'static str, u64>,
     agents: BTreeMap<String, AgentStats>,
 }
 
@@ -94,6 +97,7 @@ impl Counters {
             lapsed: self.lapsed,
             taken_over: self.taken_over,
             unresolved: self.unresolved,
+            limited: self.limited.clone(),
             agents: self.agents.clone(),
             ..EngineStats::default()
         }

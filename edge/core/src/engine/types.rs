@@ -24,6 +24,8 @@ pub struct Ctx<'a> {
     pub ids: &'a mut Ids,
     /// Until when this life may act by itself (sip.md, section 8, rule 2); `None`: there is no lease, this edge is alone with its store.
     pub valid_until: Option<Mono>,
+    /// How many cores share the work of this edge, and so what a tenant may use of it.
+    pub cores: u16,
 }
 
 impl Ctx<'_> {

@@ -166,7 +166,10 @@ impl Engine {
                 RpcError::header_mismatch(exchange.era, "the exchange is that of another open request")
             }
             OpenOutcome::Taken => RpcError::invalid_request("The id is that of another open request"),
-            OpenOutcome::Full => RpcError::limited("inFlightPerSession", 1_000),
+            OpenOutcome::Full => match exchange.limited {
+                Some(limited) => self.refused_by(limited),
+                None => RpcError::limited("inFlightPerSession", 1_000),
+            },
         };
         let Exchange { leg, header, id, about, .. } = exchange;
         self.refuse(ctx, &leg, header, &Refused { id, error, denied: false, about: Some(about) });

@@ -364,6 +364,7 @@ pub fn domain(name: &str, tenant: u16) -> DomainConfig {
         client_certificates: true,
         allow_plain: vec![Transport::Udp, Transport::Tcp],
         max_sessions: None,
+        tool_calls_per_second: None,
         max_payload_bytes: None,
         policies: vec![policy("domain", vec![allow("all", None)])],
         lenient_headers: false,

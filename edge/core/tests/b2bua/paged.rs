@@ -55,6 +55,30 @@ fn xch_1_a_message_out_of_a_dialog_reaches_a_registered_agent_at_another_edge_an
 }
 
 #[test]
+fn a_tool_call_to_a_registered_agent_counts_for_its_tenant() {
+    let mut config = bridge_config();
+    crate::driver::change_domain(&mut config, |domain| domain.tool_calls_per_second = Some(1));
+    let mut fleet = Fleet::with(1, config);
+    let mut agent = Phone::new(&mut fleet, 0, "sam");
+    agent.register(&mut fleet, "", "");
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    for id in 0..10 {
+        alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &tool_call(id, "echo"));
+        let request = fleet.take(&agent);
+        agent.reply(&mut fleet, &request, 200, "", "");
+        assert_eq!(alice.status(&mut fleet), 200);
+    }
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &tool_call(10, "echo"));
+    assert!(fleet.try_take(&agent).is_none());
+    assert_eq!(alice.status(&mut fleet), 200);
+    let error = fleet.take(&alice);
+    assert!(text(&error).contains("-31002") && text(&error).contains("toolCallsPerSecond"), "{}", text(&error));
+    // What is no tool call goes on.
+    alice.page(&mut fleet, "MESSAGE", &sam(), "Content-Type: text/plain\r\n", "hello");
+    fleet.take(&agent);
+}
+
+#[test]
 fn a_copy_at_another_edge_is_the_same_request_to_the_agent() {
     let mut fleet = Fleet::new(2);
     let mut agent = Phone::new(&mut fleet, 0, "sam");

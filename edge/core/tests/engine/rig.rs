@@ -150,6 +150,7 @@ pub fn config(agents: Vec<AgentConfig>, rules: Vec<RuleSpec>) -> Config {
         client_certificates: true,
         allow_plain: Vec::new(),
         max_sessions: None,
+        tool_calls_per_second: None,
         max_payload_bytes: None,
         policies: vec![policy(rules)],
         lenient_headers: false,
@@ -274,6 +275,7 @@ impl Rig {
             random: &mut self.random,
             ids: &mut self.ids,
             valid_until: self.valid_until,
+            cores: 1,
         };
         run(&mut self.engine, &mut ctx)
     }
