@@ -5,7 +5,7 @@ use crate::v1alpha1::{
     Action, Caller, McpCapabilityPolicy, McpCapabilityPolicySpec, Phase, PolicyInheritance, PolicyRule, TargetKind,
 };
 use crate::validate::Finding;
-use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleSpec};
+use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleLimits, RuleSpec};
 
 /// Compiles a policy; its name is `namespace/name`, as it stands in audit records.
 ///
@@ -43,6 +43,10 @@ fn rule(rule: &PolicyRule) -> RuleSpec {
         methods: (!methods.is_empty()).then_some(methods),
         phases: rule.phases.iter().map(|phase| self::phase(*phase)).collect(),
         action: action(rule.action),
+        limits: rule
+            .limits
+            .as_ref()
+            .map(|limits| RuleLimits { calls_per_minute: limits.calls_per_minute, concurrent: limits.concurrent }),
     }
 }
 

@@ -11,6 +11,7 @@
 mod about;
 mod access;
 mod adopt;
+mod allowance;
 mod answer;
 mod backend;
 mod close;
@@ -50,6 +51,7 @@ use schemas::Schemas;
 use session::Session;
 use timers::{Timer, Timers};
 
+pub use meter::Metered;
 pub use rewrite::Held;
 pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
@@ -80,6 +82,7 @@ pub struct Engine {
     held: doubt::Held,
     taken_back: taken_back::TakenBack,
     quotas: quota::Quotas,
+    allowances: allowance::Allowances,
     schemas: Schemas,
     timers: Timers,
     stats: stats::Counters,
@@ -103,6 +106,8 @@ impl Engine {
                 Timer::Delivery(id) => self.send(ctx, id),
                 Timer::Orphan(no) => self.orphan_alarm(ctx, no),
                 Timer::Doubt(key) => self.resolve(ctx, key),
+                Timer::Allowances => self.sweep_allowances(ctx),
+                Timer::Relayed(number) => self.relayed_over(number),
             }
         }
     }
@@ -146,6 +151,7 @@ impl Engine {
                 + self.plans.len()
                 + self.doubts.len(),
             timers: self.timers.len(),
+            allowances: self.allowances.len(),
             ..stats
         }
     }

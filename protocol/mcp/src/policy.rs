@@ -12,7 +12,7 @@ mod glob;
 mod identity;
 
 pub use compile::{PolicyError, Problem};
-pub use evaluate::{Decision, Policies, Principal, Request, Target};
+pub use evaluate::{Decision, Limit, Policies, Principal, Request, Target};
 pub use glob::{Glob, GlobError};
 pub use identity::{IdentityError, IdentityGlob};
 
@@ -79,6 +79,17 @@ pub struct RuleSpec {
     pub phases: Vec<Phase>,
     /// Allow or Deny.
     pub action: Action,
+    /// How much a caller may have of the calls that it is about. For Allow rules of phase Call.
+    pub limits: Option<RuleLimits>,
+}
+
+/// Limits of a rule, for each caller; at least one of the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleLimits {
+    /// Calls in any 60 seconds.
+    pub calls_per_minute: Option<u32>,
+    /// Calls that wait for their answer.
+    pub concurrent: Option<u32>,
 }
 
 /// One entry of `from`.

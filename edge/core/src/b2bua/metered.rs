@@ -1,36 +1,47 @@
-//! Requests that go on to an agent on another leg are metered like those of a declared one.
+//! Requests that go on to an agent on another leg are metered like those of a declared one. What is counted of them ends with the answer
+//! that passes here, with a request that did not get there, or with the time that the agent has for a request.
 
-use mcp_sip::errors::RpcError;
 use mcp_sip::jsonrpc::{self, Envelope, Kind};
+use sip_proto::message::HeaderId;
 
 use super::policy::Said;
 use crate::answer::Answer;
 use crate::config::{AgentConfig, DomainConfig};
-use crate::engine::Principal;
+use crate::engine::{Metered, Principal};
 use crate::state::EdgeState;
-use sip_proto::message::HeaderId;
 
 impl EdgeState {
-    /// What the caller says, judged and metered.
+    /// What the caller says, judged and metered; with the number of its places, where it has some.
     pub(super) fn take_said(
         &mut self,
         principal: &Principal,
         domain: &DomainConfig,
         agent: &AgentConfig,
         envelope: &Envelope,
-    ) -> Said {
-        match self.judge_said(principal, domain, agent, envelope, true) {
-            Said::Refused(error) => Said::Refused(error),
-            said => match self.meter_said(domain, envelope) {
-                Ok(()) => said,
-                Err(error) => Said::Limited(jsonrpc::error_response(envelope.id().as_ref(), &error), error),
-            },
+    ) -> (Said, Option<u64>) {
+        let said = self.judge_said(principal, domain, agent, envelope, true);
+        if envelope.kind() != Kind::Request || matches!(said, Said::Refused(_)) {
+            return (said, None);
+        }
+        let request = Metered { principal, domain, agent, envelope };
+        match self.with_engine(|engine, ctx| engine.meter(ctx, request)) {
+            Ok(places) => (said, places),
+            Err(error) => (Said::Limited(jsonrpc::error_response(envelope.id().as_ref(), &error), error), None),
         }
     }
 
-    fn meter_said(&mut self, domain: &DomainConfig, envelope: &Envelope) -> Result<(), RpcError> {
-        let Some(method) = envelope.method().filter(|_| envelope.kind() == Kind::Request) else { return Ok(()) };
-        self.with_engine(|engine, ctx| engine.meter(ctx, domain, method))
+    /// What an agent says to a caller may be the answer to a call that is counted.
+    pub(super) fn agent_said(&mut self, principal: &Principal, agent: &AgentConfig, envelope: &Envelope) {
+        if matches!(envelope.kind(), Kind::Response | Kind::Error) {
+            self.engine.relayed_answer(principal, agent, envelope);
+        }
+    }
+
+    /// A request with these places did not get there.
+    pub(super) fn leave_places(&mut self, places: Option<u64>) {
+        if let Some(number) = places {
+            self.engine.relayed_over(number);
+        }
     }
 
     /// Before there is a conversation in which an error could be said: 480, because a quota is no statement about the server (sip.md,

@@ -57,6 +57,8 @@ pub(crate) struct Paged {
     by_tcp: bool,
     /// How the last contact failed.
     last: Option<u16>,
+    /// Its places, where a rule counts how many wait for their answer.
+    places: Option<u64>,
 }
 
 /// What policy says of a request before it is passed on.
@@ -110,10 +112,11 @@ impl EdgeState {
             error: None,
             by_tcp: false,
             last: None,
+            places: None,
             caller,
         };
         if page.capabilities.is_empty() {
-            match self.judge_page(&page)? {
+            match self.judge_page(&mut page)? {
                 Judged::Pass(mcp) => page.mcp = mcp,
                 Judged::Error(body) => {
                     page.error = Some(body);
@@ -149,8 +152,8 @@ impl EdgeState {
     }
 
     /// What policy says of it at its address.
-    fn judge_page(&mut self, page: &Paged) -> Result<Judged, Answer> {
-        let Paged { request, caller, agent, parts, .. } = page;
+    fn judge_page(&mut self, page: &mut Paged) -> Result<Judged, Answer> {
+        let (request, caller, agent, parts) = (&page.request, &page.caller, &page.agent, &page.parts);
         let domain = caller.domain.clone();
         let principal = policy_principal(&caller.principal);
         let Some(body) = &parts.mcp else {
@@ -174,6 +177,9 @@ impl EdgeState {
             }
         };
         // What an agent says is shown to the other side as far as that one may see it.
+        if let Some(sender) = self.sender(caller) {
+            self.agent_said(&Principal::User(address(agent)), &sender, &envelope);
+        }
         if let Some(said) = self.agent_says(caller, agent, &envelope) {
             return match said {
                 Said::Pass => Ok(Judged::Pass(Mcp::Keep)),
@@ -181,7 +187,9 @@ impl EdgeState {
                 Said::Refused(_) | Said::Limited(..) => Err(Answer::new(403).phrase("Denied By Policy")),
             };
         }
-        match self.take_said(&caller.principal, &domain, agent, &envelope) {
+        let (said, places) = self.take_said(&caller.principal, &domain, agent, &envelope);
+        page.places = places;
+        match said {
             Said::Pass => Ok(Judged::Pass(Mcp::Keep)),
             Said::Shorter(body) => Ok(Judged::Pass(Mcp::Replace(body))),
             Said::Refused(error) => {
@@ -206,12 +214,17 @@ impl EdgeState {
         if envelope.kind() != mcp_sip::jsonrpc::Kind::Response {
             return None;
         }
+        let sender = self.sender(caller)?;
+        let domain = self.config.domains.get(&sender.domain)?;
+        Some(self.judge_said(&Principal::User(address(to)), domain, &sender, envelope, false))
+    }
+
+    /// The agent that sends, if it is one.
+    fn sender(&self, caller: &Caller) -> Option<Arc<AgentConfig>> {
         let Principal::User(own) = &caller.principal else { return None };
         let uri = sip_proto::uri::Uri::parse(own).ok().and_then(|uri| uri.sip())?;
         let user = uri.user_unescaped()?.into_owned();
-        let sender = self.config.agents.get(&(uri.host_str().to_ascii_lowercase(), user))?;
-        let domain = self.config.domains.get(&sender.domain)?;
-        Some(self.judge_said(&Principal::User(address(to)), domain, sender, envelope, false))
+        self.config.agents.get(&(uri.host_str().to_ascii_lowercase(), user)).cloned()
     }
 
     /// A reply of the store to one of its questions.
@@ -250,6 +263,7 @@ impl EdgeState {
     fn page_ready(&mut self, number: u64) {
         let Some(mut page) = self.bridges.pages.remove(&number) else { return };
         if let Some(answer) = page.refusal.take() {
+            self.leave_places(page.places);
             return self.answer(&page.request, &answer);
         }
         let (request, caller) = (page.request.clone(), page.caller.clone());
@@ -265,7 +279,7 @@ impl EdgeState {
                 }
                 Err(answer) => return self.answer(&request, &answer),
             }
-            match self.judge_page(&page) {
+            match self.judge_page(&mut page) {
                 Ok(Judged::Pass(mcp)) => page.mcp = mcp,
                 Ok(Judged::Error(body)) => return self.page_denied(&page, body),
                 Err(answer) => return self.answer(&request, &answer),

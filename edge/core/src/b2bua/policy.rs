@@ -100,7 +100,7 @@ impl EdgeState {
         let mut offer = Offer { with_mcp: true, ..Offer::default() };
         if let Some(body) = &parts.mcp {
             match Envelope::parse(body, &Bounds::default()) {
-                Ok(envelope) => match self.take_said(&caller.principal, domain, agent, &envelope) {
+                Ok(envelope) => match self.take_said(&caller.principal, domain, agent, &envelope).0 {
                     Said::Refused(_) => {
                         self.audit_refusal(request, &name, &who, "default", 403);
                         return Err(Answer::new(403).phrase("Denied By Policy"));

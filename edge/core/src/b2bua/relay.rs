@@ -67,6 +67,8 @@ pub(crate) struct Relay {
     timer: Option<SessionTimer>,
     /// It is an MCP request that policy let pass: what its audit record says.
     asked: Option<Asked>,
+    /// Its places, where a rule counts how many wait for their answer.
+    places: Option<u64>,
     /// What leaves when it is stored.
     response: Bytes,
     tries: u8,
@@ -181,6 +183,7 @@ impl EdgeState {
             given: None,
             timer: None,
             asked: None,
+            places: None,
             response: Bytes::new(),
             tries: 0,
         };
@@ -217,6 +220,9 @@ impl EdgeState {
     fn relay_done(&mut self, relay: &Relay, status: u16, response: Bytes) {
         self.unmark(relay);
         self.asked_done(relay, status);
+        if status >= 300 {
+            self.leave_places(relay.places);
+        }
         let cseq = relay.request.message.cseq().seq;
         let operation = StoreOp::Commit { dialog: relay.dialog, cseq, response: response.clone(), record: None };
         self.answer_bytes(&relay.request, status, response);
@@ -297,7 +303,9 @@ impl EdgeState {
             relay.asked = asked;
             return Ok(());
         }
-        let (error, code) = match self.take_said(&principal, &domain, &agent, &envelope) {
+        let (said, places) = self.take_said(&principal, &domain, &agent, &envelope);
+        relay.places = places;
+        let (error, code) = match said {
             Said::Pass => {
                 relay.asked = asked;
                 return Ok(());
@@ -355,6 +363,7 @@ impl EdgeState {
         let Ok(envelope) = Envelope::parse(body, &Bounds::default()) else { return Ok(()) };
         let Some(domain) = self.config.domains.get(&caller.domain).cloned() else { return Err(Answer::new(481)) };
         let Some(agent) = self.agent_at(&caller.domain, &caller.agent_user) else { return Err(Answer::new(481)) };
+        self.agent_said(&principal_of(caller), &agent, &envelope);
         match self.judge_said(&principal_of(caller), &domain, &agent, &envelope, false) {
             Said::Pass => Ok(()),
             Said::Shorter(body) => {

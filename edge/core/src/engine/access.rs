@@ -2,7 +2,7 @@
 
 use mcp_sip::errors::RpcError;
 use mcp_sip::jsonrpc::ListOf;
-use mcp_sip::policy::{self, Decision, Phase, Policies, Request, Target};
+use mcp_sip::policy::{self, Decision, Limit, Phase, Policies, Request, Target};
 
 use super::types::{Leg, Principal};
 use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, OnFailover, ToolEffect};
@@ -43,6 +43,15 @@ impl<'a> Access<'a> {
 
     pub(super) fn agent(&self) -> &'a AgentConfig {
         self.agent
+    }
+
+    pub(super) fn domain(&self) -> &'a DomainConfig {
+        self.domain
+    }
+
+    /// The limits that a request counts for, where it is let through.
+    pub(super) fn limits(&self, method: &str, subject: Option<&str>) -> Vec<Limit<'a>> {
+        self.policies().limits(&Request::method(self.principal(), method, subject))
     }
 
     /// Judges a request or notification of the caller.

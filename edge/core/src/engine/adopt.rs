@@ -143,6 +143,7 @@ impl Engine {
         if !access.as_ref().is_some_and(|access| access.still_allows(&about.method, subject)) {
             return self.fail(ctx, no, RpcError::denied(subject.unwrap_or(&about.method)));
         }
+        self.seat(ctx, no);
         let may_replay = access.as_ref().is_some_and(|access| access.may_replay(&about.method, subject));
         let on_failover = access.map(|access| access.on_failover(&about.method, subject));
         let plan = match plan {
@@ -262,6 +263,7 @@ pub(super) fn restore(
         is_reconsidered: false,
         opens_nothing: false,
         limited: None,
+        places: Vec::new(),
         owner: ctx.owner,
         upstream: entry.upstream_id.clone().and_then(|id| RawId::parse(id).ok()),
         resumed: None,

@@ -10,6 +10,7 @@ use sip_proto::time::{Mono, Now};
 use std::sync::Arc;
 
 use super::about::About;
+use super::allowance::Places;
 use super::meter::Limited;
 use super::types::Leg;
 use crate::input::BackendId;
@@ -64,6 +65,8 @@ pub(super) struct Exchange {
     pub opens_nothing: bool,
     /// It is one too many, and is not opened. The journal is asked all the same: a repetition of what was taken is not refused.
     pub limited: Option<Limited>,
+    /// Of the rules that count how many wait for their answer; free again when it is gone.
+    pub places: Places,
     /// The life of this edge that the journal knows as its owner.
     pub owner: Owner,
     /// The id that the backend was given, where it is not the caller's.

@@ -338,6 +338,7 @@ impl Engine {
             is_reconsidered: false,
             opens_nothing: false,
             limited: None,
+            places: Vec::new(),
             owner: ctx.owner,
             upstream: None,
             resumed: None,

@@ -19,6 +19,8 @@ pub struct EngineStats {
     /// Writes, store operations and session ends that wait for an answer.
     pub waiting: usize,
     pub timers: usize,
+    /// Counters of the limits of rules, and calls on other legs that have a place.
+    pub allowances: usize,
     /// Messages dropped because they match nothing (responses, cancellations, progress).
     pub unmatched: u64,
     /// Messages dropped because a bound was reached.

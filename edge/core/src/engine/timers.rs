@@ -27,6 +27,10 @@ pub(super) enum Timer {
     Orphan(u64),
     /// Whether an exchange is served is asked again.
     Doubt(ExchangeKey),
+    /// Counters of rules that count nothing are taken away.
+    Allowances,
+    /// A call on another leg is not answered.
+    Relayed(u64),
 }
 
 impl Timer {
@@ -36,6 +40,7 @@ impl Timer {
         match self {
             Timer::Exchange(_) | Timer::Session(_) | Timer::Stream(_) | Timer::Asked(_) => true,
             Timer::Call(_) | Timer::Delivery(_) | Timer::Orphan(_) | Timer::Doubt(_) => false,
+            Timer::Allowances | Timer::Relayed(_) => false,
         }
     }
 
@@ -49,6 +54,8 @@ impl Timer {
             Timer::Delivery(_) => "mcp delivery retry",
             Timer::Orphan(_) => "mcp adopted exchange",
             Timer::Doubt(_) => "mcp exchange in doubt",
+            Timer::Allowances => "mcp limits of rules",
+            Timer::Relayed(_) => "mcp call on another leg",
         }
     }
 }

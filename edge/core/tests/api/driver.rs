@@ -403,11 +403,11 @@ pub fn policy(name: &str, rules: Vec<RuleSpec>) -> Arc<Policy> {
 
 /// An Allow rule for everything; `None`: every authenticated caller.
 pub fn allow(name: &str, from: Option<Vec<Peer>>) -> RuleSpec {
-    RuleSpec { name: name.into(), from, methods: None, phases: Vec::new(), action: Action::Allow }
+    RuleSpec { name: name.into(), from, methods: None, phases: Vec::new(), action: Action::Allow, limits: None }
 }
 
 pub fn deny(name: &str, from: Option<Vec<Peer>>, methods: Option<Vec<MethodSpec>>) -> RuleSpec {
-    RuleSpec { name: name.into(), from, methods, phases: Vec::<Phase>::new(), action: Action::Deny }
+    RuleSpec { name: name.into(), from, methods, phases: Vec::<Phase>::new(), action: Action::Deny, limits: None }
 }
 
 impl World {

@@ -78,6 +78,46 @@ fn a_tool_call_to_a_registered_agent_counts_for_its_tenant() {
     fleet.take(&agent);
 }
 
+/// A tool call of alice; whether it reached the agent, which took it. Else it is one too many.
+fn ask(fleet: &mut Fleet, agent: &Phone, alice: &mut Phone, id: u64) -> bool {
+    alice.page(fleet, "MESSAGE", &sam(), MCP, &tool_call(id, "echo"));
+    if let Some(request) = fleet.try_take(agent) {
+        agent.reply(fleet, &request, 200, "", "");
+        assert_eq!(alice.status(fleet), 200);
+        return true;
+    }
+    assert_eq!(alice.status(fleet), 200);
+    let error = fleet.take(alice);
+    assert!(text(&error).contains("-31002") && text(&error).contains("concurrent"), "{}", text(&error));
+    alice.reply(fleet, &error, 200, "", "");
+    false
+}
+
+#[test]
+fn so_many_calls_wait_for_a_registered_agent_until_its_answer_passes_or_its_time_is_over() {
+    let mut config = bridge_config();
+    let mut own = allow("own", None);
+    own.limits = Some(mcp_sip::policy::RuleLimits { calls_per_minute: None, concurrent: Some(1) });
+    at_agent(&mut config, "sam", vec![own]);
+    let mut fleet = Fleet::with(1, config);
+    let mut agent = Phone::new(&mut fleet, 0, "sam");
+    agent.register(&mut fleet, "", "");
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.register(&mut fleet, "", "");
+    assert!(ask(&mut fleet, &agent, &mut alice, 7));
+    assert!(!ask(&mut fleet, &agent, &mut alice, 8));
+    let result = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
+    agent.page(&mut fleet, "MESSAGE", &format!("sip:alice@{DOMAIN}"), MCP, result);
+    let answer = fleet.take(&alice);
+    alice.reply(&mut fleet, &answer, 200, "", "");
+    assert_eq!(agent.status(&mut fleet), 200);
+    // Nobody answers this one.
+    assert!(ask(&mut fleet, &agent, &mut alice, 9));
+    assert!(!ask(&mut fleet, &agent, &mut alice, 10));
+    fleet.advance(10_000);
+    assert!(ask(&mut fleet, &agent, &mut alice, 11));
+}
+
 #[test]
 fn a_copy_at_another_edge_is_the_same_request_to_the_agent() {
     let mut fleet = Fleet::new(2);

@@ -1,8 +1,11 @@
-//! Quotas of a tenant.
+//! Quotas of a tenant, and limits of rules.
 
 use std::sync::Arc;
 
 use edge_core::audit::Outcome;
+use edge_core::engine::Leg;
+use edge_core::input::{BackendFailure, BackendId};
+use mcp_sip::policy::RuleLimits;
 use serde_json::json;
 
 use super::rig::*;
@@ -87,4 +90,142 @@ fn a_quota_that_is_taken_away_refuses_nobody() {
         rig.send(&leg, None, &call(id, "echo"));
     }
     assert_eq!(rig.one_error().0, -31002);
+}
+
+/// The rule about tools has limits for each caller.
+fn with_limits(calls_per_minute: Option<u32>, concurrent: Option<u32>) -> Rig {
+    let mut rules = default_rules();
+    rules[0].limits = Some(RuleLimits { calls_per_minute, concurrent });
+    let mut config = config(vec![agent("both", &[MODERN, LEGACY])], rules);
+    config.edge.limits.in_flight_per_session = 128;
+    Rig::new(config)
+}
+
+/// Time passes until no counter counts anything.
+fn quiet(rig: &mut Rig) {
+    rig.pass(130_000);
+    rig.new_deliveries();
+    rig.assert_empty();
+    assert_eq!(rig.engine.stats().allowances, 0);
+}
+
+#[test]
+fn a_caller_may_call_so_often_in_a_minute_and_others_as_often_again() {
+    let mut rig = with_limits(Some(3), None);
+    let (alice, bob) = (rig.out_of_dialog("both", "alice"), rig.out_of_dialog("both", "bob"));
+    for id in 0..3 {
+        rig.send(&alice, None, &call(id, "echo"));
+        let (call, _) = rig.one_call();
+        rig.answer(call, &result(id, "x"));
+        rig.one_delivery();
+        rig.pass(10_000);
+    }
+    assert_eq!(rig.send(&alice, None, &call(3, "echo")), 200);
+    let (code, data) = rig.one_error();
+    assert_eq!((code, &data["limit"]), (-31002, &json!("callsPerMinute")));
+    let after_ms = data["retryAfterMs"].as_u64().unwrap();
+    assert!((30_000..=31_000).contains(&after_ms), "{after_ms}");
+    assert!(rig.new_calls().is_empty());
+    let last = rig.audits.last().unwrap();
+    assert_eq!((&*last.rule, &last.outcome), ("demo/main/tools", &Outcome::Error(-31002)));
+    assert_eq!(rig.engine.stats().limited.get("callsPerMinute"), Some(&1));
+    // Another leg of the same caller is the same caller; another caller, another rule and what is only shown are not.
+    let dialog = rig.dialog("both");
+    rig.send(&dialog, None, &call(4, "echo"));
+    assert_eq!(rig.one_error().0, -31002);
+    rig.send(&alice, None, &modern(5, "prompts/get", json!({"name": "greet"})));
+    rig.send(&alice, None, &modern(6, "tools/list", json!({})));
+    rig.send(&bob, None, &call(7, "echo"));
+    for (call, _) in rig.new_calls() {
+        rig.failed(call, BackendFailure::Unreachable);
+    }
+    rig.new_deliveries();
+    rig.pass(after_ms);
+    rig.send(&alice, None, &call(8, "echo"));
+    let (call, _) = rig.one_call();
+    rig.answer(call, &result(8, "x"));
+    quiet(&mut rig);
+}
+
+#[test]
+fn so_many_calls_of_a_caller_wait_and_whatever_ends_one_makes_room() {
+    type End = fn(&mut Rig, &Arc<Leg>, BackendId);
+    let ends: [(&str, End); 5] = [
+        ("answer", |rig, _, id| rig.answer(id, &result(0, "x"))),
+        ("failure", |rig, _, id| rig.failed(id, BackendFailure::Interrupted)),
+        ("deadline", |rig, _, _| rig.pass(TIMEOUT_MS + 1)),
+        ("cancellation", |rig, leg, _| {
+            let params = json!({"requestId": 0});
+            let body = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+            rig.send(leg, None, &body);
+        }),
+        ("end of the leg", |rig, leg, _| rig.close(leg)),
+    ];
+    for (what, end) in ends {
+        let mut rig = with_limits(None, Some(1));
+        let leg = rig.dialog("both");
+        rig.send(&leg, None, &call(0, "deploy"));
+        let (id, _) = rig.one_call();
+        rig.send(&leg, None, &call(1, "echo"));
+        assert_eq!(rig.one_error(), (-31002, json!({"limit": "concurrent", "retryAfterMs": 1000})), "{what}");
+        assert!(rig.new_calls().is_empty(), "{what}");
+        end(&mut rig, &leg, id);
+        rig.new_deliveries();
+        rig.send(&leg, None, &call(2, "echo"));
+        let (last, _) = rig.one_call();
+        rig.answer(last, &result(2, "x"));
+        rig.new_deliveries();
+        quiet(&mut rig);
+    }
+}
+
+#[test]
+fn a_repetition_takes_no_place() {
+    let mut rig = with_limits(Some(2), Some(1));
+    let leg = rig.dialog("both");
+    rig.send(&leg, Some(X), &call(7, "deploy"));
+    let (id, _) = rig.one_call();
+    for _ in 0..5 {
+        assert_eq!(rig.send(&leg, Some(X), &call(7, "deploy")), 200);
+    }
+    assert!(rig.new_deliveries().is_empty());
+    rig.answer(id, &result(7, "done"));
+    rig.one_delivery();
+    rig.send(&leg, None, &call(8, "echo"));
+    rig.one_call();
+}
+
+#[test]
+fn a_limit_of_the_domain_counts_beside_those_of_the_agent() {
+    let mut rules = default_rules();
+    rules[0].limits = Some(RuleLimits { calls_per_minute: Some(1), concurrent: None });
+    let mut agent = agent("both", &[MODERN]);
+    let mut own = allow("own", vec![method("tools/call", &[])], &[]);
+    own.limits = Some(RuleLimits { calls_per_minute: Some(5), concurrent: None });
+    agent.policies = vec![policy(vec![own])];
+    let mut rig = Rig::new(config(vec![agent], rules));
+    let leg = rig.dialog("both");
+    rig.send(&leg, None, &call(0, "echo"));
+    rig.one_call();
+    rig.send(&leg, None, &call(1, "echo"));
+    assert_eq!(rig.one_error().0, -31002);
+}
+
+#[test]
+fn what_is_taken_over_has_its_place() {
+    let mut rig = with_limits(None, Some(1));
+    rig.has_dialogs = true;
+    let leg = rig.dialog("both");
+    rig.stored_dialog(&leg);
+    rig.send(&leg, Some(X), &call(7, "echo"));
+    rig.one_call();
+    let (mut heir, adopted) = rig.die();
+    assert_eq!(adopted, 1);
+    let (id, call_again) = heir.one_call();
+    heir.send(&leg, None, &call(8, "echo"));
+    assert_eq!(heir.one_error().0, -31002);
+    heir.answer(id, &result(body_of(&call_again)["id"].clone(), "done"));
+    heir.one_delivery();
+    heir.send(&leg, None, &call(9, "echo"));
+    heir.one_call();
 }

@@ -2,7 +2,7 @@
 
 use super::glob::{Glob, GlobError};
 use super::identity::{IdentityError, IdentityGlob};
-use super::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleSpec};
+use super::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleLimits, RuleSpec};
 
 /// Rules of one policy, entries of one list.
 const MAX_ITEMS: usize = 256;
@@ -50,6 +50,12 @@ pub enum Problem {
     /// Every rule denies, though the default is Deny already.
     #[error("the policy can only deny, though its default is Deny already")]
     DenyOnly,
+    /// Limits of a rule that lets no call through.
+    #[error("limits are for Allow rules of phase Call only")]
+    LimitsNotAllowed,
+    /// Limits that limit nothing.
+    #[error("the limits are empty; give callsPerMinute or concurrent")]
+    EmptyLimits,
     /// Too long a list.
     #[error("more than {MAX_ITEMS} entries")]
     TooMany,
@@ -64,6 +70,7 @@ pub(super) struct Rule {
     pub list: bool,
     pub call: bool,
     pub action: Action,
+    pub limits: Option<RuleLimits>,
 }
 
 #[derive(Clone, Debug)]
@@ -154,7 +161,23 @@ fn rule(spec: &RuleSpec, at: &str, errors: &mut Errors) -> Rule {
         }
     }
     let has = |phase| spec.phases.is_empty() || spec.phases.contains(&phase);
-    Rule { name: spec.name.clone(), from, methods, list: has(Phase::List), call: has(Phase::Call), action: spec.action }
+    if let Some(limits) = &spec.limits {
+        if spec.action != Action::Allow || !has(Phase::Call) {
+            errors.add(format!("{at}.limits"), Problem::LimitsNotAllowed);
+        }
+        if limits.calls_per_minute.is_none() && limits.concurrent.is_none() {
+            errors.add(format!("{at}.limits"), Problem::EmptyLimits);
+        }
+    }
+    Rule {
+        name: spec.name.clone(),
+        from,
+        methods,
+        list: has(Phase::List),
+        call: has(Phase::Call),
+        action: spec.action,
+        limits: spec.limits,
+    }
 }
 
 fn named(peers: &[Peer], at: &str, errors: &mut Errors) -> From {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::compile::{From, Method, Rule};
-use super::{Action, Inheritance, Phase, Policy};
+use super::{Action, Inheritance, Phase, Policy, RuleLimits};
 use crate::jsonrpc::ListOf;
 
 /// The caller, as it was verified.
@@ -86,6 +86,17 @@ impl<'a> Decision<'a> {
     const NOBODY_ALLOWED: Decision<'static> = Decision { allowed: false, policy: None, rule: None };
 }
 
+/// The limits of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit<'a> {
+    /// namespace/name of the policy.
+    pub policy: &'a str,
+    /// The rule.
+    pub rule: &'a str,
+    /// What it allows one caller.
+    pub limits: RuleLimits,
+}
+
 /// The policies that hold at one address.
 #[derive(Clone, Copy, Debug)]
 pub struct Policies<'a> {
@@ -109,6 +120,29 @@ impl<'a> Policies<'a> {
             return self.visibility(request.principal);
         }
         self.each_level(|level| allowed_by(level, request))
+    }
+
+    /// The limits that a call counts for, where it is let through: those of every Allow rule that is about it, on every level that must
+    /// allow. All of them must have room. So the order of rules does not matter, and neither a wider rule nor a default of Allow takes
+    /// anything of a limit. What needs no rule, and what is only shown, counts for none.
+    #[must_use]
+    pub fn limits(&self, request: &Request<'_>) -> Vec<Limit<'a>> {
+        match request.target {
+            Target::Method { name, .. } if request.phase == Phase::Call && !needs_no_rule(name) => {}
+            Target::Method { .. } | Target::PlainCall => return Vec::new(),
+        }
+        let rules = self
+            .levels()
+            .into_iter()
+            .flatten()
+            .flat_map(|policy| policy.rules.iter().map(move |rule| (policy.name.as_str(), rule)));
+        let mut limits = Vec::new();
+        for (policy, rule) in rules.filter(|(_, rule)| rule.action == Action::Allow) {
+            if let Some(own) = rule.limits.filter(|_| matches(rule, request)) {
+                limits.push(Limit { policy, rule: &rule.name, limits: own });
+            }
+        }
+        limits
     }
 
     /// Whether the address is visible to this caller: an Allow rule of any phase matches, on every level that must

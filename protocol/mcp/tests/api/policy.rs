@@ -3,7 +3,7 @@ use std::sync::Arc;
 use mcp_sip::jsonrpc::ListOf;
 use mcp_sip::policy::{
     Action, Glob, GlobError, IdentityError, IdentityGlob, Inheritance, MethodSpec, Peer, Phase, Policies, Policy,
-    PolicySpec, Principal, Problem, Request, RuleSpec,
+    PolicySpec, Principal, Problem, Request, RuleLimits, RuleSpec,
 };
 
 const ALICE: Principal<'static> = Principal::User("sip:alice@acme.example");
@@ -391,4 +391,61 @@ fn identities_compare_as_sip_uris() {
     ] {
         assert!(IdentityGlob::new(bad).is_err(), "{bad}");
     }
+}
+
+fn limited(mut rule: RuleSpec, calls_per_minute: u32) -> RuleSpec {
+    rule.limits = Some(RuleLimits { calls_per_minute: Some(calls_per_minute), concurrent: None });
+    rule
+}
+
+/// Rules whose limits a call of this tool counts for.
+fn counted(set: &Set, who: Principal<'_>, method: &str, subject: Option<&str>) -> Vec<String> {
+    let limits = set.get().limits(&Request::method(who, method, subject));
+    limits.into_iter().map(|limit| limit.rule.to_owned()).collect()
+}
+
+#[test]
+fn a_call_counts_for_every_allow_rule_that_is_about_it_in_whatever_order() {
+    let lookup = [method("tools/call", &["crm.lookup"])];
+    let rules = || vec![allow("wide"), limited(on(allow("narrow"), &lookup, &[]), 3), limited(allow("all"), 9)];
+    let mut turned = rules();
+    turned.reverse();
+    for (rules, expected) in [(rules(), ["narrow", "all"]), (turned, ["all", "narrow"])] {
+        let set = Set::agent(rules);
+        assert_eq!(counted(&set, ALICE, "tools/call", Some("crm.lookup")), expected);
+        assert_eq!(counted(&set, ALICE, "tools/call", Some("other")), ["all"]);
+        assert!(counted(&set, MALLORY, "tools/call", Some("crm.lookup")).is_empty());
+        // What is only shown, and what needs no rule, is no call.
+        for method in ["tools/list", "initialize", "ping", "notifications/initialized"] {
+            assert!(counted(&set, ALICE, method, None).is_empty(), "{method}");
+        }
+        assert!(set.get().limits(&Request::plain_call(ALICE)).is_empty());
+        assert!(set.get().limits(&Request::show(ALICE, ListOf::Tools, "crm.lookup")).is_empty());
+    }
+}
+
+#[test]
+fn a_default_of_allow_takes_nothing_of_a_limit_and_both_levels_count() {
+    let agent = PolicySpec { default_action: Action::Allow, ..spec(vec![limited(allow("own"), 3)]) };
+    let domain = spec(vec![limited(allow("tenant"), 9)]);
+    let set = Set::both(&agent, &domain);
+    assert_eq!(counted(&set, ALICE, "tools/call", Some("a")), ["own", "tenant"]);
+    let alone = PolicySpec { inheritance: Inheritance::Override, ..agent };
+    assert_eq!(counted(&Set::both(&alone, &domain), ALICE, "tools/call", Some("a")), ["own"]);
+}
+
+#[test]
+fn limits_are_for_rules_that_let_calls_through_and_limit_something() {
+    let list = on(allow("list"), &[method("tools/call", &[])], &[Phase::List]);
+    let empty = RuleSpec { limits: Some(RuleLimits::default()), ..allow("empty") };
+    let rules = vec![limited(deny("deny"), 1), limited(list, 1), empty, limited(allow("good"), 1)];
+    let errors = Policy::compile(&spec(rules)).unwrap_err();
+    let found: Vec<(&str, &Problem)> = errors.iter().map(|error| (&*error.field, &error.problem)).collect();
+    let not_allowed = &Problem::LimitsNotAllowed;
+    let expected = [
+        ("rules[0].limits", not_allowed),
+        ("rules[1].limits", not_allowed),
+        ("rules[2].limits", &Problem::EmptyLimits),
+    ];
+    assert_eq!(found, expected);
 }

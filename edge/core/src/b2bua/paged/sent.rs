@@ -43,6 +43,7 @@ impl EdgeState {
             Some(_) => Answer::new(480),
             None => Answer::new(480).phrase("Not Registered"),
         };
+        self.leave_places(page.places);
         self.answer(&page.request, &answer);
     }
 
@@ -64,6 +65,7 @@ impl EdgeState {
         if self.send_request(&method, &branch, bytes, target, Purpose::Paged(number)).is_err()
             && let Some(page) = self.bridges.pages.remove(&number)
         {
+            self.leave_places(page.places);
             let answer = self.unavailable("Too Many Transactions");
             self.answer(&page.request, &answer);
         }
@@ -123,6 +125,11 @@ impl EdgeState {
     /// The far end's final answer, or none.
     pub(crate) fn page_concluded(&mut self, number: u64, outcome: &Outcome<'_>) {
         let Some(page) = self.bridges.pages.remove(&number) else { return };
+        if let Outcome::Response(message) = outcome
+            && message.status().is_none_or(|status| status >= 300 && status != 430)
+        {
+            self.leave_places(page.places);
+        }
         match outcome {
             Outcome::Response(message) => match message.status().unwrap_or(500) {
                 // The flow has failed (RFC 5626 §5.3).
