@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::manifest::{ObjectKey, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{Audit, SipEdge, StoreTtl};
+use crds::v1alpha1::{AdvertiseFrom, Audit, SipEdge, StoreTtl};
 use edge_core::config::{
     Advertise, AgentConfig, Config, DomainConfig, DrainConfig, DrainStrategy, EdgeConfig, Limits, OnOutage, Ttl,
 };
@@ -40,7 +40,7 @@ pub struct Built {
     pub settle_seconds: u64,
     /// What cannot be used, beyond what the reader of the manifests found.
     pub problems: Vec<Problem>,
-    /// Those of them that leave a listener without a certificate.
+    /// Those of them that leave a listener without a certificate, or all of them without an address to write.
     pub listener_problems: Vec<Problem>,
 }
 
@@ -59,6 +59,8 @@ pub struct Builder {
     keys: Option<Keys>,
     /// The store that the process began with.
     store: Option<StoreSpec>,
+    /// What was good last to be written into Contact and Via.
+    advertise: Option<Advertise>,
     /// By listener.
     certificates: BTreeMap<String, Vec<Arc<CertifiedKey>>>,
     /// By domain.
@@ -78,6 +80,7 @@ impl Builder {
             shared_store,
             keys: None,
             store: None,
+            advertise: None,
             certificates: BTreeMap::new(),
             anchors: BTreeMap::new(),
             spec: None,
@@ -135,11 +138,16 @@ impl Builder {
 
         let ttl = objects.store_of(&self.edge, &edge).map(|store| ttl(&store.spec.ttl)).unwrap_or_default();
 
-        let advertise = &spec.network.advertise;
-        let advertise = match &advertise.name {
-            Some(name) => Advertise::Name(name.to_ascii_lowercase()),
-            None => Advertise::Static(advertise.address.as_ref().and_then(|address| address.parse().ok())),
-        };
+        match self::advertise(&spec.network.advertise) {
+            Ok(advertise) => self.advertise = Some(advertise),
+            Err(message) => {
+                let problem = edge.origin.problem("spec.network.advertise.from", message);
+                // The last good one stays. Without one no peer could come back to what this edge writes, so it does not begin.
+                let told = if self.advertise.is_some() { &mut problems } else { &mut listener_problems };
+                told.push(problem);
+            }
+        }
+        let advertise = self.advertise.clone().unwrap_or(Advertise::Static(None));
         problems.extend(listener_problems.iter().cloned());
         Some(Built {
             config: Config {
@@ -180,6 +188,26 @@ impl Builder {
             problems,
             listener_problems,
         })
+    }
+}
+
+/// What the edge writes into Contact, Via and Record-Route.
+///
+/// # Errors
+/// The address is one that only a node or a Service has, and nobody has told it: the bound one would be an address of the pod, which no
+/// peer reaches.
+fn advertise(wanted: &crds::v1alpha1::Advertise) -> Result<Advertise, String> {
+    match (&wanted.name, wanted.from, &wanted.address) {
+        (Some(name), _, _) => Ok(Advertise::Name(name.to_ascii_lowercase())),
+        (None, _, Some(address)) => match address.parse() {
+            Ok(address) => Ok(Advertise::Static(Some(address))),
+            Err(_) => Err(format!("{address:?} is no IP address; for a host name use advertise.name")),
+        },
+        (None, None | Some(AdvertiseFrom::Static), None) => Ok(Advertise::Static(None)),
+        (None, Some(from), None) => Err(format!(
+            "the address of {} is not known to this edge; use from: Static with address, or name",
+            from.as_str()
+        )),
     }
 }
 

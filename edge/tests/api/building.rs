@@ -1,8 +1,10 @@
 //! Manifests → configuration, without sockets.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crds::manifest::{ObjectKey, parse};
+use crds::v1alpha1::AdvertiseFrom;
 use edge::config_build::keys::{MADE, Made};
 use edge::config_build::{Builder, Built};
 use edge_core::config::{Advertise, AgentBackend, CapabilitySource, DrainStrategy, OnFailover, ToolEffect};
@@ -210,6 +212,33 @@ fn an_edge_that_vanishes_goes_on_and_one_that_never_was_is_none() {
     let built = builder.build(&parse([("0.yaml", DOMAIN)]).objects).unwrap();
     assert_eq!(built.listeners.len(), 1);
     assert!(built.problems[0].message.contains("goes on as it was"));
+}
+
+/// From an operator: what files may not say.
+fn advertised(builder: &mut Builder, from: AdvertiseFrom) -> Built {
+    let text = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}");
+    let mut objects = parse([("0.yaml", &*text), ("1.yaml", DOMAIN)]).objects;
+    let sourced = objects.edges.get_mut(&ObjectKey::new("default", "demo")).unwrap();
+    let advertise = &mut Arc::make_mut(&mut sourced.object).spec.network.advertise;
+    (advertise.from, advertise.address) = (Some(from), None);
+    builder.build(&objects).unwrap()
+}
+
+#[test]
+fn an_address_that_nobody_told_is_not_taken_for_the_bound_one() {
+    for from in [AdvertiseFrom::NodeExternalIP, AdvertiseFrom::NodeInternalIP, AdvertiseFrom::ServiceAddress] {
+        let mut builder = builder();
+        let refused = advertised(&mut builder, from);
+        let [problem] = &refused.listener_problems[..] else { panic!("{:?}", refused.listener_problems) };
+        let problem = problem.to_string();
+        assert!(problem.contains("spec.network.advertise.from") && problem.contains(from.as_str()), "{problem}");
+        // With a good one before it that one stays.
+        let good = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}");
+        let before = build(&mut builder, &[&good, DOMAIN]).config.edge.advertise;
+        let after = advertised(&mut builder, from);
+        assert_eq!(after.config.edge.advertise, before);
+        assert_eq!((after.listener_problems.len(), after.problems.len()), (0, 1));
+    }
 }
 
 #[test]
