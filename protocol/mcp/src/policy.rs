@@ -10,6 +10,7 @@ mod compile;
 mod evaluate;
 mod glob;
 mod identity;
+pub mod when;
 
 pub use compile::{PolicyError, Problem};
 pub use evaluate::{Decision, Limit, Policies, Principal, Request, Target};

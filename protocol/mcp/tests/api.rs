@@ -22,6 +22,8 @@ mod policy;
 mod properties;
 #[path = "api/tags.rs"]
 mod tags;
+#[path = "api/when.rs"]
+mod when;
 
 use bytes::Bytes;
 use mcp_sip::exchange::ExchangeId;
