@@ -34,7 +34,7 @@ DEV_ARROWS = {
 # The pure zone: nothing that does I/O, reads a clock or takes random numbers. Everything else is a new arrow.
 PURE = {
     "sip-proto": {"bytes", "hmac", "md-5", "memchr", "sdp-types", "sha2", "thiserror"},
-    "mcp-sip": {"bytes", "serde", "serde_json", "sha2", "thiserror"},
+    "mcp-sip": {"bytes", "cel", "serde", "serde_json", "sha2", "thiserror"},
     "session-store": {"aes-siv", "bytes", "hmac", "rmp-serde", "serde", "serde_json", "sha2", "thiserror", "zeroize"},
     "edge-core": {"aes-siv", "bytes", "hmac", "memchr", "serde", "serde_json", "sha2", "thiserror", "zeroize"},
 }
