@@ -43,6 +43,7 @@ fn rule(rule: &PolicyRule) -> RuleSpec {
         methods: (!methods.is_empty()).then_some(methods),
         phases: rule.phases.iter().map(|phase| self::phase(*phase)).collect(),
         action: action(rule.action),
+        when: rule.when.clone(),
         limits: rule
             .limits
             .as_ref()

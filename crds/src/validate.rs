@@ -302,6 +302,9 @@ fn mcp_http(http: &McpHttp, findings: &mut Vec<Finding>) {
 /// Methods whose `params` name something.
 const METHODS_WITH_PARAMS: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
+/// Methods whose calls have `arguments`.
+const METHODS_WITH_ARGUMENTS: [&str; 2] = ["tools/call", "prompts/get"];
+
 /// Rules of an `McpCapabilityPolicy`: those of the schema, and everything that keeps it from compiling.
 pub fn policy(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
     let mut findings = schema_rules_of_policy(spec);
@@ -328,6 +331,18 @@ fn schema_rules_of_policy(spec: &McpCapabilityPolicySpec) -> Vec<Finding> {
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let field = format!("spec.rules[{index}]");
+        if rule.when.is_some() {
+            if rule.phases.contains(&Phase::List) {
+                let message = "is for phase Call only: write phases: [Call], and a rule of its own for List";
+                findings.push(finding(format!("{field}.when"), message));
+            }
+            let have_arguments = rule.methods.iter().all(|m| METHODS_WITH_ARGUMENTS.contains(&m.name.as_str()));
+            if rule.methods.is_empty() || !have_arguments {
+                let message =
+                    format!("needs methods, of which only {} have arguments", METHODS_WITH_ARGUMENTS.join(" and "));
+                findings.push(finding(format!("{field}.when"), message));
+            }
+        }
         if let Some(limits) = &rule.limits {
             if rule.action != Action::Allow || !rule.phases.contains(&Phase::Call) {
                 let message = "are for Allow rules of phase Call; remove them, or change the rule";

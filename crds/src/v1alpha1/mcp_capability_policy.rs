@@ -114,7 +114,11 @@ fn default_deny() -> Action {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.limits) || (self.action == 'Allow' && self.phases.exists(p, p == 'Call'))")
-        .message("limits are for Allow rules of phase Call")
+        .message("limits are for Allow rules of phase Call"),
+    validation = Rule::new("!has(self.when) || !self.phases.exists(p, p == 'List')")
+        .message("when is for phase Call only; write phases [Call], and a rule of its own for List"),
+    validation = Rule::new("!has(self.when) || (has(self.methods) && size(self.methods) > 0 && self.methods.all(m, m.name in ['tools/call', 'prompts/get']))")
+        .message("when needs methods, and only tools/call and prompts/get have arguments")
 )]
 pub struct PolicyRule {
     /// Name of the rule, unique in the policy; stands in the audit record.
@@ -136,6 +140,12 @@ pub struct PolicyRule {
     #[schemars(length(min = 1, max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub phases: Vec<Phase>,
+
+    /// A condition over the arguments of the call, in a part of CEL, for example `args.amount <= 100`. For rules of phase Call about
+    /// tools/call and prompts/get. Where it gives no answer an Allow rule does not match, and a Deny rule does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: Option<String>,
 
     /// What happens when the rule matches.
     pub action: Action,

@@ -4,7 +4,7 @@ use crds::core_v1::users::parse_users;
 use crds::manifest::{self, ObjectKey, Snapshot};
 use crds::policy::compile;
 use crds::v1alpha1::{DigestAlgorithm, Durability, ListenerProtocol, OnFailover, OnOutage, StoreKind, TargetKind};
-use mcp_sip::policy::{Policies, Policy, Principal, Request};
+use mcp_sip::policy::{Arguments, Policies, Policy, Principal, Request};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn the_policy_of_the_examples_lets_anybody_call_all_but_one_tool() {
     ] {
         assert_eq!(policies.evaluate(&Request::call(principal, tool)).allowed, allowed, "{principal:?} {tool}");
     }
-    assert!(policies.evaluate(&Request::method(Principal::Anonymous, "tools/list", None)).allowed);
+    assert!(policies.evaluate(&Request::method(Principal::Anonymous, "tools/list", None, Arguments::Unknown)).allowed);
     assert!(policies.anonymous_allowed());
 }
 

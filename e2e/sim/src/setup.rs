@@ -35,6 +35,7 @@ pub fn config(core: usize) -> Arc<Config> {
         methods: None,
         phases: Vec::new(),
         action: Action::Allow,
+        when: None,
         limits: None,
     };
     let spec = PolicySpec {

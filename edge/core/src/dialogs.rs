@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcp_sip::envelope::Negotiation;
-use mcp_sip::policy::Request as Question;
+use mcp_sip::policy::{Arguments, Request as Question};
 use session_store::key::DialogKey;
 use session_store::op::{Fence, StoreError, StoreOp, StoreReply};
 use session_store::record::{DialogPhase, DialogRecord, Owner, SessionTimerRecord};
@@ -618,7 +618,7 @@ impl EdgeState {
     /// An audit record of a session's start or end.
     pub(crate) fn session_audit(&self, leg: &Leg, kind: AuditKind, duration_us: Option<u64>) -> AuditRecord {
         // The rule that shows this address to this caller: `initialize` needs no other.
-        let question = Question::method(policy_principal(&leg.principal), "initialize", None);
+        let question = Question::method(policy_principal(&leg.principal), "initialize", None, Arguments::Unknown);
         let rule = rule_name(&policies(&leg.agent, &leg.domain).evaluate(&question));
         AuditRecord {
             at: self.now.wall,

@@ -17,4 +17,5 @@ mod engine {
     mod rig;
     mod server_requests;
     mod session_end;
+    mod when;
 }

@@ -6,12 +6,14 @@
 //! Two phases: **List** is what a caller is shown, **Call** what it may run. `initialize`, `server/discover`, `ping`
 //! and notifications need no rule of their own: who may see the address may send them.
 
+mod arguments;
 mod compile;
 mod evaluate;
 mod glob;
 mod identity;
 pub mod when;
 
+pub use arguments::{Arguments, CallArguments};
 pub use compile::{PolicyError, Problem};
 pub use evaluate::{Decision, Limit, Policies, Principal, Request, Target};
 pub use glob::{Glob, GlobError};
@@ -80,6 +82,8 @@ pub struct RuleSpec {
     pub phases: Vec<Phase>,
     /// Allow or Deny.
     pub action: Action,
+    /// A condition over the arguments ([`when`]). For rules of phase Call about methods that have arguments.
+    pub when: Option<String>,
     /// How much a caller may have of the calls that it is about. For Allow rules of phase Call.
     pub limits: Option<RuleLimits>,
 }

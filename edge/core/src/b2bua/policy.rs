@@ -179,7 +179,9 @@ impl EdgeState {
             (kind @ (Kind::Request | Kind::Notification), true) => {
                 let method = envelope.method().unwrap_or_default();
                 let subject = envelope.subject();
-                if held.evaluate(&Question::method(who, method, subject.as_deref())).allowed {
+                let arguments = held.arguments(envelope);
+                let question = Question::method(who, method, subject.as_deref(), arguments.known());
+                if held.evaluate(&question).allowed {
                     return Said::Pass;
                 }
                 if kind == Kind::Notification {

@@ -1,9 +1,10 @@
 //! Who may see and call what at an agent: its declaration ∩ what the leg negotiated ∩ policy. Default deny.
 
 use mcp_sip::errors::RpcError;
-use mcp_sip::jsonrpc::ListOf;
-use mcp_sip::policy::{self, Decision, Limit, Phase, Policies, Request, Target};
+use mcp_sip::jsonrpc::{Envelope, ListOf};
+use mcp_sip::policy::{self, CallArguments, Decision, Limit, Policies, Request};
 
+use super::exchange::Exchange;
 use super::types::{Leg, Principal};
 use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, OnFailover, ToolEffect};
 
@@ -50,22 +51,39 @@ impl<'a> Access<'a> {
     }
 
     /// The limits that a request counts for, where it is let through.
-    pub(super) fn limits(&self, method: &str, subject: Option<&str>) -> Vec<Limit<'a>> {
-        self.policies().limits(&Request::method(self.principal(), method, subject))
+    pub(super) fn limits(&self, method: &str, subject: Option<&str>, arguments: &CallArguments) -> Vec<Limit<'a>> {
+        self.policies().limits(&Request::method(self.principal(), method, subject, arguments.known()))
+    }
+
+    /// What a call is called with, as far as a rule asks for it.
+    pub(super) fn arguments(&self, call: &Envelope) -> CallArguments {
+        self.policies().arguments(call)
+    }
+
+    /// The same for a request that runs; not known where nothing is left of the request, or something else is asked in its place.
+    pub(super) fn arguments_of(&self, exchange: &Exchange) -> CallArguments {
+        let call = exchange.envelope.as_ref().filter(|call| call.method() == Some(&*exchange.about.method));
+        call.map_or(CallArguments::Unknown, |call| self.arguments(call))
     }
 
     /// Judges a request or notification of the caller.
     ///
     /// # Errors
     /// How it is refused: as absent where nothing shows it, else as denied.
-    pub(super) fn judge(&self, method: &str, subject: Option<&str>) -> Result<String, Refusal> {
+    pub(super) fn judge(
+        &self,
+        method: &str,
+        subject: Option<&str>,
+        arguments: &CallArguments,
+    ) -> Result<String, Refusal> {
         if method == "tools/call" {
             let name = subject.unwrap_or_default();
             if !self.has_tool(name) {
                 return Err(Refusal { denied: true, ..Refusal::wrong(RpcError::unknown_tool(name)) });
             }
         }
-        let decision = self.policies().evaluate(&Request::method(self.principal(), method, subject));
+        let request = Request::method(self.principal(), method, subject, arguments.known());
+        let decision = self.policies().evaluate(&request);
         let rule = rule_name(&decision);
         if decision.allowed {
             return Ok(rule);
@@ -149,11 +167,10 @@ impl<'a> Access<'a> {
     }
 
     /// Whether a request that runs already may still run.
-    pub(super) fn still_allows(&self, method: &str, subject: Option<&str>) -> bool {
+    pub(super) fn still_allows(&self, method: &str, subject: Option<&str>, arguments: &CallArguments) -> bool {
         let tool_is_there = method != "tools/call" || self.has_tool(subject.unwrap_or_default());
-        let phase = Phase::of_method(method);
-        let target = Target::Method { name: method, subject };
-        tool_is_there && self.policies().evaluate(&Request { principal: self.principal(), target, phase }).allowed
+        let request = Request::method(self.principal(), method, subject, arguments.known());
+        tool_is_there && self.policies().evaluate(&request).allowed
     }
 }
 

@@ -136,11 +136,14 @@ impl Engine {
         }
         self.timers.set(Timer::Exchange(no), exchange.deadline);
         let about = exchange.about.clone();
-        self.exchanges.insert(no, exchange);
         let access = Access::of(ctx.config, &about.leg);
         let subject = about.subject.as_deref();
-        // Whoever may not call it any more gets nothing of it either (mcp.md, section 9).
-        if !access.as_ref().is_some_and(|access| access.still_allows(&about.method, subject)) {
+        let is_allowed = access
+            .as_ref()
+            .is_some_and(|access| access.still_allows(&about.method, subject, &access.arguments_of(&exchange)));
+        self.exchanges.insert(no, exchange);
+        // Whoever may not call it any more gets nothing of it either (mcp.md, section 9). What is run again was kept with its arguments.
+        if !is_allowed {
             return self.fail(ctx, no, RpcError::denied(subject.unwrap_or(&about.method)));
         }
         self.seat(ctx, no);

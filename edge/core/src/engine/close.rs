@@ -228,8 +228,9 @@ impl Engine {
         let mut revoked = Vec::new();
         for (no, exchange) in &self.exchanges {
             let about = &exchange.about;
-            let still = Access::of(ctx.config, &exchange.leg)
-                .is_some_and(|access| access.still_allows(&about.method, about.subject.as_deref()));
+            let still = Access::of(ctx.config, &exchange.leg).is_some_and(|access| {
+                access.still_allows(&about.method, about.subject.as_deref(), &access.arguments_of(exchange))
+            });
             if !still {
                 revoked.push(*no);
             }

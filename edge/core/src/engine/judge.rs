@@ -174,8 +174,9 @@ impl Engine {
     fn consider_other(&mut self, ctx: &Ctx<'_>, inbound: &Inbound, envelope: &Envelope) -> What {
         let other_relation = inbound.exchange.as_ref().is_some_and(|h| h.relation != client_of(&inbound.leg));
         let allowed = match envelope.method() {
-            Some(method) => Access::of(ctx.config, &inbound.leg)
-                .is_some_and(|access| access.judge(method, envelope.subject().as_deref()).is_ok()),
+            Some(method) => Access::of(ctx.config, &inbound.leg).is_some_and(|access| {
+                access.judge(method, envelope.subject().as_deref(), &access.arguments(envelope)).is_ok()
+            }),
             None => true,
         };
         if other_relation || !allowed {
@@ -305,7 +306,7 @@ impl Engine {
         let era = check_era(access.agent(), leg, &envelope, has_legacy).map_err(Refusal::wrong)?;
         check_members(&envelope, method).map_err(Refusal::wrong)?;
         let subject = envelope.subject();
-        let rule = access.judge(method, subject.as_deref())?;
+        let rule = access.judge(method, subject.as_deref(), &access.arguments(&envelope))?;
         let repeatable = access.may_replay(method, subject.as_deref());
         let is_safe = access.is_safe(method, subject.as_deref());
         let is_listen = era == Era::Modern && method == "subscriptions/listen" && leg.key.in_dialog();

@@ -60,7 +60,7 @@ impl Engine {
         }
         let Some(access) = Access::of(ctx.config, &exchange.leg) else { return };
         let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
-        let limits = access.limits(method, subject);
+        let limits = access.limits(method, subject, &access.arguments_of(exchange));
         match self.take_room(ctx, access.domain(), exchange.leg.principal.as_str(), method, &limits) {
             Ok(places) => exchange.places = places,
             Err(limited) => exchange.limited = Some(limited),
@@ -71,7 +71,8 @@ impl Engine {
     pub(super) fn seat(&mut self, ctx: &Ctx<'_>, no: u64) {
         let Some(exchange) = self.exchanges.get_mut(&no) else { return };
         let Some(access) = Access::of(ctx.config, &exchange.leg) else { return };
-        let limits = access.limits(&exchange.about.method, exchange.about.subject.as_deref());
+        let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
+        let limits = access.limits(method, subject, &access.arguments_of(exchange));
         exchange.places = self.allowances.sit(exchange.leg.principal.as_str(), &limits);
         self.watch_allowances(ctx);
     }
@@ -86,7 +87,9 @@ impl Engine {
         let method = envelope.method().unwrap_or_default();
         let subject = envelope.subject();
         let held = Policies { agent: &agent.policies, domain: &domain.policies };
-        let limits = held.limits(&Request::method(policy_principal(principal), method, subject.as_deref()));
+        let arguments = held.arguments(envelope);
+        let asked = Request::method(policy_principal(principal), method, subject.as_deref(), arguments.known());
+        let limits = held.limits(&asked);
         let places = match self.take_room(ctx, domain, principal.as_str(), method, &limits) {
             Ok(places) => places,
             Err(limited) => return Err(self.refused_by(limited)),

@@ -390,7 +390,7 @@ fn refusal_of(ctx: &Ctx<'_>, exchange: &Exchange) -> Option<Refusal> {
         return Some(Refusal::wrong(RpcError::method_not_found(method)));
     }
     match Access::of(ctx.config, &exchange.leg) {
-        Some(access) => access.judge(method, subject).err(),
+        Some(access) => access.judge(method, subject, &access.arguments_of(exchange)).err(),
         None => Some(Refusal::denied(method)),
     }
 }

@@ -403,11 +403,27 @@ pub fn policy(name: &str, rules: Vec<RuleSpec>) -> Arc<Policy> {
 
 /// An Allow rule for everything; `None`: every authenticated caller.
 pub fn allow(name: &str, from: Option<Vec<Peer>>) -> RuleSpec {
-    RuleSpec { name: name.into(), from, methods: None, phases: Vec::new(), action: Action::Allow, limits: None }
+    RuleSpec {
+        name: name.into(),
+        from,
+        methods: None,
+        phases: Vec::new(),
+        action: Action::Allow,
+        when: None,
+        limits: None,
+    }
 }
 
 pub fn deny(name: &str, from: Option<Vec<Peer>>, methods: Option<Vec<MethodSpec>>) -> RuleSpec {
-    RuleSpec { name: name.into(), from, methods, phases: Vec::<Phase>::new(), action: Action::Deny, limits: None }
+    RuleSpec {
+        name: name.into(),
+        from,
+        methods,
+        phases: Vec::<Phase>::new(),
+        action: Action::Deny,
+        when: None,
+        limits: None,
+    }
 }
 
 impl World {

@@ -119,6 +119,33 @@ fn so_many_calls_wait_for_a_registered_agent_until_its_answer_passes_or_its_time
 }
 
 #[test]
+fn a_condition_over_arguments_holds_for_a_registered_agent_too() {
+    let mut config = bridge_config();
+    let mut own = allow("own", None);
+    own.methods = Some(vec![MethodSpec { name: "tools/call".into(), params: Vec::new() }]);
+    own.phases = vec![mcp_sip::policy::Phase::Call];
+    own.when = Some("args.text == 'hi'".into());
+    at_agent(&mut config, "sam", vec![own]);
+    let mut fleet = Fleet::with(1, config);
+    let mut agent = Phone::new(&mut fleet, 0, "sam");
+    agent.register(&mut fleet, "", "");
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &tool_call(1, "echo"));
+    let request = fleet.take(&agent);
+    agent.reply(&mut fleet, &request, 200, "", "");
+    assert_eq!(alice.status(&mut fleet), 200);
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &tool_call(2, "echo").replace("hi", "ho"));
+    assert!(fleet.try_take(&agent).is_none());
+    assert_eq!(alice.status(&mut fleet), 200);
+    assert!(text(&fleet.take(&alice)).contains("error"));
+    // Without an id it is no way around it.
+    let body = tool_call(3, "echo").replace("hi", "ho").replace(r#""id":3,"#, "");
+    alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &body);
+    assert!(fleet.try_take(&agent).is_none());
+    assert_eq!(alice.status(&mut fleet), 403);
+}
+
+#[test]
 fn a_copy_at_another_edge_is_the_same_request_to_the_agent() {
     let mut fleet = Fleet::new(2);
     let mut agent = Phone::new(&mut fleet, 0, "sam");

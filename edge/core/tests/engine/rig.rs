@@ -90,6 +90,7 @@ pub fn allow(name: &str, methods: Vec<MethodSpec>, phases: &[Phase]) -> RuleSpec
         methods: Some(methods),
         phases: phases.to_vec(),
         action: Action::Allow,
+        when: None,
         limits: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::glob::{Glob, GlobError};
 use super::identity::{IdentityError, IdentityGlob};
+use super::when::{When, WhenError};
 use super::{Action, MethodSpec, Peer, Phase, Policy, PolicySpec, RuleLimits, RuleSpec};
 
 /// Rules of one policy, entries of one list.
@@ -9,6 +10,9 @@ const MAX_ITEMS: usize = 256;
 
 /// Methods whose `params` a rule may name.
 const METHODS_WITH_PARAMS: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+
+/// Methods whose calls have `arguments`.
+const METHODS_WITH_ARGUMENTS: [&str; 2] = ["tools/call", "prompts/get"];
 
 /// One thing that is wrong with a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +54,15 @@ pub enum Problem {
     /// Every rule denies, though the default is Deny already.
     #[error("the policy can only deny, though its default is Deny already")]
     DenyOnly,
+    /// A condition that does not compile.
+    #[error("{0}")]
+    When(WhenError),
+    /// A condition where nothing is called: the arguments are not known, so the rule would show everything or nothing.
+    #[error("conditions are for phase Call only; write phases: [Call], and a rule of its own for List")]
+    WhenInList,
+    /// A condition of a rule that is not about calls with arguments alone.
+    #[error("conditions need methods, and of those only tools/call and prompts/get have arguments")]
+    WhenWithoutArguments,
     /// Limits of a rule that lets no call through.
     #[error("limits are for Allow rules of phase Call only")]
     LimitsNotAllowed,
@@ -70,6 +83,7 @@ pub(super) struct Rule {
     pub list: bool,
     pub call: bool,
     pub action: Action,
+    pub when: Option<When>,
     pub limits: Option<RuleLimits>,
 }
 
@@ -161,6 +175,7 @@ fn rule(spec: &RuleSpec, at: &str, errors: &mut Errors) -> Rule {
         }
     }
     let has = |phase| spec.phases.is_empty() || spec.phases.contains(&phase);
+    let when = spec.when.as_ref().and_then(|source| condition(source, spec, at, errors));
     if let Some(limits) = &spec.limits {
         if spec.action != Action::Allow || !has(Phase::Call) {
             errors.add(format!("{at}.limits"), Problem::LimitsNotAllowed);
@@ -176,8 +191,21 @@ fn rule(spec: &RuleSpec, at: &str, errors: &mut Errors) -> Rule {
         list: has(Phase::List),
         call: has(Phase::Call),
         action: spec.action,
+        when,
         limits: spec.limits,
     }
+}
+
+fn condition(source: &str, spec: &RuleSpec, at: &str, errors: &mut Errors) -> Option<When> {
+    let field = format!("{at}.when");
+    if spec.phases != [Phase::Call] {
+        errors.add(field.clone(), Problem::WhenInList);
+    }
+    let have_arguments = |methods: &Vec<MethodSpec>| methods.iter().all(|m| METHODS_WITH_ARGUMENTS.contains(&&*m.name));
+    if !spec.methods.as_ref().is_some_and(have_arguments) {
+        errors.add(field.clone(), Problem::WhenWithoutArguments);
+    }
+    When::new(source).map_err(|error| errors.add(field, Problem::When(error))).ok()
 }
 
 fn named(peers: &[Peer], at: &str, errors: &mut Errors) -> From {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::compile::{From, Method, Rule};
-use super::{Action, Inheritance, Phase, Policy, RuleLimits};
-use crate::jsonrpc::ListOf;
+use super::{Action, Arguments, CallArguments, Inheritance, Phase, Policy, RuleLimits};
+use crate::jsonrpc::{Envelope, ListOf};
 
 /// The caller, as it was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +38,39 @@ pub struct Request<'a> {
     pub target: Target<'a>,
     /// Shown or run.
     pub phase: Phase,
+    /// What it is called with.
+    pub arguments: Arguments<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// May this method be sent? The phase follows from the method.
+    /// May this method be sent, with these arguments? The phase follows from the method.
     #[must_use]
-    pub fn method(principal: Principal<'a>, name: &'a str, subject: Option<&'a str>) -> Request<'a> {
-        Request { principal, target: Target::Method { name, subject }, phase: Phase::of_method(name) }
+    pub fn method(
+        principal: Principal<'a>,
+        name: &'a str,
+        subject: Option<&'a str>,
+        arguments: Arguments<'a>,
+    ) -> Request<'a> {
+        Request { principal, target: Target::Method { name, subject }, phase: Phase::of_method(name), arguments }
     }
 
     /// May this entry of a list be shown?
     #[must_use]
     pub fn show(principal: Principal<'a>, list: ListOf, entry: &'a str) -> Request<'a> {
         let target = Target::Method { name: list.entry_method(), subject: Some(entry) };
-        Request { principal, target, phase: Phase::List }
+        Request { principal, target, phase: Phase::List, arguments: Arguments::Unknown }
     }
 
-    /// May this tool run?
+    /// May this tool run, with some arguments?
     #[must_use]
     pub fn call(principal: Principal<'a>, tool: &'a str) -> Request<'a> {
-        Request::method(principal, "tools/call", Some(tool))
+        Request::method(principal, "tools/call", Some(tool), Arguments::Unknown)
     }
 
     /// May this caller call without MCP?
     #[must_use]
     pub fn plain_call(principal: Principal<'a>) -> Request<'a> {
-        Request { principal, target: Target::PlainCall, phase: Phase::Call }
+        Request { principal, target: Target::PlainCall, phase: Phase::Call, arguments: Arguments::Unknown }
     }
 }
 
@@ -122,6 +129,17 @@ impl<'a> Policies<'a> {
         self.each_level(|level| allowed_by(level, request))
     }
 
+    /// The arguments of a call, as far as a rule asks for them.
+    #[must_use]
+    pub fn arguments(&self, call: &Envelope) -> CallArguments {
+        let method = call.method().unwrap_or_default();
+        let is_asked = self.all().flat_map(|policy| &policy.rules).any(|rule| {
+            let methods = rule.methods.iter().flatten();
+            rule.when.is_some() && methods.into_iter().any(|known| known.name.matches(method))
+        });
+        if is_asked { CallArguments::of(call) } else { CallArguments::Unknown }
+    }
+
     /// The limits that a call counts for, where it is let through: those of every Allow rule that is about it, on every level that must
     /// allow. All of them must have room. So the order of rules does not matter, and neither a wider rule nor a default of Allow takes
     /// anything of a limit. What needs no rule, and what is only shown, counts for none.
@@ -178,7 +196,8 @@ impl<'a> Policies<'a> {
         let denies: Vec<(&'a Policy, &'a Rule)> = self
             .all()
             .flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)))
-            .filter(|(_, rule)| rule.action == Action::Deny && from_matches(rule, principal))
+            // One with a condition leaves what does not meet it.
+            .filter(|(_, rule)| rule.action == Action::Deny && rule.when.is_none() && from_matches(rule, principal))
             .collect();
         let emptied =
             self.levels().into_iter().find(|level| !level.is_empty() && is_emptied(level, &denies, principal));
@@ -234,7 +253,8 @@ fn needs_no_rule(method: &str) -> bool {
 }
 
 fn is_no_mcp_for_anybody(rule: &Rule) -> bool {
-    rule.action == Action::Deny && matches!(rule.from, From::Unnamed) && rule.methods.is_none() && rule.call
+    let for_all = matches!(rule.from, From::Unnamed) && rule.methods.is_none() && rule.when.is_none();
+    rule.action == Action::Deny && for_all && rule.call
 }
 
 fn allowed_by<'a>(level: &'a [Arc<Policy>], request: &Request<'_>) -> Option<Decision<'a>> {
@@ -265,9 +285,21 @@ fn from_matches(rule: &Rule, principal: Principal<'_>) -> bool {
 }
 
 fn matches(rule: &Rule, request: &Request<'_>) -> bool {
-    if !from_matches(rule, request.principal) {
-        return false;
+    from_matches(rule, request.principal) && is_about(rule, request) && condition_holds(rule, request.arguments)
+}
+
+/// A condition that fails lets nothing through: an Allow rule does not match then, a Deny rule does. Where the arguments are not known an
+/// Allow rule may match, and a Deny rule takes nothing away.
+fn condition_holds(rule: &Rule, arguments: Arguments<'_>) -> bool {
+    let Some(when) = &rule.when else { return true };
+    match arguments.hold(when) {
+        None => rule.action == Action::Allow,
+        Some(Ok(holds)) => holds,
+        Some(Err(_)) => rule.action == Action::Deny,
     }
+}
+
+fn is_about(rule: &Rule, request: &Request<'_>) -> bool {
     let (name, subject) = match request.target {
         // "No MCP here for anybody" says nothing about calls without MCP.
         Target::PlainCall => {

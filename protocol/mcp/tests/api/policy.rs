@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use mcp_sip::jsonrpc::ListOf;
+use mcp_sip::jsonrpc::{Bounds, Envelope, ListOf};
 use mcp_sip::policy::{
-    Action, Glob, GlobError, IdentityError, IdentityGlob, Inheritance, MethodSpec, Peer, Phase, Policies, Policy,
-    PolicySpec, Principal, Problem, Request, RuleLimits, RuleSpec,
+    Action, Arguments, CallArguments, Glob, GlobError, IdentityError, IdentityGlob, Inheritance, MethodSpec, Peer,
+    Phase, Policies, Policy, PolicySpec, Principal, Problem, Request, RuleLimits, RuleSpec,
 };
 
 const ALICE: Principal<'static> = Principal::User("sip:alice@acme.example");
@@ -71,7 +71,7 @@ impl Set {
     }
 
     fn sends(&self, who: Principal<'_>, method: &str) -> bool {
-        self.get().evaluate(&Request::method(who, method, None)).allowed
+        self.get().evaluate(&Request::method(who, method, None, Arguments::Unknown)).allowed
     }
 }
 
@@ -108,7 +108,10 @@ fn sec_6_every_tool_call_is_authorised_by_a_rule() {
     assert_eq!(decision.rule, Some("see-lookup"));
     assert!(!set.calls(ALICE, "refund.create") && !set.shows(ALICE, "refund.create"));
     assert!(!set.calls(MALLORY, "crm.lookup") && !set.calls(ANON, "crm.lookup"));
-    assert!(!set.get().evaluate(&Request::method(ALICE, "tools/call", None)).allowed, "a call without a name");
+    assert!(
+        !set.get().evaluate(&Request::method(ALICE, "tools/call", None, Arguments::Unknown)).allowed,
+        "a call without a name"
+    );
     assert!(!set.sends(ALICE, "resources/read") && !set.sends(ALICE, "acme/anything"));
 }
 
@@ -269,7 +272,8 @@ fn resources_and_prompts_have_params_too() {
         &[method("resources/read", &["file:///pub/*?v=[1]"]), method("prompts/get", &["greet"])],
         &[],
     )]);
-    let ask = |name, subject| set.get().evaluate(&Request::method(ALICE, name, Some(subject))).allowed;
+    let ask =
+        |name, subject| set.get().evaluate(&Request::method(ALICE, name, Some(subject), Arguments::Unknown)).allowed;
     assert!(ask("resources/read", "file:///pub/a?v=[1]") && !ask("resources/read", "file:///etc/passwd"));
     assert!(ask("prompts/get", "greet") && !ask("prompts/get", "other"));
     assert!(set.sends(ALICE, "resources/list") && set.sends(ALICE, "prompts/list") && !set.sends(ALICE, "tools/list"));
@@ -400,7 +404,7 @@ fn limited(mut rule: RuleSpec, calls_per_minute: u32) -> RuleSpec {
 
 /// Rules whose limits a call of this tool counts for.
 fn counted(set: &Set, who: Principal<'_>, method: &str, subject: Option<&str>) -> Vec<String> {
-    let limits = set.get().limits(&Request::method(who, method, subject));
+    let limits = set.get().limits(&Request::method(who, method, subject, Arguments::Unknown));
     limits.into_iter().map(|limit| limit.rule.to_owned()).collect()
 }
 
@@ -448,4 +452,113 @@ fn limits_are_for_rules_that_let_calls_through_and_limit_something() {
         ("rules[2].limits", &Problem::EmptyLimits),
     ];
     assert_eq!(found, expected);
+}
+
+fn when(mut rule: RuleSpec, condition: &str) -> RuleSpec {
+    rule.methods = Some(vec![method("tools/call", &[])]);
+    rule.phases = vec![Phase::Call];
+    rule.when = Some(condition.to_owned());
+    rule
+}
+
+/// Whether a call of alice with this body may run.
+fn runs(set: &Set, params: &str) -> bool {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+    let envelope = Envelope::parse(&body.into(), &Bounds::default()).unwrap();
+    let arguments = set.get().arguments(&envelope);
+    let subject = envelope.subject();
+    set.get().evaluate(&Request::method(ALICE, "tools/call", subject.as_deref(), arguments.known())).allowed
+}
+
+#[test]
+fn sec_6_a_condition_that_fails_never_lets_a_call_through() {
+    let allowed = Set::agent(vec![when(allow("small"), "args.amount <= 100")]);
+    let denied = Set::agent(vec![allow("all"), when(deny("large"), "args.amount > 100")]);
+    for (arguments, expected) in [
+        (r#"{"amount":100}"#, true),
+        (r#"{"amount":101}"#, false),
+        // It fails.
+        (r#"{"amount":"100"}"#, false),
+        (r#"{"total":1}"#, false),
+        ("{}", false),
+        ("[]", false),
+        ("null", false),
+        // There is more than one reading of it.
+        (r#"{"amount":1,"amount":1000}"#, false),
+        (r#"{"amount":1,"Amount":1000}"#, false),
+        (r#"{"Amount":1}"#, false),
+        (r#"{"amount":1,"of":{"x":1,"x":2}}"#, false),
+        (r#"{"amount":1e999}"#, false),
+    ] {
+        let params = format!(r#"{{"name":"pay","arguments":{arguments}}}"#);
+        assert_eq!(runs(&allowed, &params), expected, "{arguments}");
+        assert_eq!(runs(&denied, &params), expected, "{arguments}");
+    }
+    for params in [r#"{"name":"pay"}"#, r#"{"name":"pay","Arguments":{"amount":1}}"#] {
+        assert!(!runs(&allowed, params) && !runs(&denied, params), "{params}");
+    }
+    // A call without arguments has none, and that can be asked.
+    let without = Set::agent(vec![when(allow("without"), "!has(args.amount)")]);
+    assert!(runs(&without, r#"{"name":"pay"}"#) && runs(&without, r#"{"name":"pay","arguments":{"total":1}}"#));
+    assert!(!runs(&without, r#"{"name":"pay","arguments":{"amount":1}}"#));
+    assert!(!runs(&without, r#"{"name":"pay","arguments":{"AMOUNT":1}}"#));
+    assert!(!runs(&without, r#"{"name":"pay","ARGUMENTS":{"amount":1}}"#));
+}
+
+#[test]
+fn where_the_arguments_are_not_known_an_allow_may_match_and_a_deny_takes_nothing_away() {
+    let set = Set::agent(vec![when(allow("small"), "args.amount <= 100"), when(deny("large"), "args.amount > 10")]);
+    assert!(set.get().visible(ALICE) && set.calls(ALICE, "pay"));
+    assert_eq!(set.get().nothing_left(ALICE), None);
+    assert_eq!(set.get().mcp_denied_for_all(), None);
+    // It is no rule about what is shown.
+    assert!(!set.shows(ALICE, "pay"));
+    // A rule without a condition takes everything.
+    let denied = Set::agent(vec![when(allow("small"), "args.amount <= 100"), deny("all")]);
+    assert!(denied.get().nothing_left(ALICE).is_some() && !denied.calls(ALICE, "pay"));
+}
+
+#[test]
+fn a_limit_counts_the_calls_that_meet_its_condition() {
+    let set = Set::agent(vec![limited(when(allow("large"), "args.amount > 100"), 3), allow("all")]);
+    let rules = |amount: u32| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"pay","arguments":{{"amount":{amount}}}}}}}"#
+        );
+        let envelope = Envelope::parse(&body.into(), &Bounds::default()).unwrap();
+        let arguments = set.get().arguments(&envelope);
+        set.get().limits(&Request::method(ALICE, "tools/call", Some("pay"), arguments.known())).len()
+    };
+    assert_eq!((rules(100), rules(101)), (0, 1));
+}
+
+#[test]
+fn arguments_are_read_only_where_a_rule_asks_for_them() {
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"a","arguments":{"a":1}}}"#;
+    let envelope = Envelope::parse(&body.into(), &Bounds::default()).unwrap();
+    let set = Set::agent(vec![when(allow("tools"), "args.a == 1"), allow("all")]);
+    assert_eq!(set.get().arguments(&envelope), CallArguments::Unknown);
+    let prompts = RuleSpec { methods: Some(vec![method("prompts/get", &[])]), ..when(allow("p"), "args.a == 1") };
+    assert_eq!(Set::agent(vec![prompts]).get().arguments(&envelope), CallArguments::of(&envelope));
+}
+
+#[test]
+fn a_condition_is_refused_where_there_are_no_arguments() {
+    let at = |rule: RuleSpec| {
+        let errors = Policy::compile(&spec(vec![allow("other"), rule])).unwrap_err();
+        errors.into_iter().map(|error| (error.field, error.problem)).collect::<Vec<_>>()
+    };
+    let field = || "rules[1].when".to_owned();
+    let good = || when(allow("a"), "args.a == 1");
+    assert!(Policy::compile(&spec(vec![good()])).is_ok());
+    for phases in [vec![], vec![Phase::List], vec![Phase::List, Phase::Call]] {
+        assert_eq!(at(RuleSpec { phases, ..good() }), [(field(), Problem::WhenInList)]);
+    }
+    for name in ["tools/*", "tools/list", "resources/read"] {
+        let methods = Some(vec![method("tools/call", &[]), method(name, &[])]);
+        assert_eq!(at(RuleSpec { methods, ..good() }), [(field(), Problem::WhenWithoutArguments)], "{name}");
+    }
+    assert_eq!(at(RuleSpec { methods: None, ..good() }), [(field(), Problem::WhenWithoutArguments)]);
+    let wrong = at(when(allow("a"), "request.a == 1"));
+    assert!(matches!(&wrong[..], [(at, Problem::When(_))] if *at == field()), "{wrong:?}");
 }

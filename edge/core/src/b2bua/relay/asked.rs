@@ -46,7 +46,9 @@ impl Asked {
             "default".to_owned()
         } else {
             let held = policies(agent, domain);
-            rule_name(&held.evaluate(&Question::method(policy_principal(&principal), method, subject.as_deref())))
+            let arguments = held.arguments(envelope);
+            let who = policy_principal(&principal);
+            rule_name(&held.evaluate(&Question::method(who, method, subject.as_deref(), arguments.known())))
         };
         Some(Asked {
             method: shown(method),
