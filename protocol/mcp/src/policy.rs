@@ -19,6 +19,9 @@ pub use evaluate::{Decision, Limit, Policies, Principal, Request, Target};
 pub use glob::{Glob, GlobError};
 pub use identity::{IdentityError, IdentityGlob};
 
+use serde_json::Value;
+use when::Misfit;
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -131,6 +134,19 @@ impl Policy {
     /// Everything that is wrong with it, each with its field.
     pub fn compile(spec: &PolicySpec) -> Result<Policy, Vec<PolicyError>> {
         compile::policy(spec)
+    }
+
+    /// Which conditions do not fit the tools that were reported: by the rule's place in the policy, the tool and what is wrong. `tools`:
+    /// name and `inputSchema`; only those are looked at that a rule with a condition is about.
+    pub fn misfits<'a>(&'a self, tools: &'a [(&'a str, &'a Value)]) -> impl Iterator<Item = (usize, &'a str, Misfit)> {
+        let conditions = self.rules.iter().enumerate().filter_map(|(place, rule)| Some((place, rule, rule.when.as_ref()?)));
+        conditions.flat_map(move |(place, rule, when)| {
+            let is_about = move |tool: &str| {
+                rule.methods.iter().flatten().any(|method| evaluate::method_matches(method, "tools/call", Some(tool)))
+            };
+            let about = tools.iter().filter(move |(tool, _)| is_about(tool));
+            about.filter_map(move |(tool, schema)| Some((place, *tool, when.fits(schema).err()?)))
+        })
     }
 
     /// namespace/name.

@@ -20,10 +20,14 @@ impl EdgeState {
         envelope: &Envelope,
     ) -> (Said, Option<u64>) {
         let said = self.judge_said(principal, domain, agent, envelope, true);
-        if envelope.kind() != Kind::Request || matches!(said, Said::Refused(_)) {
-            return (said, None);
-        }
         let request = Metered { principal, domain, agent, envelope };
+        match envelope.kind() {
+            _ if matches!(said, Said::Refused(_)) => return (said, None),
+            Kind::Request => {}
+            // A server may run what has no id all the same, and nobody would hear of its end: what is counted needs one.
+            Kind::Notification if request.is_counted() => return (Said::Refused(None), None),
+            Kind::Notification | Kind::Response | Kind::Error => return (said, None),
+        }
         match self.with_engine(|engine, ctx| engine.meter(ctx, request)) {
             Ok(places) => (said, places),
             Err(error) => (Said::Limited(jsonrpc::error_response(envelope.id().as_ref(), &error), error), None),

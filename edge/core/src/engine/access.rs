@@ -5,6 +5,7 @@ use mcp_sip::jsonrpc::{Envelope, ListOf};
 use mcp_sip::policy::{self, CallArguments, Decision, Limit, Policies, Request};
 
 use super::exchange::Exchange;
+use super::meter::is_of_quota;
 use super::types::{Leg, Principal};
 use crate::config::{AgentConfig, CapabilitySource, Config, DomainConfig, OnFailover, ToolEffect};
 
@@ -53,6 +54,11 @@ impl<'a> Access<'a> {
     /// The limits that a request counts for, where it is let through.
     pub(super) fn limits(&self, method: &str, subject: Option<&str>, arguments: &CallArguments) -> Vec<Limit<'a>> {
         self.policies().limits(&Request::method(self.principal(), method, subject, arguments.known()))
+    }
+
+    /// Whether a message is counted at all where it is let through.
+    pub(super) fn is_metered(&self, method: &str, subject: Option<&str>, arguments: &CallArguments) -> bool {
+        is_of_quota(self.domain, method) || !self.limits(method, subject, arguments).is_empty()
     }
 
     /// What a call is called with, as far as a rule asks for it.

@@ -141,12 +141,12 @@ impl Engine {
         let is_allowed = access
             .as_ref()
             .is_some_and(|access| access.still_allows(&about.method, subject, &access.arguments_of(&exchange)));
+        self.seat(ctx, &mut exchange);
         self.exchanges.insert(no, exchange);
         // Whoever may not call it any more gets nothing of it either (mcp.md, section 9). What is run again was kept with its arguments.
         if !is_allowed {
             return self.fail(ctx, no, RpcError::denied(subject.unwrap_or(&about.method)));
         }
-        self.seat(ctx, no);
         let may_replay = access.as_ref().is_some_and(|access| access.may_replay(&about.method, subject));
         let on_failover = access.map(|access| access.on_failover(&about.method, subject));
         let plan = match plan {
@@ -265,6 +265,7 @@ pub(super) fn restore(
         is_adopted: true,
         is_reconsidered: false,
         opens_nothing: false,
+        is_metered: false,
         limited: None,
         places: Vec::new(),
         owner: ctx.owner,

@@ -12,6 +12,8 @@ use sip_proto::time::Mono;
 
 /// Callers that are counted at once, for all rules together. Above it nobody new is let in by a rule with limits.
 const MAX_COUNTERS: usize = 65_536;
+/// Calls on other legs that have places at once, of all callers. Above it none that a rule counts goes on to another leg.
+const MAX_LENT: usize = 65_536;
 /// A call counts for the 60 seconds after it; it is kept by the second that it came in, so that it is forgotten after 61 at the latest.
 const COUNTS_S: u64 = 61;
 /// How often counters that count nothing are taken away; milliseconds.
@@ -150,6 +152,17 @@ impl Allowances {
         self.counters.len() + self.lent.by_number.len()
     }
 
+    /// Whether one more call on another leg can be kept.
+    ///
+    /// # Errors
+    /// No: others must end first.
+    pub(super) fn check_lent(&self) -> Result<(), Full> {
+        if self.lent.by_number.len() < MAX_LENT {
+            return Ok(());
+        }
+        Err(Full { name: "callsOfRules", after_ms: 1_000 })
+    }
+
     /// Keeps the places of a call that is served on another leg, until its answer passes or its time is over.
     pub(super) fn lend(&mut self, number: u64, call: Relayed, places: Places) {
         let Relayed { caller, agent, id } = call.clone();
@@ -175,7 +188,7 @@ impl Allowances {
     }
 }
 
-/// Calls on other legs, no more than their rules have places.
+/// Calls on other legs, [`MAX_LENT`] at most.
 #[derive(Debug, Default)]
 struct Lent {
     by_number: BTreeMap<u64, (Relayed, Places)>,
@@ -261,6 +274,19 @@ mod tests {
         assert_eq!(all.check(at(2_000), "sip:0@x", &limits).map_err(|full| full.name), Err("callsPerMinute"));
         assert_eq!(all.check(at(70_000), "sip:new@x", &limits), Ok(()));
         assert_eq!(all.len(), 0);
+    }
+
+    #[test]
+    fn no_more_calls_on_other_legs_are_kept_than_the_bound() {
+        let mut all = Allowances::default();
+        let call = |id: u64| Relayed { caller: "sip:a@x".into(), agent: "ns/a".into(), id: id.to_string() };
+        for number in 0..MAX_LENT as u64 {
+            assert_eq!(all.check_lent(), Ok(()));
+            all.lend(number, call(number), Places::new());
+        }
+        assert_eq!(all.check_lent().map_err(|full| full.name), Err("callsOfRules"));
+        all.give_back(0);
+        assert_eq!(all.check_lent(), Ok(()));
     }
 
     #[test]

@@ -404,7 +404,9 @@ impl Engine {
         if fate == Fate::Live {
             let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
             let access = Access::of(ctx.config, &leg);
-            let refused = if !access.is_some_and(|access| access.still_allows(method, subject)) {
+            let refused = if !access
+                .is_some_and(|access| access.still_allows(method, subject, &access.arguments_of(&exchange)))
+            {
                 Some(RpcError::denied(subject.unwrap_or(method)))
             } else {
                 match self.place(ctx, &mut exchange) {
@@ -421,6 +423,7 @@ impl Engine {
                 return self.settle(leg.session);
             }
         }
+        self.seat(ctx, &mut exchange);
         if self.begin(ctx, exchange, fate, session) != OK && fate == Fate::Live {
             // Its session is gone, and a SIP answer cannot say so any more. The audit log knows.
             let error = RpcError::interrupted(true, Executed::No);

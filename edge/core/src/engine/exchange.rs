@@ -63,6 +63,8 @@ pub(super) struct Exchange {
     pub is_reconsidered: bool,
     /// It came where there is no lease, or no store: only the journal's answer to it may be said.
     pub opens_nothing: bool,
+    /// It was counted, or is one too many.
+    pub is_metered: bool,
     /// It is one too many, and is not opened. The journal is asked all the same: a repetition of what was taken is not refused.
     pub limited: Option<Limited>,
     /// Of the rules that count how many wait for their answer; free again when it is gone.

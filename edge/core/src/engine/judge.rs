@@ -175,7 +175,10 @@ impl Engine {
         let other_relation = inbound.exchange.as_ref().is_some_and(|h| h.relation != client_of(&inbound.leg));
         let allowed = match envelope.method() {
             Some(method) => Access::of(ctx.config, &inbound.leg).is_some_and(|access| {
-                access.judge(method, envelope.subject().as_deref(), &access.arguments(envelope)).is_ok()
+                let (subject, arguments) = (envelope.subject(), access.arguments(envelope));
+                // A server may run what has no id all the same, and nobody would hear of its end: what is counted needs one.
+                let is_counted = access.is_metered(method, subject.as_deref(), &arguments);
+                !is_counted && access.judge(method, subject.as_deref(), &arguments).is_ok()
             }),
             None => true,
         };
@@ -338,6 +341,7 @@ impl Engine {
             is_adopted: false,
             is_reconsidered: false,
             opens_nothing: false,
+            is_metered: false,
             limited: None,
             places: Vec::new(),
             owner: ctx.owner,

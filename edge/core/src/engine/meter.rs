@@ -45,6 +45,26 @@ impl Metered<'_> {
     fn name(&self) -> Option<Relayed> {
         relayed(self.principal, self.agent, self.envelope)
     }
+
+    /// Whether it is counted at all: by a rule that lets it through, or for its tenant.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        let method = self.envelope.method().unwrap_or_default();
+        is_of_quota(self.domain, method) || !self.limits().is_empty()
+    }
+
+    fn limits(&self) -> Vec<Limit<'_>> {
+        let held = Policies { agent: &self.agent.policies, domain: &self.domain.policies };
+        let (subject, arguments) = (self.envelope.subject(), held.arguments(self.envelope));
+        let method = self.envelope.method().unwrap_or_default();
+        let who = policy_principal(self.principal);
+        held.limits(&Request::method(who, method, subject.as_deref(), arguments.known()))
+    }
+}
+
+/// Whether `quota.toolCallsPerSecond` counts a request of this method.
+pub(super) fn is_of_quota(domain: &DomainConfig, method: &str) -> bool {
+    method == "tools/call" && domain.tool_calls_per_second.is_some()
 }
 
 fn relayed(principal: &Principal, agent: &AgentConfig, envelope: &Envelope) -> Option<Relayed> {
@@ -55,21 +75,30 @@ fn relayed(principal: &Principal, agent: &AgentConfig, envelope: &Envelope) -> O
 impl Engine {
     /// Meters a request once, where it is placed: not the repetition of one that is open, and nothing that opens nothing.
     pub(super) fn meter_exchange(&mut self, ctx: &Ctx<'_>, exchange: &mut Exchange) {
-        if exchange.opens_nothing || exchange.slot.is_none() {
-            return;
-        }
-        let Some(access) = Access::of(ctx.config, &exchange.leg) else { return };
-        let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
-        let limits = access.limits(method, subject, &access.arguments_of(exchange));
-        match self.take_room(ctx, access.domain(), exchange.leg.principal.as_str(), method, &limits) {
-            Ok(places) => exchange.places = places,
-            Err(limited) => exchange.limited = Some(limited),
+        if !exchange.opens_nothing && exchange.slot.is_some() {
+            exchange.limited = self.meter_repetition(ctx, exchange).err();
         }
     }
 
+    /// What was taken for the repetition of an open request is metered when the journal says that it is none. Else a second copy would run
+    /// in the place of a first one that was one too many.
+    ///
+    /// # Errors
+    /// It is one too many itself.
+    pub(super) fn meter_repetition(&mut self, ctx: &Ctx<'_>, exchange: &mut Exchange) -> Result<(), Limited> {
+        if std::mem::replace(&mut exchange.is_metered, true) {
+            return exchange.limited.map_or(Ok(()), Err);
+        }
+        let Some(access) = Access::of(ctx.config, &exchange.leg) else { return Ok(()) };
+        let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
+        let limits = access.limits(method, subject, &access.arguments_of(exchange));
+        exchange.places = self.take_room(ctx, access.domain(), exchange.leg.principal.as_str(), method, &limits)?;
+        Ok(())
+    }
+
     /// An exchange that another edge let in has its places here now, whether they are free or not.
-    pub(super) fn seat(&mut self, ctx: &Ctx<'_>, no: u64) {
-        let Some(exchange) = self.exchanges.get_mut(&no) else { return };
+    pub(super) fn seat(&mut self, ctx: &Ctx<'_>, exchange: &mut Exchange) {
+        exchange.is_metered = true;
         let Some(access) = Access::of(ctx.config, &exchange.leg) else { return };
         let (method, subject) = (exchange.about.method.as_str(), exchange.about.subject.as_deref());
         let limits = access.limits(method, subject, &access.arguments_of(exchange));
@@ -85,16 +114,13 @@ impl Engine {
     pub fn meter(&mut self, ctx: &mut Ctx<'_>, request: Metered<'_>) -> Result<Option<u64>, RpcError> {
         let Metered { principal, domain, agent, envelope } = request;
         let method = envelope.method().unwrap_or_default();
-        let subject = envelope.subject();
-        let held = Policies { agent: &agent.policies, domain: &domain.policies };
-        let arguments = held.arguments(envelope);
-        let asked = Request::method(policy_principal(principal), method, subject.as_deref(), arguments.known());
-        let limits = held.limits(&asked);
-        let places = match self.take_room(ctx, domain, principal.as_str(), method, &limits) {
+        let limits = request.limits();
+        let is_kept = limits.iter().any(|limit| limit.limits.concurrent.is_some());
+        let room = if is_kept { self.allowances.check_lent().map_err(Limited::from) } else { Ok(()) };
+        let places = match room.and_then(|()| self.take_room(ctx, domain, principal.as_str(), method, &limits)) {
             Ok(places) => places,
             Err(limited) => return Err(self.refused_by(limited)),
         };
-        let is_kept = limits.iter().any(|limit| limit.limits.concurrent.is_some());
         let Some(name) = request.name().filter(|_| is_kept) else { return Ok(None) };
         let number = ctx.ids.number();
         let life_ms = if agent.timeout_ms == 0 { RELAYED_MS } else { agent.timeout_ms };
@@ -128,7 +154,7 @@ impl Engine {
     ) -> Result<Places, Limited> {
         let now = ctx.now.mono;
         self.allowances.check(now, caller, limits)?;
-        if method == "tools/call"
+        if is_of_quota(domain, method)
             && let Some(per_second) = domain.tool_calls_per_second
             && let Err(after_ms) = self.quotas.take(now, domain.tenant, per_second, ctx.cores)
         {

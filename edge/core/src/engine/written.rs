@@ -125,7 +125,7 @@ impl Engine {
     pub(super) fn opened(
         &mut self,
         ctx: &mut Ctx<'_>,
-        exchange: Exchange,
+        mut exchange: Exchange,
         fate: Fate,
         outcome: OpenOutcome,
     ) -> SipAnswer {
@@ -137,7 +137,15 @@ impl Engine {
         }
         let error = match outcome {
             OpenOutcome::Opened { .. } if self.is_served(&exchange) => return OK,
-            OpenOutcome::Opened { session } => return self.begin(ctx, exchange, fate, session),
+            OpenOutcome::Opened { session } => match self.meter_repetition(ctx, &mut exchange) {
+                Err(limited) if fate == Fate::Live && ctx.has_lease() => {
+                    self.heard_in_full(ctx, &exchange);
+                    self.close_entry(ctx, &exchange);
+                    self.refused_by(limited)
+                }
+                // It does not run, and is closed in its own way.
+                Err(_) | Ok(()) => return self.begin(ctx, exchange, fate, session),
+            },
             OpenOutcome::RepeatInFlight { owner } => {
                 // The answer goes where the caller was heard last.
                 let session = self.sessions.get(&key);

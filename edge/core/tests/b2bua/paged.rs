@@ -119,6 +119,29 @@ fn so_many_calls_wait_for_a_registered_agent_until_its_answer_passes_or_its_time
 }
 
 #[test]
+fn a_call_without_an_id_passes_only_where_nothing_counts_it() {
+    for limit in [None, Some(9)] {
+        let mut config = bridge_config();
+        let mut own = allow("own", None);
+        own.limits = limit.map(|most| mcp_sip::policy::RuleLimits { calls_per_minute: Some(most), concurrent: None });
+        at_agent(&mut config, "sam", vec![own]);
+        let mut fleet = Fleet::with(1, config);
+        let mut agent = Phone::new(&mut fleet, 0, "sam");
+        agent.register(&mut fleet, "", "");
+        let mut alice = Phone::new(&mut fleet, 0, "alice");
+        alice.page(&mut fleet, "MESSAGE", &sam(), MCP, &tool_call(9, "echo").replace(r#""id":9,"#, ""));
+        let Some(request) = fleet.try_take(&agent) else {
+            assert!(limit.is_some());
+            assert_eq!(alice.status(&mut fleet), 403);
+            continue;
+        };
+        assert!(limit.is_none());
+        agent.reply(&mut fleet, &request, 200, "", "");
+        assert_eq!(alice.status(&mut fleet), 200);
+    }
+}
+
+#[test]
 fn a_condition_over_arguments_holds_for_a_registered_agent_too() {
     let mut config = bridge_config();
     let mut own = allow("own", None);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use edge_core::audit::Outcome;
-use edge_core::engine::Leg;
+use edge_core::engine::{Inbound, Leg, Ticket, Verdict, Written};
 use edge_core::input::{BackendFailure, BackendId};
 use mcp_sip::policy::RuleLimits;
-use serde_json::json;
+use serde_json::{Value, json};
+use session_store::op::{StoreOp, StoreReply};
 
 use super::rig::*;
 
@@ -193,6 +194,71 @@ fn a_repetition_takes_no_place() {
     rig.one_delivery();
     rig.send(&leg, None, &call(8, "echo"));
     rig.one_call();
+}
+
+/// Judges without writing: the write comes later.
+fn judged(rig: &mut Rig, leg: &Arc<Leg>, body: &Value, number: u8) -> (Ticket, StoreOp) {
+    let inbound = Inbound {
+        leg: leg.clone(),
+        exchange: Some(header(X)),
+        body: body.to_string().into(),
+        transaction: [number; 16],
+        received: rig.now,
+    };
+    let verdict = rig.ctx(|engine, ctx| engine.judge(ctx, inbound));
+    let Verdict::Write { ticket, open: Some(open), .. } = verdict else { panic!("{verdict:?}") };
+    (ticket, StoreOp::OpenExchange { open, nonce: None })
+}
+
+fn written(rig: &mut Rig, (ticket, operation): (Ticket, StoreOp)) {
+    let reply = rig.run(operation).unwrap();
+    let StoreReply::Exchange(outcome) = reply else { panic!("{reply:?}") };
+    rig.ctx(|engine, ctx| engine.written(ctx, ticket, Ok(Written::Exchange(outcome))));
+    rig.drain();
+}
+
+#[test]
+fn a_second_copy_of_what_is_one_too_many_does_not_run_in_its_place() {
+    for reversed in [false, true] {
+        let mut rig = with_limits(Some(1), None);
+        let leg = rig.dialog("both");
+        rig.send(&leg, None, &call(1, "echo"));
+        rig.one_call();
+        let mut copies = [1, 2, 3].map(|number| judged(&mut rig, &leg, &call(7, "deploy"), number));
+        if reversed {
+            copies.reverse();
+        }
+        for copy in copies {
+            written(&mut rig, copy);
+        }
+        assert!(rig.new_calls().is_empty(), "{reversed}");
+        let told = rig.new_deliveries();
+        assert!(!told.is_empty() && told.iter().all(|(_, body)| body["error"]["code"] == -31002), "{told:?}");
+        // None of them took anything: when there is room again one runs.
+        rig.pass(61_000);
+        rig.send(&leg, Some(X), &call(7, "deploy"));
+        assert_eq!(rig.new_calls().len(), 1, "{reversed}");
+    }
+}
+
+#[test]
+fn a_counted_call_needs_an_id_and_others_go_on_without() {
+    let without_id = |body: Value| {
+        let mut body = body;
+        body.as_object_mut().unwrap().remove("id");
+        body
+    };
+    let quota = || Rig::new(with_quota(Some(5)));
+    for (mut rig, passes) in [(with_limits(None, Some(9)), 0), (quota(), 0), (Rig::new(with_quota(None)), 1)] {
+        let leg = rig.dialog("both");
+        rig.initialize(&leg, true);
+        rig.new_calls();
+        rig.send(&leg, None, &without_id(legacy_call(7, "deploy")));
+        assert_eq!(rig.new_calls().len(), passes);
+        // What every caller may say needs none.
+        rig.send(&leg, None, &json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}));
+        assert_eq!(rig.new_calls().len(), 1);
+    }
 }
 
 #[test]

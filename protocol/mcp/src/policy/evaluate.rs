@@ -320,7 +320,7 @@ fn is_about(rule: &Rule, request: &Request<'_>) -> bool {
     }
 }
 
-fn method_matches(method: &Method, name: &str, subject: Option<&str>) -> bool {
+pub(super) fn method_matches(method: &Method, name: &str, subject: Option<&str>) -> bool {
     method.name.matches(name)
         && (method.params.is_empty()
             || subject.is_some_and(|subject| method.params.iter().any(|glob| glob.matches(subject))))

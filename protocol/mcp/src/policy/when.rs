@@ -9,7 +9,10 @@
 
 mod compile;
 mod evaluate;
+mod schema;
 mod value;
+
+pub use schema::Misfit;
 
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -18,6 +21,8 @@ use std::collections::BTreeSet;
 pub const MAX_SOURCE: usize = 1024;
 /// Brackets within one another, and choices (`?:`) in all.
 pub const MAX_DEPTH: u16 = 24;
+/// Brackets in all.
+pub const MAX_BRACKETS: u16 = 64;
 /// Steps of one evaluation; a step is an operation, an element that is looked at, or 32 octets of text that are compared.
 pub const MAX_STEPS: u32 = 100_000;
 
@@ -35,7 +40,7 @@ pub enum WhenError {
     /// More than [`MAX_SOURCE`] octets.
     #[error("has {0} octets; at most {MAX_SOURCE} are allowed")]
     TooLong(usize),
-    /// More than [`MAX_DEPTH`] brackets within one another, so many choices, or too long a row of operators.
+    /// More than [`MAX_DEPTH`] brackets within one another, so many choices, more than [`MAX_BRACKETS`], or too long a row of operators.
     #[error("is nested too deeply")]
     TooDeep,
     /// It does not parse.

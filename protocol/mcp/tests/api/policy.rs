@@ -5,6 +5,7 @@ use mcp_sip::policy::{
     Action, Arguments, CallArguments, Glob, GlobError, IdentityError, IdentityGlob, Inheritance, MethodSpec, Peer,
     Phase, Policies, Policy, PolicySpec, Principal, Problem, Request, RuleLimits, RuleSpec,
 };
+use serde_json::json;
 
 const ALICE: Principal<'static> = Principal::User("sip:alice@acme.example");
 const MALLORY: Principal<'static> = Principal::User("sip:mallory@evil.example");
@@ -561,4 +562,27 @@ fn a_condition_is_refused_where_there_are_no_arguments() {
     assert_eq!(at(RuleSpec { methods: None, ..good() }), [(field(), Problem::WhenWithoutArguments)]);
     let wrong = at(when(allow("a"), "request.a == 1"));
     assert!(matches!(&wrong[..], [(at, Problem::When(_))] if *at == field()), "{wrong:?}");
+}
+
+#[test]
+fn conditions_are_held_against_the_tools_that_their_rules_are_about() {
+    let about = |name: &str, tools: &[&str], condition: &str| RuleSpec {
+        methods: Some(vec![method("tools/call", tools)]),
+        ..when(allow(name), condition)
+    };
+    let prompts = RuleSpec { methods: Some(vec![method("prompts/get", &[])]), ..when(allow("p"), "args.none == 1") };
+    let rules = vec![about("pay", &["pay.*"], "args.amount < 9"), allow("all"), about("any", &[], "args.to == 'x'"), prompts];
+    let policy = Policy::compile(&spec(rules)).unwrap();
+    let pay = json!({"type": "object", "properties": {"amount": {"type": "integer"}, "to": {"type": "string"}}});
+    let odd = json!({"type": "object", "properties": {"amount": {"type": "string"}}});
+    let tools = [("pay.now", &pay), ("pay.later", &odd), ("echo", &odd)];
+    let found: Vec<(usize, &str, String)> =
+        policy.misfits(&tools).map(|(rule, tool, misfit)| (rule, tool, misfit.to_string())).collect();
+    let missing = "the tool has no argument to";
+    let expected = [
+        (0, "pay.later", "it fails for arguments that the tool takes: an order does not take these values".to_owned()),
+        (2, "pay.later", missing.to_owned()),
+        (2, "echo", missing.to_owned()),
+    ];
+    assert_eq!(found, expected);
 }

@@ -1,6 +1,6 @@
 //! Conditions over arguments: what they mean, what is refused, and that nothing makes them run away.
 
-use mcp_sip::policy::when::{Failure, MAX_SOURCE, When, WhenError};
+use mcp_sip::policy::when::{Failure, MAX_SOURCE, Misfit, When, WhenError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -125,6 +125,123 @@ fn a_condition_is_bounded_in_length_depth_and_work() {
     }
     assert_eq!(holds("args.s + args.s == 'x'", &args), Err(Failure::Range));
     assert_eq!(holds("args.n.all(a, a >= 0)", &args), Ok(true));
+}
+
+/// Brackets in quotes close nothing, and a thread has 2 MiB of stack.
+#[test]
+fn no_source_runs_out_of_stack() {
+    let sources = || {
+        let brackets = |n: usize| format!("{}'{}' == 'a'{}", "(".repeat(n), ")".repeat(n), ")".repeat(n));
+        let mut all: Vec<String> = vec![
+            format!("args{} == 1", ".a".repeat(500)),
+            format!("args{} == 1", "[0]".repeat(20)),
+            format!("{}args.a", "args.a && ".repeat(100)),
+            format!("{}args.a", "1+".repeat(500)),
+            format!("{}args.a", "1<".repeat(500)),
+            format!("{}args.a", "-(".repeat(24)),
+            format!("[{}].all(x, true)", "1,".repeat(500)),
+            "args.a.all(x, ".repeat(70),
+        ];
+        all.extend([24, 100, 200, 330].map(brackets));
+        for cycles in 1..14 {
+            let open = format!("{}'{}' == ", "(".repeat(24), ")".repeat(24));
+            all.push(format!("{}true{}", open.repeat(cycles), ")".repeat(24 * cycles)));
+        }
+        all
+    };
+    let run = move || {
+        for source in sources() {
+            if let Ok(when) = When::new(&source) {
+                let _ = when.holds(&json!({"a": true}));
+            }
+        }
+    };
+    std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(run).unwrap().join().unwrap();
+}
+
+/// What a comment hides from the reader is hidden from no check.
+#[test]
+fn a_sign_twice_is_refused_across_a_comment_too() {
+    for source in ["!// x\n!args.a", "!//\r\n !args.a", "1 -//\n-1 == args.a"] {
+        assert!(When::new(source).is_err(), "{source}");
+    }
+    for source in ["args.url == 'http://a' || args.b", "args.a // a comment", "args.a == 1 // 'one\n || args.b"] {
+        assert!(When::new(source).is_ok(), "{source}: {:?}", When::new(source));
+    }
+}
+
+#[track_caller]
+fn fits(source: &str, schema: &Value) -> Result<(), Misfit> {
+    When::new(source).unwrap_or_else(|error| panic!("{source}: {error}")).fits(schema)
+}
+
+#[test]
+fn a_condition_fits_a_tool_that_has_its_arguments_in_types_that_it_takes() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "region": {"type": "string"},
+            "amount": {"type": "number", "minimum": 10},
+            "mode": {"enum": ["fast", "slow"]},
+            "note": {"type": ["string", "null"]},
+            "dry": {"type": "boolean"},
+            "any": {},
+            "free": {"type": "object"},
+            "tags": {"type": "array", "items": {"type": "string"}, "minItems": 3},
+            "to": {"$ref": "#/$defs/person"},
+            "who": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/person"}]},
+        },
+        "allOf": [{"properties": {"more": {"const": 7}}}],
+        "$defs": {"person": {"type": "object", "properties": {"name": {"type": "string"}, "of": {"type": "integer"}}}},
+    });
+    for source in [
+        "args.region in ['eu', 'us']",
+        "args.amount >= 10 && args.amount < 100.5 && args.more == 7",
+        "args.mode.startsWith('f') || args.dry",
+        "args.note == null || args.note.size() < 9",
+        "args.tags[2] == 'a' && args.tags.all(t, t.contains('x'))",
+        "args.to.name == 'a' && args.to.of > 0",
+        "args.any < 7 || args.free.x.y.z",
+        "has(args.region) && args.all(name, size(name) < 9)",
+        "args.who == 1",
+    ] {
+        assert_eq!(fits(source, &schema), Ok(()), "{source}");
+    }
+    let unknown = |names: &[&str]| Err(Misfit::UnknownArguments(names.iter().map(|&name| name.to_owned()).collect()));
+    assert_eq!(fits("args.regoin == 'eu' || args['amuont'] > 1 || args.dry", &schema), unknown(&["amuont", "regoin"]));
+    assert_eq!(fits("!has(args.country)", &schema), unknown(&["country"]));
+    assert_eq!(fits("args.a == 1", &json!({"type": "object"})), unknown(&["a"]));
+    assert_eq!(fits("args.a == 1", &json!(true)), unknown(&["a"]));
+    for source in [
+        "args.region < 7",
+        "args.amount.startsWith('1')",
+        "args.note.startsWith('a')",
+        "args.to.nmae == 'a'",
+        "args.tags.all(t, t > 1)",
+        "args.who.name == 'a'",
+        "args.dry && args.region > 1",
+        "args.region",
+    ] {
+        assert!(matches!(fits(source, &schema), Err(Misfit::Fails(_))), "{source}: {:?}", fits(source, &schema));
+    }
+    // Said on purpose: any name is taken.
+    for more in [json!(true), json!({"type": "string"})] {
+        assert_eq!(fits("args.a < 1", &json!({"type": "object", "additionalProperties": more})), Ok(()));
+    }
+    assert_eq!(fits("args.a < 1", &json!({"additionalProperties": false})), unknown(&["a"]));
+}
+
+#[test]
+fn no_schema_makes_the_check_run_away() {
+    let cycle = json!({"$ref": "#", "allOf": [{"$ref": "#"}, {"$ref": "#"}], "anyOf": [{"$ref": "#"}, {"$ref": "#"}]});
+    assert!(fits("args.a == 1", &cycle).is_err());
+    let mut deep = json!({"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000});
+    for _ in 0..30 {
+        deep = json!({"type": "array", "items": deep, "minItems": 16});
+    }
+    assert_eq!(fits("size(args.a) > 0", &json!({"properties": {"a": deep}})), Ok(()), "it says too much to be tried");
+    let own = json!({"properties": {"a": {"type": "object", "properties": {"b": {"$ref": "#"}, "c": {"$ref": "#"}}}}});
+    assert_eq!(fits("args.a.b == args.a.c", &own), Ok(()));
 }
 
 #[test]

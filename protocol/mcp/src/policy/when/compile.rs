@@ -1,6 +1,6 @@
 //! From the text to an expression that names only what is there.
 
-use super::{MAX_DEPTH, MAX_SOURCE, WhenError};
+use super::{MAX_BRACKETS, MAX_DEPTH, MAX_SOURCE, WhenError};
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use cel::parser::Parser;
 use std::collections::BTreeSet;
@@ -103,27 +103,26 @@ pub(super) fn compile(source: &str) -> Result<(Node, BTreeSet<String>), WhenErro
 }
 
 /// Counts what nests before the parser, which recurses, sees it. The parser's own limit cannot be used: where it strikes, its counter
-/// underflows (cel 0.13), which is a panic where overflow is checked. Text in quotes counts too, which refuses a little more than is needed.
+/// underflows (cel 0.13), which is a panic where overflow is checked. Text in quotes counts too, which refuses a little more than is needed;
+/// and because a bracket in quotes closes nothing, there is a bound for all brackets besides.
 fn too_deep(source: &str) -> bool {
-    let (mut open, mut choices) = (0_u16, 0_u16);
+    let (mut open, mut all, mut choices) = (0_u16, 0_u16, 0_u16);
     source.chars().any(|c| {
         match c {
-            '(' | '[' | '{' => open += 1,
+            '(' | '[' | '{' => (open, all) = (open + 1, all + 1),
             ')' | ']' | '}' => open = open.saturating_sub(1),
             '?' => choices += 1,
             _ => {}
         }
-        open > MAX_DEPTH || choices > MAX_DEPTH
+        open > MAX_DEPTH || all > MAX_BRACKETS || choices > MAX_DEPTH
     })
 }
 
-/// `!!a` and `--a`, also in quotes: the parser (cel 0.13) takes an even number of signs for one, which turns a condition around.
+/// `!!a` and `--a`, also in quotes: the parser (cel 0.13) takes an even number of signs for one, which turns a condition around. A comment
+/// after a sign could hide the second one.
 fn repeats_a_sign(source: &str) -> bool {
-    let mut before = ' ';
-    source
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .any(|c| std::mem::replace(&mut before, c) == c && matches!(c, '!' | '-'))
+    let bare: String = source.chars().filter(|c| !c.is_whitespace()).collect();
+    ["!!", "--", "!//", "-//"].into_iter().any(|pair| bare.contains(pair))
 }
 
 struct Compiler {
