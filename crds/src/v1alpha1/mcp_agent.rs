@@ -419,7 +419,8 @@ pub struct SessionLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Duration>,
 
-    /// Sessions with this agent at one time in one edge; one more is answered 486. Absent: only the edge and the domain limit.
+    /// Sessions with this agent at one time in one edge; its cores have equal shares, rounded up. One more is answered 486. Absent: only the
+    /// edge and the domain limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_concurrent: Option<u32>,
@@ -470,7 +471,8 @@ pub enum OnFailover {
     Replay,
     /// Resume by the id of its task; a call without one fails.
     TaskOnly,
-    /// A typed error that says that the caller may try again; the edge never runs it a second time.
+    /// A typed error; the edge never runs it a second time. It says that the caller may try again where the tool is declared ReadOnly or
+    /// Idempotent.
     FailRetryable,
 }
 

@@ -142,7 +142,7 @@ pub struct PolicyRule {
     pub phases: Vec<Phase>,
 
     /// A condition over the arguments of the call, in a part of CEL, for example `args.amount <= 100`. For rules of phase Call about
-    /// tools/call and prompts/get. Where it gives no answer an Allow rule does not match, and a Deny rule does.
+    /// tools/call and prompts/get. Where it gives no answer an Allow rule does not match, and a Deny rule does. Absent: whatever they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub when: Option<String>,
@@ -159,18 +159,18 @@ pub struct PolicyRule {
     pub audit: Audit,
 }
 
-/// Limits of a rule, counted for each caller and by each edge for itself; at least one of the two.
+/// Limits of a rule, counted for each caller by each core of each edge for itself (a dialog is always with one core); at least one of the two.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.callsPerMinute) || has(self.concurrent)").message("give at least one of callsPerMinute and concurrent")
 )]
 pub struct RuleLimits {
-    /// Calls in any 60 seconds; one more is answered with JSON-RPC error -31002.
+    /// Calls in any 60 seconds; one more is answered with JSON-RPC error -31002. Absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub calls_per_minute: Option<u32>,
-    /// Calls that wait for their answer; one more is answered with JSON-RPC error -31002.
+    /// Calls that wait for their answer; one more is answered with JSON-RPC error -31002. Absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub concurrent: Option<u32>,

@@ -173,7 +173,8 @@ pub struct DomainQuota {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_agents: Option<u32>,
 
-    /// Tool calls a second, averaged over ten seconds; one more is answered with JSON-RPC error -31002. Absent: no limit.
+    /// Tool calls a second in one edge, averaged over ten seconds; its cores have equal shares. One more is answered with JSON-RPC error
+    /// -31002. Absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tool_calls_per_second: Option<u32>,
