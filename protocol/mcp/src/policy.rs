@@ -139,7 +139,8 @@ impl Policy {
     /// Which conditions do not fit the tools that were reported: by the rule's place in the policy, the tool and what is wrong. `tools`:
     /// name and `inputSchema`; only those are looked at that a rule with a condition is about.
     pub fn misfits<'a>(&'a self, tools: &'a [(&'a str, &'a Value)]) -> impl Iterator<Item = (usize, &'a str, Misfit)> {
-        let conditions = self.rules.iter().enumerate().filter_map(|(place, rule)| Some((place, rule, rule.when.as_ref()?)));
+        let conditions =
+            self.rules.iter().enumerate().filter_map(|(place, rule)| Some((place, rule, rule.when.as_ref()?)));
         conditions.flat_map(move |(place, rule, when)| {
             let is_about = move |tool: &str| {
                 rule.methods.iter().flatten().any(|method| evaluate::method_matches(method, "tools/call", Some(tool)))

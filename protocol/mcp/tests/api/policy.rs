@@ -571,7 +571,8 @@ fn conditions_are_held_against_the_tools_that_their_rules_are_about() {
         ..when(allow(name), condition)
     };
     let prompts = RuleSpec { methods: Some(vec![method("prompts/get", &[])]), ..when(allow("p"), "args.none == 1") };
-    let rules = vec![about("pay", &["pay.*"], "args.amount < 9"), allow("all"), about("any", &[], "args.to == 'x'"), prompts];
+    let rules =
+        vec![about("pay", &["pay.*"], "args.amount < 9"), allow("all"), about("any", &[], "args.to == 'x'"), prompts];
     let policy = Policy::compile(&spec(rules)).unwrap();
     let pay = json!({"type": "object", "properties": {"amount": {"type": "integer"}, "to": {"type": "string"}}});
     let odd = json!({"type": "object", "properties": {"amount": {"type": "string"}}});

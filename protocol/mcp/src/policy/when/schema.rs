@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 /// References and schemas within one another.
 const MAX_DEPTH: u8 = 16;
 /// Schemas that are looked at for one object of trial values.
-const MAX_SCHEMAS: u32 = 4_096;
+const MAX_SCHEMAS: u64 = 4_096;
 /// Objects of trial values: each takes the next of every choice that the schema leaves (types, `enum`, `oneOf`, true and false).
 const TRIALS: usize = 4;
 
@@ -35,7 +35,7 @@ impl When {
             return Err(Misfit::UnknownArguments(unknown));
         }
         for turn in 0..TRIALS {
-            let Some(trial) = reader(turn).arguments(input_schema, self) else { return Ok(()) };
+            let Some(trial) = reader(turn).arguments(input_schema, self) else { continue };
             self.holds(&trial).map_err(Misfit::Fails)?;
         }
         Ok(())
@@ -47,7 +47,7 @@ struct Reader<'a> {
     root: &'a Value,
     turn: usize,
     /// Schemas that may still be looked at.
-    left: u32,
+    left: u64,
 }
 
 impl<'a> Reader<'a> {
@@ -117,13 +117,15 @@ impl<'a> Reader<'a> {
         Some(match kind {
             "null" => Value::Null,
             "boolean" => Value::Bool(self.turn.is_multiple_of(2)),
-            "integer" => first("minimum").filter(|least| least.is_i64() || least.is_u64()).cloned().unwrap_or(json!(1)),
-            "number" => first("minimum").filter(|least| least.is_number()).cloned().unwrap_or(json!(1.5)),
+            "integer" => {
+                first("minimum").filter(|least| least.is_i64() || least.is_u64()).cloned().unwrap_or_else(|| json!(1))
+            }
+            "number" => first("minimum").filter(|least| least.is_number()).cloned().unwrap_or_else(|| json!(1.5)),
             "string" => json!("a"),
             "array" => {
                 let items = parts.iter().find_map(|part| part.get("items").or_else(|| part.get("prefixItems")?.get(0)));
                 let item = self.value(items?, depth + 1)?;
-                let least = first("minItems").and_then(Value::as_u64).unwrap_or(1).clamp(1, 16) as u32;
+                let least = first("minItems").and_then(Value::as_u64).unwrap_or(1).clamp(1, 16);
                 // Copies of copies are many soon.
                 self.left = self.left.checked_sub(least.saturating_mul(size(&item)))?;
                 Value::Array((0..least).map(|_| item.clone()).collect())
@@ -150,10 +152,10 @@ fn properties<'a>(parts: &[&'a Map<String, Value>]) -> Vec<(&'a String, &'a Valu
 }
 
 /// Values in it, itself included.
-fn size(value: &Value) -> u32 {
+fn size(value: &Value) -> u64 {
     let inner = match value {
-        Value::Array(items) => items.iter().map(size).fold(0, u32::saturating_add),
-        Value::Object(fields) => fields.values().map(size).fold(0, u32::saturating_add),
+        Value::Array(items) => items.iter().map(size).fold(0, u64::saturating_add),
+        Value::Object(fields) => fields.values().map(size).fold(0, u64::saturating_add),
         _ => 0,
     };
     inner.saturating_add(1)
