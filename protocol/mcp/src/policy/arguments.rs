@@ -3,7 +3,7 @@
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::when::{Failure, When};
 use crate::jsonrpc::Envelope;
@@ -31,7 +31,7 @@ impl Arguments<'_> {
         // What it names is there in another case only: who serves the call may take it for the same.
         let is_doubtful = |name: &str| {
             let members = args.as_object().into_iter().flat_map(Map::keys);
-            members.into_iter().any(|member| member != name && member.eq_ignore_ascii_case(name))
+            members.into_iter().any(|member| member != name && folded(member) == folded(name))
         };
         if let Some(name) = when.arguments().find(|name| is_doubtful(name)) {
             return Some(Err(Failure::Missing(name.to_owned())));
@@ -55,20 +55,18 @@ impl CallArguments {
     /// Of a request or notification.
     #[must_use]
     pub fn of(call: &Envelope) -> CallArguments {
-        let Some(raw) = call.arguments() else {
-            let members = call.params().map(|params| serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(&params));
-            return match members {
-                Some(Ok(members)) if members.keys().any(|name| name.eq_ignore_ascii_case("arguments")) => {
-                    CallArguments::Unreadable
-                }
-                Some(Err(_)) => CallArguments::Unreadable,
-                Some(Ok(_)) | None => CallArguments::Known(Value::Object(Map::new())),
-            };
-        };
-        match serde_json::from_slice::<Plain>(&raw) {
-            Ok(Plain(value)) => CallArguments::Known(value),
-            Err(_) => CallArguments::Unreadable,
-        }
+        CallArguments::read(call).unwrap_or(CallArguments::Unreadable)
+    }
+
+    /// `None`: not every parser need read the same there.
+    fn read(call: &Envelope) -> Option<CallArguments> {
+        let nothing = || CallArguments::Known(Value::Object(Map::new()));
+        let around = names(call.bytes())?;
+        let Some(params) = call.params() else { return (!around.contains("params")).then(nothing) };
+        let params = names(&params)?;
+        let Some(raw) = call.arguments() else { return (!params.contains("arguments")).then(nothing) };
+        let Plain(value) = serde_json::from_slice(&raw).ok()?;
+        Some(CallArguments::Known(value))
     }
 
     /// As a question to the policy has them.
@@ -79,6 +77,44 @@ impl CallArguments {
             CallArguments::Unreadable => Arguments::Unreadable,
             CallArguments::Known(value) => Arguments::Known(value),
         }
+    }
+}
+
+/// What parsers take for the same name that do not look at case. Both ways, because some know that `ſ` and `K` (Kelvin) are letters of ASCII.
+fn folded(name: &str) -> String {
+    name.to_uppercase().to_lowercase()
+}
+
+/// The names of an object's members, folded. `None`: it is no object, or has one of them twice.
+fn names(raw: &[u8]) -> Option<BTreeSet<String>> {
+    serde_json::from_slice(raw).ok().map(|Names(names)| names)
+}
+
+struct Names(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Names, D::Error> {
+        from.deserialize_map(NameReader).map(Names)
+    }
+}
+
+struct NameReader;
+
+impl<'de> Visitor<'de> for NameReader {
+    type Value = BTreeSet<String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<BTreeSet<String>, A::Error> {
+        let mut names = BTreeSet::new();
+        while let Some((name, IgnoredAny)) = from.next_entry::<String, IgnoredAny>()? {
+            if !names.insert(folded(&name)) {
+                return Err(A::Error::custom("a member is there twice"));
+            }
+        }
+        Ok(names)
     }
 }
 
@@ -138,9 +174,9 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        let mut names = std::collections::BTreeSet::new();
+        let mut names = BTreeSet::new();
         while let Some((name, Plain(value))) = from.next_entry::<String, Plain>()? {
-            if !names.insert(name.to_ascii_lowercase()) {
+            if !names.insert(folded(&name)) {
                 return Err(A::Error::custom("a member is there twice"));
             }
             object.insert(name, value);

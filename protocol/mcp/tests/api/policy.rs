@@ -495,8 +495,20 @@ fn sec_6_a_condition_that_fails_never_lets_a_call_through() {
         assert_eq!(runs(&allowed, &params), expected, "{arguments}");
         assert_eq!(runs(&denied, &params), expected, "{arguments}");
     }
-    for params in [r#"{"name":"pay"}"#, r#"{"name":"pay","Arguments":{"amount":1}}"#] {
+    for params in [
+        r#"{"name":"pay"}"#,
+        r#"{"name":"pay","Arguments":{"amount":1}}"#,
+        r#"{"name":"pay","arguments":{"amount":1},"Arguments":{"amount":9}}"#,
+        r#"{"name":"pay","Name":"other","arguments":{"amount":1}}"#,
+        r#"{"name":"pay","arguments":{"amount":1}},"Params":{"name":"pay","arguments":{"amount":1000}}"#,
+    ] {
         assert!(!runs(&allowed, params) && !runs(&denied, params), "{params}");
+    }
+    let tasks = Set::agent(vec![allow("all"), when(deny("many"), "args.tasks > 1")]);
+    for (arguments, expected) in
+        [(r#"{"tasks":1}"#, true), (r#"{"tasks":1,"ta\u017fKs":9}"#, false), (r#"{"tasks":1,"tasK":2}"#, true)]
+    {
+        assert_eq!(runs(&tasks, &format!(r#"{{"name":"pay","arguments":{arguments}}}"#)), expected, "{arguments}");
     }
     // A call without arguments has none, and that can be asked.
     let without = Set::agent(vec![when(allow("without"), "!has(args.amount)")]);
