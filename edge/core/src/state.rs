@@ -256,6 +256,7 @@ impl EdgeState {
     }
 
     /// Calls to this agent between their INVITE and their record.
+    #[expect(clippy::disallowed_methods, reason = "a number has no order")]
     pub(crate) fn opening_with(&self, agent: &str) -> usize {
         let is_it = |waiting: &&Waiting| matches!(waiting, Waiting::OpenCall(call) | Waiting::AnswerCall(call) if call.agent.key == agent);
         self.waiting.values().filter(is_it).count()

@@ -263,16 +263,25 @@ impl Engine {
     fn idle_times(&mut self, ctx: &mut Ctx<'_>) {
         let mut changed = Vec::new();
         for (key, session) in &mut self.sessions {
-            let now_ms = idle_ms(&session.leg, ctx.config);
-            if session.legacy.is_none() || session.leg.key.in_dialog() || session.idle_ms == now_ms {
+            let (before_ms, now_ms) = (session.idle_ms, idle_ms(&session.leg, ctx.config));
+            let Some(legacy) = session.legacy.as_ref().filter(|_| !session.leg.key.in_dialog()) else { continue };
+            if before_ms == now_ms {
                 continue;
             }
+            // A touch only prolongs; what is not stored yet is stored with the new time.
+            let rewrite = (now_ms < before_ms && session.version > 0).then(|| legacy.record.clone());
             (session.idle_ms, session.last_used, session.touched) = (now_ms, ctx.now.mono, ctx.now.mono);
-            changed.push((*key, session.ttl_ms(ctx.config)));
+            changed.push((*key, rewrite));
         }
-        for (key, ttl_ms) in changed {
+        for (key, rewrite) in changed {
             self.wind_alarm(ctx, key);
-            self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
+            match rewrite {
+                Some(record) => self.write_record(ctx, key, record, Op::Change(key)),
+                None => {
+                    let ttl_ms = self.sessions.get(&key).map_or(0, |session| session.ttl_ms(ctx.config));
+                    self.store(ctx, StoreOp::ReadSession { session: key, ttl_ms }, Op::Touch(key));
+                }
+            }
         }
     }
 }

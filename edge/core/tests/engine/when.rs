@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge_core::config::Config;
+use edge_core::input::BackendId;
 use mcp_sip::policy::Phase;
 use serde_json::{Value, json};
 
@@ -24,12 +25,24 @@ fn call_in(id: i64, tool: &str, region: &str) -> Value {
     modern(id, "tools/call", json!({"name": tool, "arguments": {"region": region}}))
 }
 
+/// The call of a tool, once the backend has said which of its arguments belong into headers.
+fn tool_call(rig: &mut Rig) -> (BackendId, Value) {
+    let (list, asked) = rig.one_call();
+    assert_eq!(body_of(&asked)["method"], "tools/list");
+    let id = body_of(&asked)["id"].clone();
+    let tools = json!([{"name": "echo", "inputSchema": {"type": "object"}}]);
+    rig.answer(list, &json!({"jsonrpc": "2.0", "id": id, "result": {"tools": tools, "ttlMs": 600_000}}));
+    let (call, asked) = rig.one_call();
+    (call, body_of(&asked))
+}
+
 #[test]
 fn a_call_runs_where_its_arguments_meet_the_condition_and_is_denied_elsewhere() {
     let mut rig = in_europe();
     let leg = rig.dialog("both");
     rig.send(&leg, None, &call_in(1, "echo", "eu"));
-    let (id, _) = rig.one_call();
+    let (id, body) = tool_call(&mut rig);
+    assert_eq!(body["params"]["arguments"]["region"], "eu");
     rig.answer(id, &result(1, "x"));
     rig.one_delivery();
     // The tool is visible, this call is not allowed.
@@ -60,7 +73,8 @@ fn sec_16_a_new_condition_ends_what_runs_against_it() {
     let mut rig = in_europe();
     let leg = rig.dialog("both");
     rig.send(&leg, None, &call_in(1, "echo", "eu"));
-    let (id, _) = rig.one_call();
+    let (id, body) = tool_call(&mut rig);
+    assert_eq!(body["params"]["arguments"]["region"], "eu");
     rig.configure(only_when("args.region in ['eu', 'us']"));
     assert!(rig.new_deliveries().is_empty(), "it still holds");
     rig.configure(only_when("args.region in ['us']"));
@@ -76,14 +90,16 @@ fn what_is_taken_over_runs_again_only_where_the_condition_holds() {
         let leg = rig.dialog("both");
         rig.stored_dialog(&leg);
         rig.send(&leg, Some(X), &call_in(7, "echo", "eu"));
-        rig.one_call();
+        tool_call(&mut rig);
         let dead = rig.owner;
         let mut heir = rig.other_edge();
         heir.configure(only_when(condition));
         heir.pass(5_500);
         assert_eq!(heir.adopt(dead), 1);
-        assert_eq!(heir.new_calls().len(), usize::from(runs), "{condition}");
-        if !runs {
+        if runs {
+            assert_eq!(tool_call(&mut heir).1["method"], "tools/call");
+        } else {
+            assert!(heir.new_calls().is_empty());
             assert_eq!(heir.one_error().0, -31003);
         }
     }

@@ -465,7 +465,8 @@ fn when(mut rule: RuleSpec, condition: &str) -> RuleSpec {
 /// Whether a call of alice with this body may run.
 fn runs(set: &Set, params: &str) -> bool {
     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
-    let envelope = Envelope::parse(&body.into(), &Bounds::default()).unwrap();
+    // Some of it is refused before anybody asks a policy.
+    let Ok(envelope) = Envelope::parse(&body.into(), &Bounds::default()) else { return false };
     let arguments = set.get().arguments(&envelope);
     let subject = envelope.subject();
     set.get().evaluate(&Request::method(ALICE, "tools/call", subject.as_deref(), arguments.known())).allowed
@@ -500,6 +501,7 @@ fn sec_6_a_condition_that_fails_never_lets_a_call_through() {
         r#"{"name":"pay","Arguments":{"amount":1}}"#,
         r#"{"name":"pay","arguments":{"amount":1},"Arguments":{"amount":9}}"#,
         r#"{"name":"pay","Name":"other","arguments":{"amount":1}}"#,
+        r#"{"name":"pay","arguments":{"amount":1},"argument\u017f":{"amount":9}}"#,
         r#"{"name":"pay","arguments":{"amount":1}},"Params":{"name":"pay","arguments":{"amount":1000}}"#,
     ] {
         assert!(!runs(&allowed, params) && !runs(&denied, params), "{params}");
