@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::scan::{Broken, Scanner, Span, Type, unescape};
+use super::scan::{Broken, Scanner, Span, Type, is_variant, unescape};
 use super::{Envelope, Kind};
 
 /// Which list a result holds, and what names its entries.
@@ -174,12 +174,12 @@ impl Envelope {
             let name = unescape(key.span.of(raw)).unwrap_or_default();
             let value = scanner.value(1)?;
             // Another letter case is another member here and the same one for some readers: see `parse`.
-            let slot = if name.eq_ignore_ascii_case(list.member()) {
+            let slot = if is_variant(name.as_bytes(), list.member()) {
                 if value.kind != Type::Array {
                     return Err(ListError::NoList);
                 }
                 &mut array
-            } else if name.eq_ignore_ascii_case("cacheScope") {
+            } else if is_variant(name.as_bytes(), "cacheScope") {
                 &mut scope
             } else {
                 continue;
@@ -230,7 +230,7 @@ fn only_text(object: &[u8], wanted: &str) -> Result<Option<String>, Broken> {
     while let Some(key) = scanner.key(&mut first)? {
         let name = unescape(key.span.of(object)).unwrap_or_default();
         let value = scanner.value(1)?;
-        if name.eq_ignore_ascii_case(wanted) {
+        if is_variant(name.as_bytes(), wanted) {
             times += 1;
             if name == wanted && value.kind == Type::String {
                 found = unescape(value.span.of(object)).map(std::borrow::Cow::into_owned);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::id::{self, RawId};
-use super::scan::{Broken, Scanner, Span, Type, Value, unescape};
+use super::scan::{Broken, Scanner, Span, Type, Value, is_variant, unescape};
 use super::{Body, Bounds, Envelope, Fault, Kind, Members, Refused};
 use super::{META_CLIENT_CAPABILITIES, META_PROTOCOL_VERSION, META_SUBSCRIPTION_ID};
 
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
                     self.negotiation |= *name == *b"mcp_version";
                     const NAMES: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
                     for (bit, known) in NAMES.iter().enumerate() {
-                        if known.as_bytes().eq_ignore_ascii_case(&name) {
+                        if is_variant(&name, known) {
                             variants |= 1 << bit;
                         }
                     }
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
                 None => {
                     self.scanner.value(level)?;
                     for (bit, k) in known.iter().enumerate() {
-                        if k.name.as_bytes().eq_ignore_ascii_case(&found) {
+                        if is_variant(&found, k.name) {
                             variants |= 1 << bit;
                         }
                     }

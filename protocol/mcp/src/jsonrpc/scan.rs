@@ -74,6 +74,23 @@ pub(crate) enum Broken {
     TooDeep(usize),
 }
 
+/// Whether readers that do not tell letter cases apart take this name for that one. Some of them (encoding/json of Go) fold as Unicode
+/// says, where `ſ` and `K` (Kelvin) are letters of ASCII.
+pub(crate) fn is_variant(name: &[u8], known: &str) -> bool {
+    if name.is_ascii() {
+        return name.eq_ignore_ascii_case(known.as_bytes());
+    }
+    let plain = |c| match c {
+        'ſ' => 's',
+        '\u{212a}' => 'k',
+        c => c,
+    };
+    std::str::from_utf8(name).is_ok_and(|name| {
+        let (mut name, mut known) = (name.chars().map(plain), known.chars());
+        known.all(|known| name.next().is_some_and(|c| c.eq_ignore_ascii_case(&known))) && name.next().is_none()
+    })
+}
+
 /// The text inside a string literal, unescaped. `None` for escapes that name no character (a lone surrogate).
 pub(crate) fn unescape(literal: &[u8]) -> Option<Cow<'_, str>> {
     let inside = literal.get(1..literal.len().checked_sub(1)?)?;

@@ -122,6 +122,12 @@ fn sec_10_a_member_in_another_letter_case_beside_it_is_a_duplicate() {
     assert_eq!(fault(&with(r#""id":1,"method":"tools/list","Method":"tools/call""#)), Fault::Duplicate("method"));
     let params = r#""id":1,"method":"tools/call","params":{"name":"echo","NAME":"rm"}"#;
     assert_eq!(fault(&with(params)), Fault::Duplicate("name"));
+    // It folds as Unicode does, too.
+    let long_s = r#""id":1,"method":"tools/call","params":{"name":"echo"},"param\u017f":{"name":"rm"}"#;
+    assert_eq!(fault(&with(long_s)), Fault::Duplicate("params"));
+    let inner = r#""id":1,"method":"tools/call","params":{"name":"echo","arguments":{},"ARGUMENTſ":{}}"#;
+    assert_eq!(fault(&with(inner)), Fault::Duplicate("arguments"));
+    assert!(message(with(r#""id":1,"method":"x","params":{"name":"a"},"paramſs":{}"#)).name().is_some());
     assert_eq!(message(with(r#""id":1,"method":"x","params":{"Name":"a"}"#)).name(), None, "alone it is unknown");
 }
 
