@@ -7,6 +7,9 @@ use crate::v1alpha1::{
 use crate::validate::Finding;
 use mcp_sip::policy::{self, Inheritance, MethodSpec, Peer, Policy, PolicySpec, RuleLimits, RuleSpec};
 
+/// A policy has 64 rules and an agent 256 tools; a status has not so much room.
+const MAX_MISFITS: usize = 32;
+
 /// Compiles a policy; its name is `namespace/name`, as it stands in audit records.
 ///
 /// # Errors
@@ -19,6 +22,16 @@ pub fn compile(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> Result<Policy
         };
         errors.into_iter().map(finding).collect()
     })
+}
+
+/// Conditions that do not fit the tools of an agent, which its edges reported by name and `inputSchema`: the field, the tool and what is
+/// missing, for condition ResolvedRefs with reason UnknownArgument. At most 32 of them.
+pub fn misfits(policy: &Policy, tools: &[(&str, &serde_json::Value)]) -> Vec<Finding> {
+    let finding = |(rule, tool, misfit): (usize, &str, policy::when::Misfit)| Finding {
+        field: format!("spec.rules[{rule}].when"),
+        message: format!("for tool {tool}: {misfit}"),
+    };
+    policy.misfits(tools).take(MAX_MISFITS).map(finding).collect()
 }
 
 fn written(key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> PolicySpec {

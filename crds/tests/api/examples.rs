@@ -2,7 +2,7 @@
 
 use crds::core_v1::users::parse_users;
 use crds::manifest::{self, ObjectKey, Snapshot};
-use crds::policy::compile;
+use crds::policy::{compile, misfits};
 use crds::v1alpha1::{DigestAlgorithm, Durability, ListenerProtocol, OnFailover, OnOutage, StoreKind, TargetKind};
 use mcp_sip::policy::{Arguments, Policies, Policy, Principal, Request};
 use sha2::{Digest, Sha256};
@@ -157,4 +157,25 @@ fn the_examples_for_a_cluster_are_valid_there_and_refused_from_files() {
     for field in ["spec.backend.mcpHttp.serviceRef", "spec.network.advertise.from", "spec.allowedNamespaces.selector"] {
         assert!(from_files.iter().any(|problem| problem.field == field), "{field}: {from_files:#?}");
     }
+}
+
+#[test]
+fn a_condition_is_held_against_the_tools_that_edges_report() {
+    let objects =
+        manifest::parse([("tenant.yaml", fs::read(folder().join("kubernetes/tenant.yaml")).unwrap())]).objects;
+    let key = ObjectKey::new("acme", "billing-callers");
+    let policy = compile(&key, &objects.policies[&key].spec).unwrap();
+    let place = objects.policies[&key].spec.rules.iter().position(|rule| rule.when.is_some()).unwrap();
+    let found = |amount: &str, region: &str| {
+        let properties = serde_json::json!({"amount": {"type": amount}, region: {"type": "string"}});
+        let schema = serde_json::json!({"type": "object", "properties": properties});
+        let found = misfits(&policy, &[("refund.create", &schema), ("crm.lookup", &serde_json::json!({}))]);
+        found.into_iter().map(|finding| (finding.field, finding.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(found("number", "region"), []);
+    let field = || format!("spec.rules[{place}].when");
+    let missing = "for tool refund.create: the tool has no argument region".to_owned();
+    assert_eq!(found("number", "land"), [(field(), missing)]);
+    let [(at, wrong)] = &found("string", "region")[..] else { panic!("one") };
+    assert!(*at == field() && wrong.contains("fails for arguments that the tool takes"), "{wrong}");
 }

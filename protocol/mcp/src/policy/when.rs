@@ -112,6 +112,6 @@ impl When {
     /// # Errors
     /// It gives no boolean for them, or takes too long.
     pub fn holds(&self, args: &Value) -> Result<bool, Failure> {
-        evaluate::holds(&self.root, args)
+        evaluate::holds(&self.root, args, MAX_STEPS)
     }
 }

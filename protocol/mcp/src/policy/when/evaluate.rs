@@ -1,16 +1,16 @@
 //! The value of an expression for the arguments of one call.
 
+use super::Failure;
 use super::compile::{Arithmetic, Node, Order, Quantifier, Test};
 use super::value::Given;
-use super::{Failure, MAX_STEPS};
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// Octets of a text that `+` makes.
 const MAX_TEXT: usize = 65_536;
 
-pub(super) fn holds(root: &Node, args: &Value) -> Result<bool, Failure> {
-    let mut evaluation = Evaluation { args, budget: Budget(MAX_STEPS), variables: Vec::new() };
+pub(super) fn holds(root: &Node, args: &Value, steps: u32) -> Result<bool, Failure> {
+    let mut evaluation = Evaluation { args, budget: Budget(steps), variables: Vec::new() };
     let given = evaluation.value(root);
     // `||` and `&&` may pass over a failure, but not over this one.
     if evaluation.budget.0 == 0 {

@@ -1,6 +1,7 @@
 //! Whether a condition fits the tools that it is about: the arguments that it names are in a tool's `inputSchema`, and with values made
 //! from that schema it gives a boolean (kubernetes §6.2). A schema that says too little about what the condition names is no misfit.
 
+use super::evaluate::holds;
 use super::{Failure, When};
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,8 @@ const MAX_DEPTH: u8 = 16;
 const MAX_SCHEMAS: u64 = 4_096;
 /// Objects of trial values: each takes the next of every choice that the schema leaves (types, `enum`, `oneOf`, true and false).
 const TRIALS: usize = 4;
+/// Steps of one trial: there is one for each rule and tool, and what takes longer than this may still be done in time for a call.
+const TRIAL_STEPS: u32 = 2_000;
 
 /// Why a condition does not fit a tool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +39,10 @@ impl When {
         }
         for turn in 0..TRIALS {
             let Some(trial) = reader(turn).arguments(input_schema, self) else { continue };
-            self.holds(&trial).map_err(Misfit::Fails)?;
+            match holds(&self.root, &trial, TRIAL_STEPS) {
+                Ok(_) | Err(Failure::TooMuch) => {}
+                Err(failure) => return Err(Misfit::Fails(failure)),
+            }
         }
         Ok(())
     }
