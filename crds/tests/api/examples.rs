@@ -162,7 +162,7 @@ fn the_examples_for_a_cluster_are_valid_there_and_refused_from_files() {
 #[test]
 fn a_condition_is_held_against_the_tools_that_edges_report() {
     let objects =
-        manifest::parse([("tenant.yaml", fs::read(folder().join("kubernetes/tenant.yaml")).unwrap())]).objects;
+        manifest::parse([("tenant.yaml", fs::read(examples().join("kubernetes/tenant.yaml")).unwrap())]).objects;
     let key = ObjectKey::new("acme", "billing-callers");
     let policy = compile(&key, &objects.policies[&key].spec).unwrap();
     let place = objects.policies[&key].spec.rules.iter().position(|rule| rule.when.is_some()).unwrap();

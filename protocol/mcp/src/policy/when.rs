@@ -32,6 +32,7 @@ pub struct When {
     source: String,
     root: compile::Node,
     arguments: BTreeSet<String>,
+    texts: Vec<String>,
 }
 
 /// Why a condition is refused.
@@ -92,8 +93,8 @@ impl When {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn new(source: &str) -> Result<When, WhenError> {
-        let (root, arguments) = compile::compile(source)?;
-        Ok(When { source: source.to_owned(), root, arguments })
+        let compile::Compiled { root, arguments, texts } = compile::compile(source)?;
+        Ok(When { source: source.to_owned(), root, arguments, texts })
     }
 
     /// As it was written.

@@ -68,7 +68,16 @@ pub(super) enum Quantifier {
     ExistsOne,
 }
 
-pub(super) fn compile(source: &str) -> Result<(Node, BTreeSet<String>), WhenError> {
+/// A condition, and what it says of the arguments.
+pub(super) struct Compiled {
+    pub root: Node,
+    /// Names of arguments.
+    pub arguments: BTreeSet<String>,
+    /// Texts that it wrote, in order.
+    pub texts: Vec<String>,
+}
+
+pub(super) fn compile(source: &str) -> Result<Compiled, WhenError> {
     if source.len() > MAX_SOURCE {
         return Err(WhenError::TooLong(source.len()));
     }
@@ -85,7 +94,7 @@ pub(super) fn compile(source: &str) -> Result<(Node, BTreeSet<String>), WhenErro
         let place = |n: isize| usize::try_from(n).unwrap_or_default();
         WhenError::Syntax { line: place(line).max(1), column: place(column).saturating_add(1), message }
     })?;
-    let mut compiler = Compiler { arguments: BTreeSet::new(), scope: Vec::new(), depth: 0 };
+    let mut compiler = Compiler { arguments: BTreeSet::new(), texts: Vec::new(), scope: Vec::new(), depth: 0 };
     let root = compiler.node(&parsed)?;
     let never = matches!(
         root,
@@ -99,7 +108,10 @@ pub(super) fn compile(source: &str) -> Result<(Node, BTreeSet<String>), WhenErro
             | Node::Size(_)
             | Node::Arithmetic(..)
     );
-    if never { Err(WhenError::NotABoolean) } else { Ok((root, compiler.arguments)) }
+    if never {
+        return Err(WhenError::NotABoolean);
+    }
+    Ok(Compiled { root, arguments: compiler.arguments, texts: compiler.texts })
 }
 
 /// Counts what nests before the parser, which recurses, sees it. The parser's own limit cannot be used: where it strikes, its counter
@@ -127,6 +139,7 @@ fn repeats_a_sign(source: &str) -> bool {
 
 struct Compiler {
     arguments: BTreeSet<String>,
+    texts: Vec<String>,
     /// Names of the quantifiers' variables, the outermost first.
     scope: Vec<String>,
     /// Nodes around the one at hand.
@@ -147,7 +160,13 @@ impl Compiler {
 
     fn bare(&mut self, parsed: &IdedExpr) -> Result<Node, WhenError> {
         match &parsed.expr {
-            Expr::Literal(literal) => self::literal(literal),
+            Expr::Literal(literal) => {
+                let node = self::literal(literal)?;
+                if let Node::Text(text) = &node {
+                    self.texts.push(text.clone());
+                }
+                Ok(node)
+            }
             Expr::Ident(name) => match self.scope.iter().rposition(|variable| variable == name) {
                 Some(place) => Ok(Node::Variable(place)),
                 None if name == "args" => Ok(Node::Args),

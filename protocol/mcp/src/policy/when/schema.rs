@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 const MAX_DEPTH: u8 = 16;
 /// Schemas that are looked at for one object of trial values.
 const MAX_SCHEMAS: u64 = 4_096;
-/// Objects of trial values: each takes the next of every choice that the schema leaves (types, `enum`, `oneOf`, true and false).
-const TRIALS: usize = 4;
+/// Objects of trial values: each takes the next of every choice that the schema leaves (types, `enum`, `oneOf`, true and false), and of the
+/// texts that the condition itself names.
+const TRIALS: usize = 8;
 /// Steps of one trial: there is one for each rule and tool, and what takes longer than this may still be done in time for a call.
 const TRIAL_STEPS: u32 = 2_000;
 
@@ -31,7 +32,7 @@ impl When {
     /// # Errors
     /// It does not. The text names arguments and types, never a value.
     pub fn fits(&self, input_schema: &Value) -> Result<(), Misfit> {
-        let reader = |turn| Reader { root: input_schema, turn, left: MAX_SCHEMAS };
+        let reader = |turn| Reader { root: input_schema, texts: &self.texts, turn, left: MAX_SCHEMAS };
         let unknown = self.arguments().filter(|name| !reader(0).has(input_schema, name, 0));
         let unknown: Vec<String> = unknown.map(str::to_owned).collect();
         if !unknown.is_empty() {
@@ -51,6 +52,8 @@ impl When {
 /// Reads one schema, with one choice at every place where it leaves some.
 struct Reader<'a> {
     root: &'a Value,
+    /// What a text may be, besides another one.
+    texts: &'a [String],
     turn: usize,
     /// Schemas that may still be looked at.
     left: u64,
@@ -127,7 +130,11 @@ impl<'a> Reader<'a> {
                 first("minimum").filter(|least| least.is_i64() || least.is_u64()).cloned().unwrap_or_else(|| json!(1))
             }
             "number" => first("minimum").filter(|least| least.is_number()).cloned().unwrap_or_else(|| json!(1.5)),
-            "string" => json!("a"),
+            "string" => {
+                let own =
+                    self.turn.checked_rem(self.texts.len() + 1).and_then(|turn| self.texts.get(turn.checked_sub(1)?));
+                json!(own.map_or("a", String::as_str))
+            }
             "array" => {
                 let items = parts.iter().find_map(|part| part.get("items").or_else(|| part.get("prefixItems")?.get(0)));
                 let item = self.value(items?, depth + 1)?;
