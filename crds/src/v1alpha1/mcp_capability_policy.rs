@@ -150,7 +150,8 @@ pub struct PolicyRule {
     /// What happens when the rule matches.
     pub action: Action,
 
-    /// How often and how many at once a caller may make the calls that this Allow rule is about, whichever rule lets them through.
+    /// How often and how many at once a caller may make the calls that this Allow rule is about, whichever rule lets them through; each core
+    /// of each edge counts for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<RuleLimits>,
 
