@@ -176,6 +176,7 @@ fn a_condition_is_held_against_the_tools_that_edges_report() {
     let field = || format!("spec.rules[{place}].when");
     let missing = "for tool refund.create: the tool has no argument region".to_owned();
     assert_eq!(found("number", "land"), [(field(), missing)]);
-    let [(at, wrong)] = &found("string", "region")[..] else { panic!("one") };
-    assert!(*at == field() && wrong.contains("fails for arguments that the tool takes"), "{wrong}");
+    let wrong = found("string", "region");
+    let [(at, message)] = &wrong[..] else { panic!("{wrong:?}") };
+    assert!(*at == field() && message.contains("fails for arguments that the tool takes"), "{message}");
 }
