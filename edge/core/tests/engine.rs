@@ -8,6 +8,7 @@ mod engine {
     mod doubt;
     mod eras;
     mod failover;
+    mod in_flight;
     mod lease;
     mod legacy;
     mod limits;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use edge_core::config::{Config, DeclaredTool, Failovers, OnFailover, ToolEffect};
+use edge_core::config::{Config, DeclaredTool, ToolEffect};
 use edge_core::effect::{BackendAction, BackendCall};
 use edge_core::engine::{DeliveryOutcome, Inbound, Leg, Verdict, Written};
 use edge_core::input::{BackendEvent, BackendFailure, BackendId};
@@ -14,7 +14,7 @@ use sip_proto::time::Mono;
 use super::rig::*;
 
 /// `echo` reads, `set` is idempotent, `deploy` is neither.
-fn tools() -> Config {
+pub(super) fn tools() -> Config {
     let mut agents = Vec::new();
     for (user, revisions) in [("both", &[MODERN, LEGACY][..]), ("modern", &[MODERN]), ("legacy", &[LEGACY])] {
         let mut agent = agent(user, revisions);
@@ -88,7 +88,7 @@ fn backend(rig: &mut Rig, fate: &mut Fate) {
     }
 }
 
-fn write(rig: &mut Rig, leg: &Arc<Leg>, body: &Value) -> (edge_core::engine::Ticket, StoreOp) {
+pub(super) fn write(rig: &mut Rig, leg: &Arc<Leg>, body: &Value) -> (edge_core::engine::Ticket, StoreOp) {
     let inbound = Inbound {
         leg: leg.clone(),
         exchange: Some(header(X)),
@@ -361,82 +361,6 @@ fn what_is_not_declared_safe_any_more_is_not_replayed() {
     heir.assert_empty();
 }
 
-/// The same agents, whose calls in flight have that fate; `tool` is named by itself, the others go by the default.
-fn with_failover(default: OnFailover, tool: Option<(&str, OnFailover)>) -> Config {
-    let mut config = tools();
-    for agent in config.agents.values_mut() {
-        let tools = tool.iter().map(|(name, fate)| ((*name).to_owned(), *fate)).collect();
-        let mut new = (**agent).clone();
-        new.on_failover = Failovers { default, tools };
-        *agent = Arc::new(new);
-    }
-    config
-}
-
-/// A call of `echo`, which is declared safe, dies with its edge: what the heir runs, and what it tells.
-fn dies_with(config: Config) -> (usize, Option<(i64, Value)>) {
-    let mut rig = Rig::new(config);
-    rig.has_dialogs = true;
-    let leg = rig.dialog("modern");
-    rig.stored_dialog(&leg);
-    rig.send(&leg, Some(X), &call(7, "echo"));
-    rig.one_call();
-    let (mut heir, adopted) = rig.die();
-    assert_eq!(adopted, 1);
-    let runs = heir.new_calls().len();
-    (runs, (runs == 0).then(|| heir.one_error()))
-}
-
-#[test]
-fn what_is_safe_and_fails_retryable_runs_once_and_its_caller_may_try_again() {
-    let told = Some((-31001, json!({"retry": true, "executed": "unknown"})));
-    assert_eq!(dies_with(tools()), (1, None), "Replay is the default");
-    assert_eq!(dies_with(with_failover(OnFailover::FailRetryable, None)), (0, told.clone()));
-    let named = |default, fate| dies_with(with_failover(default, Some(("echo", fate))));
-    assert_eq!(named(OnFailover::Replay, OnFailover::FailRetryable), (0, told.clone()), "a tool by itself");
-    assert_eq!(named(OnFailover::FailRetryable, OnFailover::Replay), (1, None), "and the other way round");
-    assert_eq!(named(OnFailover::Replay, OnFailover::TaskOnly), (0, told), "a call without a task fails");
-}
-
-#[test]
-fn what_fails_retryable_is_not_in_the_journal_and_a_repetition_gets_what_is_kept() {
-    let mut rig = Rig::new(with_failover(OnFailover::FailRetryable, None));
-    rig.has_dialogs = true;
-    let leg = rig.dialog("modern");
-    rig.stored_dialog(&leg);
-    let (ticket, operation) = write(&mut rig, &leg, &call(1, "echo"));
-    let StoreOp::OpenExchange { open, .. } = operation else { panic!() };
-    assert_eq!((open.entry.repeatable, open.entry.request), (false, None));
-    rig.engine.abandon(ticket);
-    // A method that is no tool call runs again all the same.
-    let (ticket, operation) = write(&mut rig, &leg, &modern(1, "prompts/get", json!({"name": "greet"})));
-    let StoreOp::OpenExchange { open, .. } = operation else { panic!() };
-    assert!(open.entry.repeatable);
-    rig.engine.abandon(ticket);
-
-    rig.send(&leg, Some(X), &call(7, "echo"));
-    let (id, _) = rig.one_call();
-    rig.answer(id, &result(7, "done"));
-    assert_eq!(rig.one_delivery().1, result(7, "done"));
-    rig.send(&leg, Some(X), &call(7, "echo"));
-    assert_eq!(rig.one_delivery().1, result(7, "done"));
-    assert!(rig.new_calls().is_empty(), "nothing runs a second time");
-}
-
-#[test]
-fn a_stream_is_not_asked_for_where_only_a_task_may_go_on() {
-    let mut rig = Rig::new(with_failover(OnFailover::TaskOnly, None));
-    rig.has_dialogs = true;
-    let leg = rig.dialog("legacy");
-    let id = legacy_deploy(&mut rig, &leg);
-    event(&mut rig, id, &log("step"), "e0");
-    rig.new_deliveries();
-    let (mut heir, adopted) = rig.die();
-    assert_eq!(adopted, 1);
-    assert_eq!(of_heir(&mut heir), None);
-    assert_eq!(heir.one_error(), (-31001, json!({"retry": false, "executed": "unknown"})));
-}
-
 #[test]
 fn an_agent_that_left_the_configuration_is_no_reason_for_silence() {
     let mut rig = edge();
@@ -478,7 +402,7 @@ fn the_request_lies_in_the_journal_only_where_it_may_be_sent_again() {
 // --- resumed ---
 
 /// A legacy session in which `deploy` runs; its stream and the call.
-fn legacy_deploy(rig: &mut Rig, leg: &Arc<Leg>) -> BackendId {
+pub(super) fn legacy_deploy(rig: &mut Rig, leg: &Arc<Leg>) -> BackendId {
     rig.stored_dialog(leg);
     rig.initialize(leg, true);
     rig.send(leg, Some(X), &legacy_call(7, "deploy"));
@@ -488,16 +412,16 @@ fn legacy_deploy(rig: &mut Rig, leg: &Arc<Leg>) -> BackendId {
     id
 }
 
-fn event(rig: &mut Rig, id: BackendId, body: &Value, event: &str) {
+pub(super) fn event(rig: &mut Rig, id: BackendId, body: &Value, event: &str) {
     rig.event(id, BackendEvent::Message { body: body.to_string().into(), event_id: Some(event.into()) });
 }
 
-fn log(text: &str) -> Value {
+pub(super) fn log(text: &str) -> Value {
     json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": text}})
 }
 
 /// The calls of an heir: the session's own stream, and what it does for the exchange.
-fn of_heir(heir: &mut Rig) -> Option<(BackendId, BackendCall)> {
+pub(super) fn of_heir(heir: &mut Rig) -> Option<(BackendId, BackendCall)> {
     let mut calls = heir.new_calls();
     let own = BackendAction::Listen { last_event_id: None };
     calls.retain(|(_, call)| call.action != own);
