@@ -3,7 +3,7 @@
 //! Pure: [`Index::apply`], [`Index::delete`] and [`Index::reset`] take what a watch says, [`Index::view`] judges everything by the rules of
 //! `crds`. In whatever order the kinds arrive, the same objects give the same view.
 //!
-//! Secrets, ConfigMaps and namespaces are kept only while an object names them, so an operator holds no secret that nobody uses. What becomes
+//! Secrets and ConfigMaps are kept only while an object names them, so an operator holds no secret that nobody uses. What becomes
 //! named and is not there yet is listed by [`Index::fetches`]: the caller gets it from the API server and applies it.
 
 mod entry;
@@ -14,7 +14,7 @@ mod view;
 use crate::key::{Key, Kind};
 use crds::core_v1::{ConfigMap, Secret};
 use crds::manifest::ObjectKey;
-use crds::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
+use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -37,6 +37,8 @@ pub const MAX_AGENTS: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
 pub const MAX_POLICIES: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
 pub const MAX_SECRETS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
 pub const MAX_CONFIG_MAPS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
+/// Namespaces whose labels are known. One beyond counts as having its name for its only label.
+pub const MAX_NAMESPACES: usize = 16_384;
 /// Objects that could not be read, of all kinds together. With one more nothing is told to any edge as complete, so nothing is taken away.
 pub const MAX_UNREADABLE: usize = 16_384;
 
@@ -50,6 +52,8 @@ pub enum Object {
     Policy(Box<McpCapabilityPolicy>),
     Secret(core::Secret),
     ConfigMap(core::ConfigMap),
+    /// Only its labels are kept.
+    Namespace(core::Namespace),
     /// It does not fit its type; only its name is known.
     Unreadable(Key, Unreadable),
 }
@@ -82,6 +86,8 @@ pub struct Index {
     policies: Shelf<McpCapabilityPolicy>,
     secrets: Shelf<Secret>,
     config_maps: Shelf<ConfigMap>,
+    /// Labels, by name.
+    namespaces: BTreeMap<String, Labels>,
     unreadable: BTreeMap<Key, Unreadable>,
     references: References,
     fetches: BTreeSet<Key>,
@@ -101,6 +107,7 @@ impl Default for Index {
             policies: Shelf::new(MAX_POLICIES),
             secrets: Shelf::new(MAX_SECRETS),
             config_maps: Shelf::new(MAX_CONFIG_MAPS),
+            namespaces: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             references: References::default(),
             fetches: BTreeSet::new(),
@@ -122,6 +129,7 @@ impl Object {
             Object::Policy(object) => Key::new(Kind::McpCapabilityPolicy, key_of(&object.metadata)),
             Object::Secret(object) => Key::new(Kind::Secret, key_of(&object.metadata)),
             Object::ConfigMap(object) => Key::new(Kind::ConfigMap, key_of(&object.metadata)),
+            Object::Namespace(object) => Key::of(Kind::Namespace, "", key_of(&object.metadata).name),
             Object::Unreadable(key, _) => key.clone(),
         }
     }
@@ -129,8 +137,14 @@ impl Object {
 
 impl Index {
     /// Kinds that must be complete before any edge is told that it has everything.
-    const NEEDED: [Kind; 5] =
-        [Kind::SipEdge, Kind::SessionStore, Kind::SipDomain, Kind::McpAgent, Kind::McpCapabilityPolicy];
+    const NEEDED: [Kind; 6] = [
+        Kind::Namespace,
+        Kind::SipEdge,
+        Kind::SessionStore,
+        Kind::SipDomain,
+        Kind::McpAgent,
+        Kind::McpCapabilityPolicy,
+    ];
 
     /// Takes a new or changed object.
     ///
@@ -145,6 +159,9 @@ impl Index {
         let at = &key.object;
         let (put, names) = match object {
             Object::Unreadable(key, why) => return Ok(self.unreadable(key, why)),
+            Object::Namespace(object) => {
+                return self.namespace(key.object.name, object.metadata.labels.unwrap_or_default());
+            }
             Object::Edge(object) => {
                 let names = references::of_edge(at, &object);
                 let entry = custom(&key, &object.metadata, &object.spec, validate::edge(&object.spec));
@@ -295,7 +312,8 @@ impl Index {
             Kind::McpCapabilityPolicy => keys(kind, &self.policies),
             Kind::Secret => keys(kind, &self.secrets),
             Kind::ConfigMap => keys(kind, &self.config_maps),
-            Kind::Namespace | Kind::Endpoints => BTreeSet::new(),
+            Kind::Namespace => self.namespaces.keys().map(|name| Key::of(kind, "", &**name)).collect(),
+            Kind::Endpoints => BTreeSet::new(),
         };
         keys.extend(self.unreadable.keys().filter(|key| key.kind == kind).cloned());
         keys
@@ -384,6 +402,17 @@ impl Index {
         self.changed()
     }
 
+    fn namespace(&mut self, name: String, labels: Labels) -> Result<Applied, Full> {
+        if self.namespaces.get(&name) == Some(&labels) {
+            return Ok(Applied::Unchanged);
+        }
+        if self.namespaces.len() >= MAX_NAMESPACES && !self.namespaces.contains_key(&name) {
+            return Err(Full::Objects(MAX_NAMESPACES));
+        }
+        self.namespaces.insert(name, labels);
+        Ok(self.changed())
+    }
+
     fn forget(&mut self, key: &Key) -> bool {
         let unreadable = self.unreadable.remove(key).is_some();
         let there = self.remove(key);
@@ -401,7 +430,8 @@ impl Index {
             Kind::McpCapabilityPolicy => self.policies.remove(at),
             Kind::Secret => self.secrets.remove(at),
             Kind::ConfigMap => self.config_maps.remove(at),
-            Kind::Namespace | Kind::Endpoints => false,
+            Kind::Namespace => self.namespaces.remove(&at.name).is_some(),
+            Kind::Endpoints => false,
         }
     }
 

@@ -54,6 +54,11 @@ pub fn tls_edge(name: &str, version: u64, certificate: &str) -> Object {
     Object::Edge(custom("SipEdge", "system", name, version, json!({"network": network, "listeners": [listener]})))
 }
 
+pub fn store(name: &str, version: u64) -> Object {
+    let redis = json!({"topology": "Single", "addresses": ["redis:6379"]});
+    Object::Store(custom("SessionStore", "system", name, version, json!({"redis": redis})))
+}
+
 pub fn domain(name: &str, version: u64) -> Object {
     Object::Domain(custom("SipDomain", "", name, version, json!({"domain": format!("{name}.example")})))
 }

@@ -103,6 +103,7 @@ pub(super) fn of_domain(domain: &SipDomain) -> BTreeSet<Key> {
 pub(super) fn of_agent(key: &ObjectKey, agent: &McpAgent) -> BTreeSet<Key> {
     let near = |kind, name: &str| Key::of(kind, &*key.namespace, name);
     let mut names = BTreeSet::from([Key::of(Kind::SipDomain, "", &*agent.spec.address.domain_ref.name)]);
+    names.extend(agent.spec.parent_refs.iter().map(|parent| Key::new(Kind::SipEdge, parent.key(&key.namespace))));
     if let Some(BackendKind::McpHttp(http)) = agent.spec.backend.kind() {
         names.extend(http.tls.iter().map(|tls| near(Kind::ConfigMap, &tls.ca_bundle_ref.name)));
         names.extend(http.credential_ref.iter().map(|reference| near(Kind::Secret, &reference.name)));

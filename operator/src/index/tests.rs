@@ -1,6 +1,7 @@
 use super::*;
 use crate::plan::delta::wanted;
 use crate::testing::{agent, broken_policy, config_map, domain, edge, index, key, policy, secret, serve, tls_edge};
+use crds::v1alpha1::Reason;
 use proptest::prelude::*;
 
 fn told(index: &Index, name: &str) -> Vec<String> {
@@ -65,8 +66,8 @@ fn what_was_broken_later_fails_closed_in_its_own_scope_and_heals() {
 
     index.delete(&key(Kind::Secret, "token"), None);
     assert_eq!(agents(&index), 1, "the agent without its credential is closed, the other goes on");
-    let problem = index.view().problems_of(&key(Kind::McpAgent, "a")).next().unwrap();
-    assert_eq!(problem.field, "spec.backend.mcpHttp.credentialRef");
+    let verdict = &index.view().verdicts_of(&key(Kind::McpAgent, "a"))[0];
+    assert_eq!((verdict.reason, &*verdict.field), (Reason::SecretNotFound, "spec.backend.mcpHttp.credentialRef"));
     index.apply(secret("token", 2, "token", "t")).unwrap();
     assert_eq!(agents(&index), 2);
 

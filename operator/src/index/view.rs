@@ -2,11 +2,11 @@
 
 use super::{Index, References};
 use crate::key::{Key, Kind};
-use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
+use crds::manifest::{ObjectKey, Origin, Snapshot, Sourced};
 use crds::v1alpha1::TargetKind;
-use crds::validate::references::{RefusedPolicy, settle};
-use std::collections::BTreeSet;
-use std::path::Path;
+use crds::validate::Verdict;
+use crds::validate::references::{RefusedPolicy, judge};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The objects that stand, and what is wrong with the others.
@@ -16,28 +16,43 @@ pub struct View {
     pub objects: Snapshot,
     /// Every object that keeps the rules of its own kind.
     written: Snapshot,
-    problems: Vec<Problem>,
+    verdicts: BTreeMap<Key, Vec<Verdict>>,
 }
 
 impl View {
     pub(super) fn new(index: &Index) -> View {
         let written = written(index);
         let mut objects = written.clone();
-        let problems = settle(&mut objects, &refused(index));
-        View { objects, written, problems }
+        let mut verdicts = BTreeMap::<Key, Vec<Verdict>>::new();
+        for verdict in judge(&mut objects, &refused(index)) {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == verdict.object.kind);
+            if let Some(kind) = kind {
+                verdicts.entry(Key::new(kind, verdict.object.key.clone())).or_default().push(verdict);
+            }
+        }
+        View { objects, written, verdicts }
     }
 
-    /// Broken rules between objects, of one object.
-    pub fn problems_of(&self, key: &Key) -> impl Iterator<Item = &Problem> {
-        let name = key.to_string();
-        self.problems.iter().filter(move |problem| problem.file == Path::new(&name))
+    /// Broken rules between objects, of one object, in the order in which they were found.
+    #[must_use]
+    pub fn verdicts_of(&self, key: &Key) -> &[Verdict] {
+        self.verdicts.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The listeners of a SipEdge at which an agent answers.
+    #[must_use]
+    pub fn listeners_of(&self, agent: &ObjectKey, edge: &ObjectKey) -> BTreeSet<String> {
+        match (self.objects.agents.get(agent), self.objects.edges.get(edge)) {
+            (Some(object), Some(serving)) => self.objects.listeners_of(agent, object, edge, serving),
+            _ => BTreeSet::new(),
+        }
     }
 
     /// What one SipEdge is told: itself, its store, the agents that it serves and what these need. The SipEdge and its store are there even
     /// where they were refused, so that the edge says what is wrong with them; everything else only where it stands.
     #[must_use]
     pub fn snapshot(&self, index: &Index, edge: &ObjectKey) -> Snapshot {
-        let mut told = Snapshot::default();
+        let mut told = Snapshot { chosen: true, ..Snapshot::default() };
         let Some(object) = self.written.edges.get(edge) else { return told };
         told.edges.insert(edge.clone(), object.clone());
         let mut names: BTreeSet<&Key> = index.references.named_by(&Key::new(Kind::SipEdge, edge.clone())).collect();
@@ -50,7 +65,7 @@ impl View {
             let domain = &agent.spec.address.domain_ref.name;
             let Some((name, object)) = self.objects.domains.get_key_value(domain) else { continue };
             // Until the domain has its number no edge can make a token for it.
-            if index.tenant(&object.spec.domain).is_none() || !serves(&self.objects, edge) {
+            if index.tenant(&object.spec.domain).is_none() || self.listeners_of(key, edge).is_empty() {
                 continue;
             }
             told.agents.insert(key.clone(), agent.clone());
@@ -90,36 +105,25 @@ fn copy<T>(from: &Objects<T>, key: &ObjectKey, into: &mut Objects<T>) {
     into.extend(from.get(key).map(|object| (key.clone(), object.clone())));
 }
 
-/// Every edge that stands serves every agent.
-fn serves(objects: &Snapshot, edge: &ObjectKey) -> bool {
-    objects.edges.contains_key(edge)
-}
-
-/// The origin names the object, so that a problem can be told to whom it belongs.
-fn origin(key: &Key) -> Arc<Origin> {
-    let mut origin = Origin::default();
-    origin.file = key.to_string().into();
-    Arc::new(origin)
-}
-
 fn written(index: &Index) -> Snapshot {
-    let mut written = Snapshot::default();
+    let mut written = Snapshot { namespaces: index.namespaces.clone(), ..Snapshot::default() };
+    let api = Arc::new(Origin::api());
     macro_rules! take {
-        ($kind:ident, $shelf:ident, $into:ident) => {
+        ($shelf:ident, $into:ident) => {
             for (key, entry) in index.$shelf.iter().filter(|(_, entry)| entry.findings.is_empty()) {
-                let origin = origin(&Key::new(Kind::$kind, key.clone()));
+                let origin = api.clone();
                 written.$into.insert(key.clone(), Sourced { object: entry.object.clone(), origin });
             }
         };
     }
-    take!(SipEdge, edges, edges);
-    take!(SessionStore, stores, stores);
-    take!(McpAgent, agents, agents);
-    take!(McpCapabilityPolicy, policies, policies);
-    take!(Secret, secrets, secrets);
-    take!(ConfigMap, config_maps, config_maps);
+    take!(edges, edges);
+    take!(stores, stores);
+    take!(agents, agents);
+    take!(policies, policies);
+    take!(secrets, secrets);
+    take!(config_maps, config_maps);
     for (key, entry) in index.domains.iter().filter(|(_, entry)| entry.findings.is_empty()) {
-        let origin = origin(&Key::new(Kind::SipDomain, key.clone()));
+        let origin = api.clone();
         written.domains.insert(key.name.clone(), Sourced { object: entry.object.clone(), origin });
     }
     written
@@ -137,7 +141,7 @@ fn refused(index: &Index) -> Vec<RefusedPolicy> {
     broken
         .chain(unreadable)
         .map(|(key, targets): (Key, Option<Vec<(TargetKind, String)>>)| RefusedPolicy {
-            origin: origin(&key),
+            origin: Arc::new(Origin::api()),
             key: Some(key.object),
             targets,
         })

@@ -1,0 +1,103 @@
+//! The edges that run, as their streams and their reports show them.
+
+use crate::key::{Key, Kind};
+use crate::plan::delta::Session;
+use crds::manifest::ObjectKey;
+use edge_api::control::{AgentReport, DrainReport, DrainState, Registration, Report, StoreHealth, ToolList};
+use std::collections::BTreeMap;
+
+/// Tools of one agent that are remembered.
+pub const MAX_TOOLS: usize = 256;
+/// Entries of one report.
+pub const MAX_REPORTED: usize = 1024;
+
+/// Every SipEdge with its edges.
+pub type Fleets = BTreeMap<ObjectKey, Fleet>;
+
+/// The edges of one SipEdge.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// Pods that should be there.
+    pub desired: u32,
+    /// Pods that are there.
+    pub replicas: u32,
+    /// Pods that are ready.
+    pub ready: u32,
+    /// Label selector of the pods.
+    pub selector: Option<String>,
+    /// Where peers reach them.
+    pub addresses: Vec<String>,
+    /// Edges with a stream, by the name of the pod.
+    pub edges: BTreeMap<String, Edge>,
+}
+
+/// One edge with a stream.
+#[derive(Debug, Default)]
+pub struct Edge {
+    pub session: Session,
+    pub agents: BTreeMap<ObjectKey, AgentState>,
+    pub sessions: u32,
+    pub in_flight: u32,
+    pub store: Option<StoreHealth>,
+    pub drain: Option<DrainReport>,
+}
+
+/// One agent as an edge last reported it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentState {
+    pub registration: Registration,
+    pub bindings: u32,
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub next_expiry: Option<i64>,
+    pub sessions: u32,
+    pub in_flight: u32,
+    pub tools: Option<ToolList>,
+}
+
+impl Edge {
+    /// Takes in a report. What it says about agents that the edge was not told of is left out, so memory is bounded by what it was told.
+    pub fn report(&mut self, report: Report) {
+        let Report { agents, sessions, in_flight, store, drain } = report;
+        for agent in agents.into_iter().take(MAX_REPORTED) {
+            let Some(key) = agent.agent.as_ref().and_then(Key::from_message) else { continue };
+            if key.kind != Kind::McpAgent || agent.gone || self.session.verdict(&key).is_none() {
+                self.agents.remove(&key.object);
+                continue;
+            }
+            self.agents.entry(key.object).or_default().take(agent);
+        }
+        let Edge { session, agents, .. } = self;
+        agents.retain(|key, _| session.verdict(&Key::new(Kind::McpAgent, key.clone())).is_some());
+        self.sessions = sessions;
+        self.in_flight = in_flight;
+        self.store = store.or(self.store.take());
+        self.drain = drain.or(self.drain.take());
+    }
+
+    /// True from the settling on.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        let state = self.drain.as_ref().map(DrainReport::state);
+        matches!(state, Some(DrainState::Settling | DrainState::Draining | DrainState::Drained))
+    }
+
+    /// True where nothing is left on it.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.state() == DrainState::Drained)
+    }
+}
+
+impl AgentState {
+    fn take(&mut self, report: AgentReport) {
+        self.registration = report.registration();
+        self.bindings = report.bindings;
+        self.next_expiry = report.next_expiry;
+        self.sessions = report.sessions;
+        self.in_flight = report.in_flight;
+        if let Some(mut tools) = report.tools {
+            tools.tools.truncate(MAX_TOOLS);
+            self.tools = Some(tools);
+        }
+    }
+}
