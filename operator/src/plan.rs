@@ -4,3 +4,4 @@ pub mod delta;
 pub mod fleet;
 pub mod rollout;
 pub mod status;
+pub mod workload;

@@ -146,7 +146,7 @@ fn durable(scene: &Scene<'_>, key: &ObjectKey, reports: &[&StoreHealth]) -> Said
     let classes =
         wanted.filter(|key| key.kind == Kind::SipDomain).filter_map(|key| scene.index.domain(&key.object.name));
     let needs_fsync = classes.map(|entry| entry.object.spec.durability).any(|class| class == Durability::Fsync);
-    let can = reports.iter().filter_map(|health| health.durability.is_some().then(|| health.durability())).min();
+    let can = reports.iter().filter(|health| health.durability.is_some()).map(|health| health.durability()).min();
     match can {
         None => Said::unknown(type_, Reason::Unknown, "no edge has reported what the store keeps"),
         Some(control::Durability::Fsync) => Said::yes(type_),
