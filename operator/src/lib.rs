@@ -6,6 +6,7 @@
 //!   scale-down ([`plan::rollout`]).
 #![forbid(unsafe_code)]
 
+pub mod board;
 pub mod index;
 pub mod key;
 pub mod plan;
