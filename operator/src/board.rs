@@ -4,6 +4,7 @@
 use crate::index::Index;
 use crate::plan::delta::Wants;
 use crate::plan::fleet::Fleets;
+use crate::serve::streams::Streams;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -21,11 +22,12 @@ pub struct State {
 pub struct Board {
     state: Mutex<State>,
     revision: watch::Sender<u64>,
+    streams: Streams,
 }
 
 impl Default for Board {
     fn default() -> Self {
-        Board { state: Mutex::default(), revision: watch::Sender::new(0) }
+        Board { state: Mutex::default(), revision: watch::Sender::new(0), streams: Streams::default() }
     }
 }
 
@@ -42,6 +44,12 @@ impl Board {
         // A panic under the lock ended its task, and with it the process; what is left is read at most once more, to say so.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut state)
+    }
+
+    /// The edges that are attached here, to ask them.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Changes with every [`Board::change`]; many changes between two looks are one.

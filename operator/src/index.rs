@@ -94,6 +94,7 @@ pub struct Index {
     synced: BTreeSet<Kind>,
     /// Numbers of the tenants by domain name, lower case.
     tenants: BTreeMap<String, u16>,
+    revision: u64,
     view: OnceLock<View>,
 }
 
@@ -113,6 +114,7 @@ impl Default for Index {
             fetches: BTreeSet::new(),
             synced: BTreeSet::new(),
             tenants: BTreeMap::new(),
+            revision: 0,
             view: OnceLock::new(),
         }
     }
@@ -265,6 +267,12 @@ impl Index {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         Self::NEEDED.iter().all(|kind| self.synced.contains(kind)) && self.fetches.is_empty()
+    }
+
+    /// Rises with every change of what anybody is told of.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// True where an object of the kind was turned away since the last [`Index::reset`]: once there is room the kind must be listed again.
@@ -448,6 +456,7 @@ impl Index {
 
     fn changed(&mut self) -> Applied {
         self.view = OnceLock::new();
+        self.revision += 1;
         Applied::Changed
     }
 }

@@ -53,12 +53,14 @@ pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
 #[derive(Debug, Default)]
 pub struct Wants {
     by_edge: BTreeMap<ObjectKey, Arc<Wanted>>,
+    complete: bool,
 }
 
 impl Wants {
     /// Takes in what changed in the index. Returns the SipEdges whose edges have to be told something, those that are gone included. To be
     /// called once for many changes: it looks at everything.
     pub fn update(&mut self, index: &Index) -> BTreeSet<ObjectKey> {
+        self.complete = index.is_complete();
         let edges: BTreeSet<ObjectKey> = index.keys(Kind::SipEdge).into_iter().map(|key| key.object).collect();
         let mut touched: BTreeSet<ObjectKey> =
             self.by_edge.keys().filter(|edge| !edges.contains(edge)).cloned().collect();
@@ -77,6 +79,12 @@ impl Wants {
     #[must_use]
     pub fn of(&self, edge: &ObjectKey) -> Option<&Arc<Wanted>> {
         self.by_edge.get(edge)
+    }
+
+    /// True where the index knew everything at the last [`Wants::update`]: what is wanted is all that there is.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 }
 

@@ -29,11 +29,26 @@ pub struct Fleet {
     pub addresses: Vec<String>,
     /// Edges with a stream, by the name of the pod.
     pub edges: BTreeMap<String, Edge>,
+    /// Pods that are to drain, by name. What stands here is said to the pod on each of its streams; what is taken away is taken back there.
+    pub drains: BTreeMap<String, DrainOrder>,
+}
+
+/// Why and how long a pod drains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainOrder {
+    /// Seconds until everything must be gone, from the moment when the edge hears of it; 1 to 86400.
+    pub deadline_s: u32,
+    /// For logs and reports.
+    pub reason: String,
 }
 
 /// One edge with a stream.
 #[derive(Debug, Default)]
 pub struct Edge {
+    /// Which of the streams of this process feeds it.
+    pub stream: u64,
+    /// The life of the edge's process, as its Hello said; 0: it had taken none.
+    pub epoch: u64,
     pub session: Session,
     pub agents: BTreeMap<ObjectKey, AgentState>,
     pub sessions: u32,
@@ -56,22 +71,36 @@ pub struct AgentState {
 
 impl Edge {
     /// Takes in a report. What it says about agents that the edge was not told of is left out, so memory is bounded by what it was told.
-    pub fn report(&mut self, report: Report) {
+    /// True: something else than a counter changed.
+    pub fn report(&mut self, report: Report) -> bool {
         let Report { agents, sessions, in_flight, store, drain } = report;
+        let mut told = false;
         for agent in agents.into_iter().take(MAX_REPORTED) {
             let Some(key) = agent.agent.as_ref().and_then(Key::from_message) else { continue };
             if key.kind != Kind::McpAgent || agent.gone || self.session.verdict(&key).is_none() {
-                self.agents.remove(&key.object);
+                told |= self.agents.remove(&key.object).is_some();
                 continue;
             }
-            self.agents.entry(key.object).or_default().take(agent);
+            told |= !self.agents.contains_key(&key.object);
+            told |= self.agents.entry(key.object).or_default().take(agent);
         }
         let Edge { session, agents, .. } = self;
+        let before = agents.len();
         agents.retain(|key, _| session.verdict(&Key::new(Kind::McpAgent, key.clone())).is_some());
+        told |= agents.len() != before;
         self.sessions = sessions;
         self.in_flight = in_flight;
-        self.store = store.or(self.store.take());
-        self.drain = drain.or(self.drain.take());
+        if let Some(store) = store {
+            // Its latency is a counter like the others.
+            let is = |health: &StoreHealth| StoreHealth { latency_us: 0, ..health.clone() };
+            told |= self.store.as_ref().map(is) != Some(is(&store));
+            self.store = Some(store);
+        }
+        if let Some(drain) = drain {
+            told |= self.drain.as_ref().map(DrainReport::state) != Some(drain.state());
+            self.drain = Some(drain);
+        }
+        told
     }
 
     /// True from the settling on.
@@ -89,7 +118,8 @@ impl Edge {
 }
 
 impl AgentState {
-    fn take(&mut self, report: AgentReport) {
+    fn take(&mut self, report: AgentReport) -> bool {
+        let mut told = self.registration != report.registration() || (self.bindings == 0) != (report.bindings == 0);
         self.registration = report.registration();
         self.bindings = report.bindings;
         self.next_expiry = report.next_expiry;
@@ -97,7 +127,9 @@ impl AgentState {
         self.in_flight = report.in_flight;
         if let Some(mut tools) = report.tools {
             tools.tools.truncate(MAX_TOOLS);
+            told |= self.tools.as_ref() != Some(&tools);
             self.tools = Some(tools);
         }
+        told
     }
 }

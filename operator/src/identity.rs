@@ -1,0 +1,55 @@
+//! Who an edge is on the control stream and in the mesh: what its certificate names.
+
+use crds::manifest::ObjectKey;
+use std::fmt;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use webpki::EndEntityCert;
+
+/// Trust domain, namespace and pod. What SPIFFE-aware peers read.
+const SPIFFE: &str = "spiffe://sipmcp/";
+/// Namespace and name of the SipEdge that the pod belongs to.
+const FLEET: &str = "urn:sipmcp:sipedge:";
+/// The edge id in the mesh, `POD.NAMESPACE`: pods of two namespaces may have one name, and one authority issues for both.
+const MESH: &str = "urn:sipmcp:edge:";
+
+/// One pod of a SipEdge. Both stand in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub edge: ObjectKey,
+    pub pod: String,
+}
+
+impl Identity {
+    /// `namespace/pod`, as the contract has it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.edge.namespace, self.pod)
+    }
+
+    /// The URIs of its certificate.
+    #[must_use]
+    pub fn uris(&self) -> [String; 3] {
+        let Identity { edge: ObjectKey { namespace, .. }, pod } = self;
+        [format!("{SPIFFE}{namespace}/{pod}"), format!("{FLEET}{}", self.edge), format!("{MESH}{pod}.{namespace}")]
+    }
+
+    /// Whom a certificate names that this authority issued. `None`: no edge.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = EndEntityCert::try_from(certificate).ok()?;
+        let mut uris = certificate.valid_uri_names();
+        let fleet = uris.find_map(|uri| uri.strip_prefix(FLEET))?;
+        let (namespace, name) = fleet.split_once('/')?;
+        let pod = certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(SPIFFE)?.split_once('/'));
+        let (of, pod) = pod?;
+        let names = [namespace, name, pod];
+        (of == namespace && names.iter().all(|name| !name.is_empty() && !name.contains('/')))
+            .then(|| Identity { edge: ObjectKey::new(namespace, name), pod: pod.to_owned() })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.edge.namespace, self.pod)
+    }
+}
