@@ -2,9 +2,13 @@
 //! under it. Who changed something says so ([`Board::change`]); who lives from changes is woken once for many ([`Board::revisions`]).
 
 use crate::index::Index;
+use crate::key::Key;
 use crate::plan::delta::Wants;
+use crate::plan::finalizer::Leaving;
 use crate::plan::fleet::Fleets;
+use crate::plan::running::Running;
 use crate::serve::streams::Streams;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -15,6 +19,12 @@ pub struct State {
     /// Follows the index: [`Wants::update`] is called by the task that tells the edges, once for many changes.
     pub wants: Wants,
     pub fleets: Fleets,
+    /// What runs in the cluster for our SipEdges.
+    pub running: Running,
+    /// Objects of ours that are being deleted.
+    pub leaving: BTreeMap<Key, Leaving>,
+    /// The numbers of the tenants were read, or there are none yet.
+    pub tenants_read: bool,
 }
 
 /// See the module.

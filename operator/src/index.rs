@@ -19,6 +19,7 @@ use crds::validate;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
+use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -251,10 +252,34 @@ impl Index {
         result
     }
 
+    /// The watch of a kind began again in one namespace: what is not in this list is gone from there. To be used after the first
+    /// [`Index::reset`] of the kind.
+    ///
+    /// # Errors
+    /// The first object for which there was no room; the others were taken.
+    pub fn reset_namespace(&mut self, kind: Kind, namespace: &str, objects: Vec<Object>) -> Result<(), Full> {
+        let within = |key: &Key| key.kind == kind && key.object.namespace == namespace;
+        let listed: BTreeSet<Key> = objects.iter().map(Object::key).collect();
+        for gone in self.keys(kind).into_iter().filter(|key| within(key) && !listed.contains(key)).collect::<Vec<_>>() {
+            self.delete(&gone, None);
+        }
+        let mut result = Ok(());
+        for object in objects {
+            if within(&object.key())
+                && let Err(full) = self.apply(object)
+            {
+                result = result.and(Err(full));
+            }
+        }
+        result
+    }
+
     /// The number of a domain's tenant was given. It never changes.
     pub fn number(&mut self, domain: &str, tenant: u16) {
-        self.tenants.entry(domain.to_ascii_lowercase()).or_insert(tenant);
-        self.changed();
+        if let btree_map::Entry::Vacant(place) = self.tenants.entry(domain.to_ascii_lowercase()) {
+            place.insert(tenant);
+            self.changed();
+        }
     }
 
     /// The number of a domain's tenant.
@@ -269,10 +294,21 @@ impl Index {
         Self::NEEDED.iter().all(|kind| self.synced.contains(kind)) && self.fetches.is_empty()
     }
 
+    /// Kinds of ours that were not listed yet, and namespaces.
+    #[must_use]
+    pub fn awaited(&self) -> Vec<Kind> {
+        Self::NEEDED.into_iter().filter(|kind| !self.synced.contains(kind)).collect()
+    }
+
     /// Rises with every change of what anybody is told of.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Numbers of all tenants, by domain name.
+    pub fn tenants(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.tenants.iter().map(|(domain, number)| (&**domain, *number))
     }
 
     /// True where an object of the kind was turned away since the last [`Index::reset`]: once there is room the kind must be listed again.
@@ -455,8 +491,8 @@ impl Index {
     }
 
     fn changed(&mut self) -> Applied {
+        self.revision = self.revision.wrapping_add(1);
         self.view = OnceLock::new();
-        self.revision += 1;
         Applied::Changed
     }
 }

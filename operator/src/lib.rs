@@ -2,19 +2,27 @@
 //!
 //! Two pure halves, values in and values out, without a clock, a socket or a client:
 //! - [`index`]: the objects of the cluster by kind, who refers to whom, and the rules over all of them;
-//! - [`plan`]: what each edge should hold and the next message of its stream ([`plan::delta`]), and the next step of a rollout or a
-//!   scale-down ([`plan::rollout`]).
+//! - [`plan`]: what each edge should hold and the next message of its stream ([`plan::delta`]), the status of each object, what runs for a
+//!   SipEdge and the next step of a rollout or a scale-down ([`plan::rollout`]).
 //!
-//! The other half has clocks and sockets: [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges.
+//! The shell moves them: [`watch`] brings what the API server says to the [`board`], [`write`] brings back what follows, as long as this replica
+//! holds the Lease ([`lease`]). [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges.
 #![forbid(unsafe_code)]
 
 pub mod authority;
 pub mod board;
+pub mod config;
+pub mod health;
 pub mod identity;
 pub mod index;
 pub mod key;
+pub mod lease;
+pub mod metrics;
 pub mod plan;
+pub mod run;
 pub mod serve;
+pub mod watch;
+pub mod write;
 
 #[cfg(test)]
 mod testing;

@@ -37,6 +37,11 @@ impl References {
         self.named_by.contains_key(key)
     }
 
+    /// Everything of a kind that somebody refers to, there or not.
+    pub fn named(&self, kind: Kind) -> impl Iterator<Item = &Key> {
+        self.named_by.keys().filter(move |key| key.kind == kind)
+    }
+
     /// What an object refers to.
     pub fn named_by(&self, key: &Key) -> impl Iterator<Item = &Key> {
         self.names.get(key).into_iter().flatten()

@@ -134,6 +134,18 @@ fn there_is_a_limit_and_room_again_after_a_delete() {
     assert!(matches!(index.apply(large), Err(Full::Object(_))));
 }
 
+#[test]
+fn a_list_of_one_namespace_takes_nothing_away_from_another() {
+    let mut index = index([edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None), agent("b", 1, "d0", None)]);
+    let revision = index.revision();
+    index.reset_namespace(Kind::McpAgent, "elsewhere", Vec::new()).unwrap();
+    assert_eq!((index.keys(Kind::McpAgent).len(), index.revision()), (2, revision));
+    index.reset_namespace(Kind::McpAgent, "acme", vec![agent("b", 1, "d0", None)]).unwrap();
+    assert_eq!(index.keys(Kind::McpAgent), [key(Kind::McpAgent, "b")].into());
+    assert!(index.revision() != revision && index.awaited().is_empty());
+    assert_eq!(Index::default().awaited().len(), 6);
+}
+
 /// The API server of a test: the last form of each object.
 type Cluster = BTreeMap<Key, Object>;
 

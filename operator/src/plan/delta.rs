@@ -54,6 +54,8 @@ pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
 pub struct Wants {
     by_edge: BTreeMap<ObjectKey, Arc<Wanted>>,
     complete: bool,
+    /// Revision of the index that was taken in.
+    revision: Option<u64>,
 }
 
 impl Wants {
@@ -61,6 +63,7 @@ impl Wants {
     /// called once for many changes: it looks at everything.
     pub fn update(&mut self, index: &Index) -> BTreeSet<ObjectKey> {
         self.complete = index.is_complete();
+        self.revision = Some(index.revision());
         let edges: BTreeSet<ObjectKey> = index.keys(Kind::SipEdge).into_iter().map(|key| key.object).collect();
         let mut touched: BTreeSet<ObjectKey> =
             self.by_edge.keys().filter(|edge| !edges.contains(edge)).cloned().collect();
@@ -73,6 +76,12 @@ impl Wants {
             }
         }
         touched
+    }
+
+    /// True where nothing changed in the index since the last [`Wants::update`]. Until then nobody can say what is programmed.
+    #[must_use]
+    pub fn are_current(&self, index: &Index) -> bool {
+        self.revision == Some(index.revision())
     }
 
     /// What the edges of a SipEdge should hold. `None`: there is no such SipEdge.

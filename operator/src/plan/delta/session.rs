@@ -236,6 +236,12 @@ impl Session {
         self.verdicts.get(key)
     }
 
+    /// True where the edge does not hold the object and has answered everything that it was told, a removal of it included.
+    #[must_use]
+    pub fn let_go_of(&self, key: &Key) -> bool {
+        !self.held.contains_key(key) && self.outstanding.is_empty()
+    }
+
     /// True where the edge has said yes to everything that it should hold, in these versions.
     #[must_use]
     pub fn is_programmed(&self) -> bool {

@@ -1,0 +1,170 @@
+//! The Lease under which one replica of the operator writes to the API server: `sipmcp-operator-write`. All of them watch and serve.
+//!
+//! The decisions are in [`claim`]; here they meet the API server and the clock. Who holds the Lease has a [`Pen`] that writes.
+
+pub mod claim;
+
+use self::claim::{Act, Claim, LEASE_MS, LOOK_MS, Seen, WRITE_MS};
+use crate::run::{Ended, Shutdown};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::{Client, Error};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Name of the Lease, in the operator's namespace.
+pub const NAME: &str = "sipmcp-operator-write";
+
+/// Whether this replica may write to the API server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pen {
+    until: watch::Receiver<Option<Instant>>,
+}
+
+impl Pen {
+    /// To be asked before every write; a write then takes at most [`WRITE_MS`].
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns when this replica may write.
+    ///
+    /// # Errors
+    /// The task of the Lease has ended, and with it the process.
+    pub async fn granted(&mut self) -> Result<(), Ended> {
+        self.until.wait_for(|until| until.is_some_and(|until| Instant::now() < until)).await.map_err(|_| Ended)?;
+        Ok(())
+    }
+}
+
+/// The task's side of a [`Pen`].
+#[derive(Debug)]
+pub struct Grant {
+    until: watch::Sender<Option<Instant>>,
+}
+
+/// A pen that does not write yet, and who grants it.
+#[must_use]
+pub fn pen() -> (Grant, Pen) {
+    let (sender, until) = watch::channel(None);
+    (Grant { until: sender }, Pen { until })
+}
+
+/// Holds the Lease, or waits for it, until shutdown; then lets go of it, so that another replica needs not wait.
+pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mut shutdown: Shutdown) {
+    let api = Api::<Lease>::namespaced(client, &namespace);
+    let begin = Instant::now();
+    let now = || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut claim = Claim::new(me);
+    let mut failing = false;
+    loop {
+        match turn(&api, &mut claim, now).await {
+            Ok(()) => failing = false,
+            // Another one was quicker: the next look shows who.
+            Err(Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
+            Err(error) if !failing => {
+                tracing::warn!(%error, lease = NAME, "the Lease cannot be looked at or written; it is tried again, and nothing is written without it");
+                failing = true;
+            }
+            Err(_) => {}
+        }
+        let at = now();
+        let until = claim.until().filter(|_| claim.holds(at)).map(|until| begin + Duration::from_millis(until));
+        grant.tell(until, claim.me());
+        let mut next = claim.next_look(at);
+        if let Some(until) = claim.until().filter(|until| *until > at) {
+            // Whoever waits for the end of the pen is woken at its end.
+            next = next.min(until);
+        }
+        tokio::select! {
+            () = sleep_until(begin + Duration::from_millis(next)) => {}
+            () = shutdown.requested() => break,
+        }
+    }
+    let held = claim.holds(now());
+    grant.tell(None, claim.me());
+    if held {
+        let released = timeout(Duration::from_millis(LOOK_MS), release(&api, &claim, now())).await;
+        match released {
+            Ok(Ok(())) => tracing::info!(lease = NAME, "let go of the Lease"),
+            Ok(Err(error)) => tracing::warn!(%error, lease = NAME, "the Lease could not be let go of; it ends by itself"),
+            Err(_) => tracing::warn!(lease = NAME, "the Lease could not be let go of in time; it ends by itself"),
+        }
+    }
+}
+
+impl Grant {
+    fn tell(&self, until: Option<Instant>, me: &str) {
+        let before = self.until.send_replace(until);
+        match (before, until) {
+            (None, Some(_)) => tracing::info!(lease = NAME, %me, "this replica writes"),
+            (Some(_), None) => tracing::info!(lease = NAME, %me, "this replica writes no more"),
+            _ => {}
+        }
+    }
+}
+
+/// One look, and what follows from it. Bounded in time: an answer that comes too late would be of no use.
+async fn turn(api: &Api<Lease>, claim: &mut Claim, now: impl Fn() -> u64) -> Result<(), Error> {
+    let limit = Duration::from_millis(WRITE_MS / 2);
+    let late = |_| Error::Service("no answer in time".into());
+    let there = timeout(limit, api.get_opt(NAME)).await.map_err(late)??;
+    claim.saw(there.as_ref().map(seen), now());
+    let sent = now();
+    let written = match claim.act(sent) {
+        Act::Wait => return Ok(()),
+        Act::Create => {
+            let lease = record(claim.me(), None, 0, true);
+            timeout(limit, api.create(&PostParams::default(), &lease)).await.map_err(late)??
+        }
+        Act::Replace { resource_version, transitions, taken } => {
+            let mut lease = record(claim.me(), Some(resource_version), transitions, taken);
+            if let (false, Some(spec), Some(there)) = (taken, &mut lease.spec, there.and_then(|there| there.spec)) {
+                spec.acquire_time = there.acquire_time;
+            }
+            timeout(limit, api.replace(NAME, &PostParams::default(), &lease)).await.map_err(late)??
+        }
+    };
+    claim.wrote(seen(&written), sent, now());
+    Ok(())
+}
+
+async fn release(api: &Api<Lease>, claim: &Claim, now: u64) -> Result<(), Error> {
+    let Act::Replace { resource_version, transitions, .. } = claim.act(now) else { return Ok(()) };
+    let mut lease = record("", Some(resource_version), transitions, false);
+    if let Some(spec) = &mut lease.spec {
+        spec.lease_duration_seconds = Some(1);
+    }
+    api.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+}
+
+fn seen(lease: &Lease) -> Seen {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Seen {
+        resource_version: lease.metadata.resource_version.clone().unwrap_or_default(),
+        holder: spec.holder_identity.unwrap_or_default(),
+        // What a Lease without a time means is ours to say.
+        lease_ms: seconds.map_or(LEASE_MS, |seconds| seconds.saturating_mul(1000)),
+        transitions: spec.lease_transitions.unwrap_or_default(),
+    }
+}
+
+fn record(holder: &str, resource_version: Option<String>, transitions: i32, acquired: bool) -> Lease {
+    let now = MicroTime(Timestamp::now());
+    Lease {
+        metadata: ObjectMeta { name: Some(NAME.to_owned()), resource_version, ..ObjectMeta::default() },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: i32::try_from(LEASE_MS / 1000).ok(),
+            acquire_time: acquired.then(|| now.clone()),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }),
+    }
+}

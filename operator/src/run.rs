@@ -1,0 +1,247 @@
+//! The parts of the process, how they start and how they end.
+
+use crate::board::Board;
+use crate::config::{Args, EXIT_FAILURE, EXIT_USAGE, LogFormat};
+use crate::health::Door;
+use crate::lease::{self, Pen};
+use crate::metrics::Metrics;
+use crate::{watch, write};
+use kube::{Client, Config};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
+use tracing_subscriber::EnvFilter;
+
+/// For the tasks to end after a signal.
+const END_TIME: Duration = Duration::from_secs(8);
+
+/// What every task gets.
+#[derive(Clone)]
+pub struct Context {
+    pub client: Client,
+    pub board: Arc<Board>,
+    pub metrics: Arc<Metrics>,
+    pub args: Arc<Args>,
+    pub pen: Pen,
+    pub shutdown: Shutdown,
+}
+
+/// Whether the process is to end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    flag: tokio::sync::watch::Receiver<bool>,
+}
+
+/// What a task waited for will never come: the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the process ends")]
+pub struct Ended;
+
+impl Shutdown {
+    /// A flag that is down, and who raises it.
+    #[must_use]
+    pub fn new() -> (tokio::sync::watch::Sender<bool>, Self) {
+        let (raise, flag) = tokio::sync::watch::channel(false);
+        (raise, Shutdown { flag })
+    }
+
+    /// Returns when the process is to end.
+    pub async fn requested(&mut self) {
+        // Nobody is left who could raise it: the process is ending already.
+        let _ = self.flag.wait_for(|raised| *raised).await;
+    }
+
+    /// The flag itself.
+    #[must_use]
+    pub fn flag(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.flag.clone()
+    }
+}
+
+/// Runs the operator until a signal.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    if let Err(problem) = init_log(args.log_format, &args.log_level) {
+        eprintln!("sipmcp-operator: {problem}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    if let Err(problems) = args.check() {
+        problems.iter().for_each(|problem| tracing::error!("{problem}"));
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no threads can be started");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    let code = runtime.block_on(serve(args.clone()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ExitCode::from(code)
+}
+
+fn init_log(format: LogFormat, level: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("--log-level {level}: {error}"))?;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let set = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|error| format!("the log cannot be set up: {error}"))
+}
+
+async fn serve(args: Args) -> u8 {
+    let client = match client().await {
+        Ok(client) => client,
+        Err(problem) => {
+            tracing::error!("no cluster is configured: {problem}; run in a pod with a ServiceAccount, or set KUBECONFIG");
+            return EXIT_USAGE;
+        }
+    };
+    let doors = match bind("--listen-health", args.listen_health).await {
+        Ok(health) => health,
+        Err(problem) => {
+            tracing::error!("{problem}");
+            return EXIT_FAILURE;
+        }
+    };
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        tracing::error!("signals cannot be received");
+        return EXIT_FAILURE;
+    };
+    let (raise, shutdown) = Shutdown::new();
+    let (grant, pen) = lease::pen();
+    let context = Context {
+        client,
+        board: Arc::default(),
+        metrics: Arc::default(),
+        args: Arc::new(args),
+        pen,
+        shutdown,
+    };
+    let mut tasks = Tasks::default();
+    start(&mut tasks, &context, grant, doors);
+    tracing::info!(namespace = %context.args.namespace, name = %context.args.name, version = env!("CARGO_PKG_VERSION"), "started");
+    let code = tokio::select! {
+        _ = terminate.recv() => 0,
+        _ = interrupt.recv() => 0,
+        name = tasks.first_end() => {
+            tracing::error!("{name} ended by itself: the process ends, so that another one begins anew");
+            EXIT_FAILURE
+        }
+    };
+    tracing::info!("ending");
+    raise.send_replace(true);
+    tasks.finish().await;
+    code
+}
+
+fn start(tasks: &mut Tasks, context: &Context, grant: lease::Grant, health: TcpListener) {
+    let Context { client, board, metrics, args, pen, shutdown } = context.clone();
+    tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(health, shutdown.clone()));
+    tasks.spawn("the Lease", lease::run(client, args.namespace.clone(), identity(&args.name), grant, shutdown));
+    for (name, task) in watch::tasks(context) {
+        tasks.spawn(name, task);
+    }
+    for (name, task) in write::tasks(context) {
+        tasks.spawn(name, task);
+    }
+}
+
+/// Unique among all processes that ever were: a restarted container has its pod's name, and waits for the Lease of the one before.
+fn identity(name: &str) -> String {
+    let mut octets = [0; 8];
+    match getrandom::fill(&mut octets) {
+        Ok(()) => format!("{name}_{:016x}", u64::from_be_bytes(octets)),
+        // Without random numbers the process and its start tell it from others of the same name.
+        Err(_) => format!("{name}_{}_{}", std::process::id(), k8s_openapi::jiff::Timestamp::now().as_nanosecond()),
+    }
+}
+
+async fn client() -> Result<Client, String> {
+    let config = Config::infer().await.map_err(|error| error.to_string())?;
+    Client::try_from(config).map_err(|error| error.to_string())
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// One sentence.
+pub async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("{flag} {address}: {error}"))
+}
+
+/// Tasks that live as long as the process; when one of them ends by itself, or panics, the process ends.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<&'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    async fn first_end(&mut self) -> String {
+        match self.set.join_next().await {
+            Some(ended) => said(ended),
+            // None was started.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn finish(&mut self) {
+        let all = async { while self.set.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_TIME, all).await.is_err() {
+            tracing::warn!("not everything ended in time");
+        }
+        self.set.abort_all();
+    }
+}
+
+fn said(ended: Result<&'static str, JoinError>) -> String {
+    match ended {
+        Ok(name) => name.to_owned(),
+        Err(error) => format!("a task ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_or_panics_is_noticed() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("one", std::future::pending());
+        tasks.spawn("two", async {});
+        assert_eq!(tasks.first_end().await, "two");
+        tasks.spawn("three", async { panic!("on purpose") });
+        assert!(tasks.first_end().await.contains("panic"));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_hears_of_it_once_it_was_asked_for() {
+        let (raise, shutdown) = Shutdown::new();
+        let waiting = tokio::spawn({
+            let mut shutdown = shutdown.clone();
+            async move { shutdown.requested().await }
+        });
+        raise.send_replace(true);
+        waiting.await.unwrap();
+        shutdown.clone().requested().await;
+        assert_ne!(identity("op"), identity("op"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Secrets and ConfigMaps that something names: each is got once, and again when its metadata change.
+//!
+//! Watched are the metadata of all of them, two watches per namespace that keep nothing; a watch for each name would be thousands, and a Secret
+//! that nobody names never comes here. One that the operator may not read counts as one that is not there, and is tried again.
+
+use super::{Step, Task, Watch, follow};
+use crate::board::State;
+use crate::index::{Object, key_of};
+use crate::key::{Key, Kind};
+use crate::run::Context;
+use futures_util::{FutureExt, StreamExt, stream};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, PartialObjectMeta};
+use kube::{Client, Error, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Requests at one time.
+const AT_ONCE: usize = 8;
+/// Objects of one round: between two rounds edges are told what came.
+const ROUND: usize = 256;
+/// For one request.
+const GET_TIME: Duration = Duration::from_secs(8);
+/// After a round in which requests failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// What the operator may not read is tried again after this time.
+const FORBIDDEN: Duration = Duration::from_secs(60);
+
+/// What has to be got again. At most what is named, and of that the index keeps a limit.
+#[derive(Clone, Default)]
+struct Stale {
+    keys: Arc<Mutex<BTreeSet<Key>>>,
+    wake: Arc<Notify>,
+}
+
+impl Stale {
+    fn add(&self, keys: impl IntoIterator<Item = Key>) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        self.wake.notify_one();
+    }
+
+    fn take(&self, most: usize) -> BTreeSet<Key> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = keys.iter().nth(most).cloned().map(|first| keys.split_off(&first)).unwrap_or_default();
+        std::mem::replace(&mut *keys, rest)
+    }
+}
+
+pub(super) fn tasks(context: &Context) -> Vec<Task> {
+    let stale = Stale::default();
+    vec![
+        watch::<Secret>(context, "the watch of Secrets", Kind::Secret, &stale),
+        watch::<ConfigMap>(context, "the watch of ConfigMaps", Kind::ConfigMap, &stale),
+        ("the reader of Secrets and ConfigMaps", fetch(context.clone(), stale).boxed()),
+    ]
+}
+
+fn watch<K>(context: &Context, name: &'static str, kind: Kind, stale: &Stale) -> Task
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let watch = Watch::<PartialObjectMeta<K>>::namespaced(kind.as_str(), context);
+    let (board, stale) = (context.board.clone(), stale.clone());
+    let take = move |namespace: Option<&str>, step: Step<PartialObjectMeta<K>>| {
+        match step {
+            Step::Nothing => {}
+            Step::Apply(object) => {
+                let key = Key::new(kind, key_of(object.meta()));
+                if board.quietly(|state| state.index.references().is_named(&key)) {
+                    stale.add([key]);
+                }
+            }
+            Step::Delete(object) => {
+                let key = Key::new(kind, key_of(object.meta()));
+                let uid = object.uid();
+                if board.quietly(|state| state.index.references().is_named(&key)) {
+                    board.change(|state| state.index.delete(&key, uid.as_deref()));
+                }
+            }
+            // Whatever happened in between: everything that is named is looked at again.
+            Step::Reset(_) | Step::Again(..) => {
+                stale.add(board.quietly(|state| named(state, kind, namespace)));
+            }
+        }
+        false
+    };
+    (name, follow(context.clone(), watch, take).boxed())
+}
+
+/// What is named and was looked for already.
+fn named(state: &State, kind: Kind, namespace: Option<&str>) -> Vec<Key> {
+    let here = |key: &&Key| namespace.is_none_or(|namespace| key.object.namespace == namespace);
+    state.index.references().named(kind).filter(here).cloned().collect()
+}
+
+/// Gets what the index asks for, and what became stale, until shutdown.
+async fn fetch(context: Context, stale: Stale) {
+    let mut revisions = context.board.revisions();
+    let mut shutdown = context.shutdown.clone();
+    // When what may not be read is tried again.
+    let mut forbidden = BTreeMap::<Key, Instant>::new();
+    loop {
+        let mut keys = stale.take(ROUND);
+        let asked: Vec<Key> =
+            context.board.quietly(|state| state.index.fetches().take(ROUND.saturating_sub(keys.len())).cloned().collect());
+        keys.extend(asked);
+        let now = Instant::now();
+        let due: Vec<Key> = forbidden.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            forbidden.remove(&key);
+            if context.board.quietly(|state| state.index.references().is_named(&key)) {
+                keys.insert(key);
+            }
+        }
+        if keys.is_empty() {
+            let next = forbidden.values().min().copied().unwrap_or(now + FORBIDDEN);
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = stale.wake.notified() => {}
+                () = sleep_until(next) => {}
+                () = shutdown.requested() => return,
+            }
+            continue;
+        }
+        let gets = keys.into_iter().map(|key| {
+            let client = context.client.clone();
+            async move {
+                let got = timeout(GET_TIME, get(client, &key)).await;
+                (key, got.unwrap_or_else(|_| Err(Error::Service("no answer in time".into()))))
+            }
+        });
+        let mut gets = stream::iter(gets).buffer_unordered(AT_ONCE);
+        let mut failed = None;
+        loop {
+            let (key, got) = tokio::select! {
+                next = gets.next() => match next {
+                    Some(next) => next,
+                    None => break,
+                },
+                () = shutdown.requested() => return,
+            };
+            match got {
+                Ok(Some(object)) => {
+                    let taken = context.board.change(|state| state.index.apply(object));
+                    if let Err(full) = taken {
+                        context.metrics.refused(key.kind.as_str());
+                        tracing::warn!(kind = key.kind.as_str(), "{key} is not taken: {full}");
+                    }
+                }
+                Ok(None) => {
+                    context.board.change(|state| state.index.delete(&key, None));
+                }
+                Err(Error::Api(status)) if status.is_forbidden() => {
+                    tracing::warn!("{key} may not be read by the operator, so it counts as missing");
+                    context.board.change(|state| state.index.delete(&key, None));
+                    forbidden.insert(key, Instant::now() + FORBIDDEN);
+                }
+                Err(error) => {
+                    context.metrics.watch_failed(key.kind.as_str());
+                    failed = Some((key.clone(), error));
+                    stale.add([key]);
+                }
+            }
+        }
+        if let Some((key, error)) = failed {
+            tracing::warn!(%error, "{key} cannot be read; it is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+}
+
+/// `None`: there is no such object.
+async fn get(client: Client, key: &Key) -> Result<Option<Object>, Error> {
+    let (namespace, name) = (&*key.object.namespace, &*key.object.name);
+    if namespace.is_empty() || name.is_empty() {
+        return Ok(None);
+    }
+    match key.kind {
+        Kind::Secret => {
+            let secret = Api::<Secret>::namespaced(client, namespace).get_opt(name).await?;
+            Ok(secret.map(Object::Secret))
+        }
+        Kind::ConfigMap => {
+            let map = Api::<ConfigMap>::namespaced(client, namespace).get_opt(name).await?;
+            Ok(map.map(Object::ConfigMap))
+        }
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{agent, domain, index};
+
+    #[test]
+    fn a_round_is_bounded_and_the_rest_stays() {
+        let stale = Stale::default();
+        stale.add((0..5).map(|number| Key::of(Kind::Secret, "acme", format!("s{number}"))));
+        assert_eq!(stale.take(3).len(), 3);
+        assert_eq!(stale.take(3).len(), 2);
+        assert!(stale.take(3).is_empty());
+    }
+
+    #[test]
+    fn only_what_is_named_is_looked_at_again() {
+        let state = State { index: index([domain("d0", 1), agent("a", 1, "d0", Some("token"))]), ..State::default() };
+        assert_eq!(named(&state, Kind::Secret, None), [Key::of(Kind::Secret, "acme", "token")]);
+        assert!(named(&state, Kind::Secret, Some("elsewhere")).is_empty());
+        assert!(named(&state, Kind::ConfigMap, None).is_empty());
+    }
+}

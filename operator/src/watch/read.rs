@@ -1,0 +1,108 @@
+//! An object as the API server sends it, of a type or not: one that does not fit its type never stops a watch.
+
+use crds::v1alpha1::TargetKind;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// An object, or what could be read of it. The like of `kube`'s `DeserializeGuard`, which keeps less.
+#[derive(Clone, Debug)]
+pub enum Read<K> {
+    Whole(Box<K>),
+    Broken(Box<Broken>),
+}
+
+/// What could be read of an object that does not fit its type.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    pub error: String,
+    pub metadata: ObjectMeta,
+    /// `spec.targetRefs`, where it has one that can be read to its end.
+    pub targets: Option<Vec<(TargetKind, String)>>,
+}
+
+impl<'de, K: DeserializeOwned + Resource> Deserialize<'de> for Read<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let whole = Value::deserialize(deserializer)?;
+        match K::deserialize(&whole) {
+            Ok(object) => Ok(Read::Whole(Box::new(object))),
+            Err(error) => {
+                let metadata = whole.get("metadata").unwrap_or(&Value::Null);
+                let metadata = ObjectMeta::deserialize(metadata).map_err(D::Error::custom)?;
+                Ok(Read::Broken(Box::new(Broken { error: error.to_string(), metadata, targets: targets(&whole) })))
+            }
+        }
+    }
+}
+
+fn targets(object: &Value) -> Option<Vec<(TargetKind, String)>> {
+    let target = |reference: &Value| {
+        let kind = TargetKind::deserialize(reference.get("kind")?).ok()?;
+        Some((kind, reference.get("name")?.as_str()?.to_owned()))
+    };
+    object.get("spec")?.get("targetRefs")?.as_array()?.iter().map(target).collect()
+}
+
+impl<K: Resource> Resource for Read<K> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(of: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(of)
+    }
+
+    fn group(of: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(of)
+    }
+
+    fn version(of: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(of)
+    }
+
+    fn plural(of: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(of)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        match self {
+            Read::Whole(object) => object.meta(),
+            Read::Broken(broken) => &broken.metadata,
+        }
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Read::Whole(object) => object.meta_mut(),
+            Read::Broken(broken) => &mut broken.metadata,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::v1alpha1::McpCapabilityPolicy;
+    use serde_json::json;
+
+    fn read(spec: Value) -> Read<McpCapabilityPolicy> {
+        let metadata = json!({"name": "p", "namespace": "acme", "uid": "u"});
+        let object = json!({"apiVersion": "sipmcp.dev/v1alpha1", "kind": "McpCapabilityPolicy", "metadata": metadata, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_broken_policy_says_for_whom_it_is_where_that_can_be_read() {
+        let target = json!({"group": "sipmcp.dev", "kind": "McpAgent", "name": "a"});
+        assert!(matches!(read(json!({"targetRefs": [target], "rules": []})), Read::Whole(_)));
+        let Read::Broken(broken) = read(json!({"targetRefs": [target], "rules": "all"})) else { panic!("it is broken") };
+        assert_eq!(broken.metadata.name.as_deref(), Some("p"));
+        assert_eq!(broken.targets, Some(vec![(TargetKind::McpAgent, "a".to_owned())]));
+        let Read::Broken(broken) = read(json!({"targetRefs": [target, {"kind": "Other"}], "rules": "all"})) else {
+            panic!("it is broken")
+        };
+        assert_eq!(broken.targets, None, "who cannot read all of it closes everything that it may be for");
+    }
+}
