@@ -25,6 +25,8 @@ pub struct State {
     pub leaving: BTreeMap<Key, Leaving>,
     /// The numbers of the tenants were read, or there are none yet.
     pub tenants_read: bool,
+    /// The ConfigMap with the numbers was deleted: what is known of them is to be written again.
+    pub tenants_lost: bool,
 }
 
 /// See the module.

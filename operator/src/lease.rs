@@ -22,6 +22,7 @@ pub const NAME: &str = "sipmcp-operator-write";
 #[derive(Clone, Debug)]
 pub struct Pen {
     until: watch::Receiver<Option<Instant>>,
+    flag: watch::Receiver<bool>,
 }
 
 impl Pen {
@@ -29,6 +30,12 @@ impl Pen {
     #[must_use]
     pub fn writes(&self) -> bool {
         self.until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The same as a flag to wait for; it falls a moment later.
+    #[must_use]
+    pub fn flag(&self) -> watch::Receiver<bool> {
+        self.flag.clone()
     }
 
     /// Returns when this replica may write.
@@ -45,13 +52,15 @@ impl Pen {
 #[derive(Debug)]
 pub struct Grant {
     until: watch::Sender<Option<Instant>>,
+    flag: watch::Sender<bool>,
 }
 
 /// A pen that does not write yet, and who grants it.
 #[must_use]
 pub fn pen() -> (Grant, Pen) {
     let (sender, until) = watch::channel(None);
-    (Grant { until: sender }, Pen { until })
+    let (raise, flag) = watch::channel(false);
+    (Grant { until: sender, flag: raise }, Pen { until, flag })
 }
 
 /// Holds the Lease, or waits for it, until shutdown; then lets go of it, so that another replica needs not wait.
@@ -100,6 +109,7 @@ pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mu
 impl Grant {
     fn tell(&self, until: Option<Instant>, me: &str) {
         let before = self.until.send_replace(until);
+        self.flag.send_if_modified(|flag| std::mem::replace(flag, until.is_some()) != until.is_some());
         match (before, until) {
             (None, Some(_)) => tracing::info!(lease = NAME, %me, "this replica writes"),
             (Some(_), None) => tracing::info!(lease = NAME, %me, "this replica writes no more"),

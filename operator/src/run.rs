@@ -1,11 +1,12 @@
 //! The parts of the process, how they start and how they end.
 
+use crate::authority::Authority;
 use crate::board::Board;
 use crate::config::{Args, EXIT_FAILURE, EXIT_USAGE, LogFormat};
 use crate::health::Door;
 use crate::lease::{self, Pen};
 use crate::metrics::Metrics;
-use crate::{watch, write};
+use crate::{serve as edges, watch, write};
 use kube::{Client, Config};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -29,7 +30,15 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub args: Arc<Args>,
     pub pen: Pen,
+    /// The authority of the control stream, once there is one.
+    pub authority: tokio::sync::watch::Receiver<Option<Arc<Authority>>>,
     pub shutdown: Shutdown,
+}
+
+/// The open ports.
+struct Ports {
+    health: TcpListener,
+    edges: TcpListener,
 }
 
 /// Whether the process is to end. Cheap to clone.
@@ -106,10 +115,11 @@ async fn serve(args: Args) -> u8 {
             return EXIT_USAGE;
         }
     };
-    let doors = match bind("--listen-health", args.listen_health).await {
-        Ok(health) => health,
-        Err(problem) => {
-            tracing::error!("{problem}");
+    let opened = (bind("--listen-health", args.listen_health).await, bind("--listen-edges", args.listen_edges).await);
+    let ports = match opened {
+        (Ok(health), Ok(edges)) => Ports { health, edges },
+        (health, edges) => {
+            [health, edges].into_iter().filter_map(Result::err).for_each(|problem| tracing::error!("{problem}"));
             return EXIT_FAILURE;
         }
     };
@@ -120,16 +130,18 @@ async fn serve(args: Args) -> u8 {
     };
     let (raise, shutdown) = Shutdown::new();
     let (grant, pen) = lease::pen();
+    let (publish, authority) = tokio::sync::watch::channel(None);
     let context = Context {
         client,
         board: Arc::default(),
         metrics: Arc::default(),
         args: Arc::new(args),
         pen,
+        authority,
         shutdown,
     };
     let mut tasks = Tasks::default();
-    start(&mut tasks, &context, grant, doors);
+    start(&mut tasks, &context, grant, publish, ports);
     tracing::info!(namespace = %context.args.namespace, name = %context.args.name, version = env!("CARGO_PKG_VERSION"), "started");
     let code = tokio::select! {
         _ = terminate.recv() => 0,
@@ -145,15 +157,40 @@ async fn serve(args: Args) -> u8 {
     code
 }
 
-fn start(tasks: &mut Tasks, context: &Context, grant: lease::Grant, health: TcpListener) {
-    let Context { client, board, metrics, args, pen, shutdown } = context.clone();
-    tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(health, shutdown.clone()));
+fn start(
+    tasks: &mut Tasks,
+    context: &Context,
+    grant: lease::Grant,
+    publish: tokio::sync::watch::Sender<Option<Arc<Authority>>>,
+    ports: Ports,
+) {
+    let Context { client, board, metrics, args, pen, shutdown, .. } = context.clone();
+    tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(ports.health, shutdown.clone()));
+    tasks.spawn("the port for edges", serve_edges(context.clone(), ports.edges, publish));
     tasks.spawn("the Lease", lease::run(client, args.namespace.clone(), identity(&args.name), grant, shutdown));
     for (name, task) in watch::tasks(context) {
         tasks.spawn(name, task);
     }
     for (name, task) in write::tasks(context) {
         tasks.spawn(name, task);
+    }
+}
+
+/// Waits for the authority, and serves edges then.
+async fn serve_edges(
+    context: Context,
+    listener: TcpListener,
+    publish: tokio::sync::watch::Sender<Option<Arc<Authority>>>,
+) {
+    let Context { client, board, args, pen, mut shutdown, .. } = context;
+    let authority = tokio::select! {
+        authority = Authority::open(client.clone(), &args.namespace, pen.flag()) => authority,
+        () = shutdown.requested() => return,
+    };
+    authority.answer_to(&args.service());
+    publish.send_replace(Some(authority.clone()));
+    if let Err(error) = edges::run(listener, board, authority, client, shutdown.requested()).await {
+        tracing::error!(%error, "no edge can be served any more");
     }
 }
 

@@ -33,7 +33,11 @@ fn take(state: &mut State, step: Step<ConfigMap>) {
         }
         Step::Apply(map) => vec![map],
         // A number that was given stays given; it is written again.
-        Step::Delete(_) | Step::Nothing => Vec::new(),
+        Step::Delete(_) => {
+            state.tenants_lost = true;
+            Vec::new()
+        }
+        Step::Nothing => Vec::new(),
     };
     for map in maps {
         let (numbers, problems) = read(map.data.as_ref());
