@@ -143,7 +143,9 @@ impl Args {
             problems.push(format!("--watch-namespaces: at most {MAX_NAMESPACES}; without it all are watched"));
         }
         if self.edge_image.trim().is_empty() {
-            problems.push("--edge-image: name the image of the edges, for example registry.example/sipmcp-edge:1.0".to_owned());
+            problems.push(
+                "--edge-image: name the image of the edges, for example registry.example/sipmcp-edge:1.0".to_owned(),
+            );
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }

@@ -132,9 +132,6 @@ mod tests {
         door.board.change(|state| state.index = crate::index::Index::default());
         assert_eq!(at("/readyz"), StatusCode::OK);
         assert_eq!((at("/metrics"), at("/")), (StatusCode::OK, StatusCode::NOT_FOUND));
-        assert_eq!(
-            door.answer(&Request::post("/healthz").body(()).unwrap()).status(),
-            StatusCode::METHOD_NOT_ALLOWED
-        );
+        assert_eq!(door.answer(&Request::post("/healthz").body(()).unwrap()).status(), StatusCode::METHOD_NOT_ALLOWED);
     }
 }

@@ -3,6 +3,7 @@
 //! The decisions are in [`claim`]; here they meet the API server and the clock. Who holds the Lease has a [`Pen`] that writes.
 
 pub mod claim;
+pub mod mark;
 
 use self::claim::{Act, Claim, LEASE_MS, LOOK_MS, Seen, WRITE_MS};
 use crate::run::{Ended, Shutdown};
@@ -38,6 +39,12 @@ impl Pen {
         self.flag.clone()
     }
 
+    /// Whether another replica writes, as far as is known here.
+    #[must_use]
+    pub fn elsewhere(&self) -> watch::Receiver<bool> {
+        self.elsewhere.clone()
+    }
+
     /// Returns when this replica may write.
     ///
     /// # Errors
@@ -53,6 +60,7 @@ impl Pen {
 pub struct Grant {
     until: watch::Sender<Option<Instant>>,
     flag: watch::Sender<bool>,
+    elsewhere: watch::Sender<bool>,
 }
 
 /// A pen that does not write yet, and who grants it.
@@ -60,7 +68,8 @@ pub struct Grant {
 pub fn pen() -> (Grant, Pen) {
     let (sender, until) = watch::channel(None);
     let (raise, flag) = watch::channel(false);
-    (Grant { until: sender, flag: raise }, Pen { until, flag })
+    let (away, elsewhere) = watch::channel(false);
+    (Grant { until: sender, flag: raise, elsewhere: away }, Pen { until, flag, elsewhere })
 }
 
 /// Holds the Lease, or waits for it, until shutdown; then lets go of it, so that another replica needs not wait.
@@ -84,6 +93,8 @@ pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mu
         let at = now();
         let until = claim.until().filter(|_| claim.holds(at)).map(|until| begin + Duration::from_millis(until));
         grant.tell(until, claim.me());
+        let elsewhere = claim.is_elsewhere(at);
+        grant.elsewhere.send_if_modified(|flag| std::mem::replace(flag, elsewhere) != elsewhere);
         let mut next = claim.next_look(at);
         if let Some(until) = claim.until().filter(|until| *until > at) {
             // Whoever waits for the end of the pen is woken at its end.
@@ -100,7 +111,9 @@ pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mu
         let released = timeout(Duration::from_millis(LOOK_MS), release(&api, &claim, now())).await;
         match released {
             Ok(Ok(())) => tracing::info!(lease = NAME, "let go of the Lease"),
-            Ok(Err(error)) => tracing::warn!(%error, lease = NAME, "the Lease could not be let go of; it ends by itself"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, lease = NAME, "the Lease could not be let go of; it ends by itself")
+            }
             Err(_) => tracing::warn!(lease = NAME, "the Lease could not be let go of in time; it ends by itself"),
         }
     }

@@ -111,7 +111,9 @@ async fn serve(args: Args) -> u8 {
     let client = match client().await {
         Ok(client) => client,
         Err(problem) => {
-            tracing::error!("no cluster is configured: {problem}; run in a pod with a ServiceAccount, or set KUBECONFIG");
+            tracing::error!(
+                "no cluster is configured: {problem}; run in a pod with a ServiceAccount, or set KUBECONFIG"
+            );
             return EXIT_USAGE;
         }
     };
@@ -168,6 +170,7 @@ fn start(
     tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(ports.health, shutdown.clone()));
     tasks.spawn("the port for edges", serve_edges(context.clone(), ports.edges, publish));
     tasks.spawn("the Lease", lease::run(client, args.namespace.clone(), identity(&args.name), grant, shutdown));
+    tasks.spawn("the mark of who writes", lease::mark::run(context.clone()));
     for (name, task) in watch::tasks(context) {
         tasks.spawn(name, task);
     }

@@ -167,10 +167,7 @@ impl Writer {
 }
 
 /// True where the controller of an object is the one with this uid.
-fn is_owned(
-    owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
-    owner: &str,
-) -> bool {
+fn is_owned(owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference], owner: &str) -> bool {
     owners.iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
 }
 

@@ -109,6 +109,15 @@ impl Claim {
         self.until().is_some_and(|until| now < until)
     }
 
+    /// Another one holds it, as far as we know.
+    #[must_use]
+    pub fn is_elsewhere(&self, now: u64) -> bool {
+        let holds = |(seen, since): &(Seen, u64)| {
+            !seen.holder.is_empty() && seen.holder != self.me && now.saturating_sub(*since) < seen.lease_ms
+        };
+        self.seen.as_ref().is_some_and(holds)
+    }
+
     /// When to look again.
     #[must_use]
     pub fn next_look(&self, now: u64) -> u64 {
@@ -146,11 +155,12 @@ mod tests {
     fn another_ones_lease_is_over_when_it_did_not_change_while_we_looked() {
         let mut claim = Claim::new("b");
         claim.saw(Some(seen("1", "a")), 0);
-        assert_eq!(claim.act(LEASE_MS - 1), Act::Wait);
+        assert_eq!((claim.act(LEASE_MS - 1), claim.is_elsewhere(LEASE_MS - 1)), (Act::Wait, true));
         claim.saw(Some(seen("2", "a")), LEASE_MS - 1);
         assert_eq!(claim.act(LEASE_MS), Act::Wait, "it was renewed");
         claim.saw(Some(seen("2", "a")), LEASE_MS + 5);
         assert!(matches!(claim.act(2 * LEASE_MS - 1), Act::Replace { taken: true, .. }));
+        assert!(!claim.is_elsewhere(2 * LEASE_MS - 1));
     }
 
     #[test]

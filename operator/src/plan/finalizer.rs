@@ -76,9 +76,9 @@ pub fn judge(state: &State, key: &Key, leaving: &Leaving, now: i64) -> Verdict {
     }
     match key.kind {
         Kind::McpAgent => {
-            let holding = |(pod, edge): (&String, &super::fleet::Edge)| (!edge.session.let_go_of(key)).then(|| pod.clone());
-            let edges: Vec<String> =
-                state.fleets.values().flat_map(|fleet| &fleet.edges).filter_map(holding).collect();
+            let holding =
+                |(pod, edge): (&String, &super::fleet::Edge)| (!edge.session.let_go_of(key)).then(|| pod.clone());
+            let edges: Vec<String> = state.fleets.values().flat_map(|fleet| &fleet.edges).filter_map(holding).collect();
             if edges.is_empty() || now.saturating_sub(leaving.since) >= DEREGISTER_SECONDS {
                 Verdict::Go
             } else {

@@ -32,6 +32,8 @@ pub struct Running {
     daemons: BTreeMap<ObjectKey, Set>,
     pods: BTreeMap<ObjectKey, Pod>,
     services: BTreeMap<ObjectKey, Vec<String>>,
+    /// Addresses of nodes that are reached from outside, by name.
+    nodes: BTreeMap<ObjectKey, Vec<String>>,
     /// Which kinds were listed.
     listed: BTreeSet<Listed>,
     revision: u64,
@@ -44,6 +46,12 @@ pub enum Listed {
     DaemonSets,
     Pods,
     Services,
+    Nodes,
+}
+
+impl Listed {
+    /// Without these nothing is done. Nodes have addresses for a status, and who may not list them goes without.
+    const NEEDED: [Listed; 4] = [Listed::StatefulSets, Listed::DaemonSets, Listed::Pods, Listed::Services];
 }
 
 /// An object that is watched here.
@@ -53,6 +61,7 @@ pub enum Thing {
     DaemonSet(Box<DaemonSet>),
     Pod(Box<core::Pod>),
     Service(Box<Service>),
+    Node(Box<core::Node>),
 }
 
 /// A StatefulSet or DaemonSet.
@@ -77,7 +86,8 @@ struct Pod {
     ending: bool,
     /// It failed or succeeded: its controller makes another one.
     over: bool,
-    /// Addresses of its node.
+    /// Name of its node, and the address that it has among the nodes.
+    node: String,
     host: Option<String>,
 }
 
@@ -88,6 +98,7 @@ impl Thing {
             Thing::DaemonSet(object) => &object.metadata,
             Thing::Pod(object) => &object.metadata,
             Thing::Service(object) => &object.metadata,
+            Thing::Node(object) => &object.metadata,
         }
     }
 
@@ -104,15 +115,16 @@ impl Thing {
             Thing::DaemonSet(_) => Listed::DaemonSets,
             Thing::Pod(_) => Listed::Pods,
             Thing::Service(_) => Listed::Services,
+            Thing::Node(_) => Listed::Nodes,
         }
     }
 }
 
 impl Running {
-    /// True once every kind was listed: what is not here is not there.
+    /// True once everything was listed that a rollout needs: what is not here is not there.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.listed.len() == 4
+        Listed::NEEDED.iter().all(|listed| self.listed.contains(listed))
     }
 
     /// Rises with every change.
@@ -129,6 +141,7 @@ impl Running {
             Thing::DaemonSet(set) => put(&mut self.daemons, key, daemon(set)),
             Thing::Pod(object) => put(&mut self.pods, key, pod(object)),
             Thing::Service(service) => put(&mut self.services, key, service_addresses(service)),
+            Thing::Node(node) => put(&mut self.nodes, key, node_addresses(node)),
         };
         self.revision += u64::from(changed);
         changed
@@ -142,6 +155,7 @@ impl Running {
             Listed::DaemonSets => self.daemons.remove(key).is_some(),
             Listed::Pods => self.pods.get(key).is_some_and(|pod| !other(pod)) && self.pods.remove(key).is_some(),
             Listed::Services => self.services.remove(key).is_some(),
+            Listed::Nodes => self.nodes.remove(key).is_some(),
         };
         self.revision += u64::from(changed);
         changed
@@ -151,12 +165,14 @@ impl Running {
     pub fn reset(&mut self, listed: Listed, namespace: Option<&str>, things: &[Thing]) {
         let keys: BTreeSet<ObjectKey> =
             things.iter().filter(|thing| thing.listed() == listed).map(Thing::key).collect();
-        let stays = |key: &ObjectKey| keys.contains(key) || namespace.is_some_and(|namespace| key.namespace != namespace);
+        let stays =
+            |key: &ObjectKey| keys.contains(key) || namespace.is_some_and(|namespace| key.namespace != namespace);
         match listed {
             Listed::StatefulSets => self.sets.retain(|key, _| stays(key)),
             Listed::DaemonSets => self.daemons.retain(|key, _| stays(key)),
             Listed::Pods => self.pods.retain(|key, _| stays(key)),
             Listed::Services => self.services.retain(|key, _| stays(key)),
+            Listed::Nodes => self.nodes.retain(|key, _| stays(key)),
         }
         for thing in things {
             self.apply(thing);
@@ -191,11 +207,11 @@ impl Running {
                 Some(text(&selector(&edge))),
                 object.map(|object| self.addresses(&edge, object)).unwrap_or_default(),
             );
-            let Fleet { desired, replicas, ready, selector, addresses, drains, .. } = fleet;
-            changed |= (&facts.0, &facts.1, &facts.2, &facts.3, &facts.4) != (desired, replicas, ready, selector, addresses);
-            (*desired, *replicas, *ready, *selector, *addresses) = facts;
+            let Fleet { desired, replicas, ready, selector, addresses, .. } = &*fleet;
+            changed |= facts != (*desired, *replicas, *ready, selector.clone(), addresses.clone());
+            (fleet.desired, fleet.replicas, fleet.ready, fleet.selector, fleet.addresses) = facts;
             // Whoever is gone needs no order any more.
-            drains.retain(|name, _| self.pods.contains_key(&ObjectKey::new(&edge.namespace, name)));
+            fleet.drains.retain(|name, _| self.pods.contains_key(&ObjectKey::new(&edge.namespace, name)));
         }
         changed
     }
@@ -295,17 +311,21 @@ impl Running {
     fn addresses(&self, edge: &ObjectKey, object: &SipEdge) -> Vec<String> {
         let advertise = &object.spec.network.advertise;
         let one = |address: &Option<String>| address.iter().cloned().collect();
-        let nodes = || -> Vec<String> {
-            let hosts = self.pods_of(edge).filter(|(_, pod)| !pod.over).filter_map(|(_, pod)| pod.host.clone());
-            hosts.collect::<BTreeSet<_>>().into_iter().take(MAX_ADDRESSES).collect()
+        let pods = || self.pods_of(edge).filter(|(_, pod)| !pod.over).map(|(_, pod)| pod);
+        let some = |addresses: BTreeSet<String>| addresses.into_iter().take(MAX_ADDRESSES).collect::<Vec<_>>();
+        let inside = || some(pods().filter_map(|pod| pod.host.clone()).collect());
+        let outside = || {
+            let nodes = pods().filter_map(|pod| self.nodes.get(&ObjectKey::new("", &*pod.node)));
+            some(nodes.flatten().cloned().collect())
         };
         match (&advertise.name, advertise.from) {
             (Some(_), _) => one(&advertise.name),
             (None, Some(AdvertiseFrom::Static)) => one(&advertise.address),
             (None, Some(AdvertiseFrom::ServiceAddress)) => self.services.get(edge).cloned().unwrap_or_default(),
-            (None, Some(AdvertiseFrom::NodeExternalIP | AdvertiseFrom::NodeInternalIP)) => nodes(),
+            (None, Some(AdvertiseFrom::NodeExternalIP)) => outside(),
+            (None, Some(AdvertiseFrom::NodeInternalIP)) => inside(),
             (None, None) => match object.spec.network.mode {
-                NetworkMode::HostNetwork => nodes(),
+                NetworkMode::HostNetwork => inside(),
                 NetworkMode::LoadBalancer | NetworkMode::NodePort | NetworkMode::ClusterIP => {
                     self.services.get(edge).cloned().unwrap_or_default()
                 }
@@ -385,6 +405,7 @@ fn pod(pod: &core::Pod) -> Pod {
         ready: status.conditions.iter().flatten().any(is_ready),
         ending: pod.metadata.deletion_timestamp.is_some(),
         over: matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         host: status.host_ip.filter(|address| !address.is_empty()),
     }
 }
@@ -402,6 +423,14 @@ fn service_addresses(service: &Service) -> Vec<String> {
     addresses
 }
 
+fn node_addresses(node: &core::Node) -> Vec<String> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.filter(|address| address.type_ == "ExternalIP")
+        .map(|address| address.address.clone())
+        .take(MAX_ADDRESSES)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,7 +445,8 @@ mod tests {
     }
 
     fn meta(name: &str, more: Value) -> Value {
-        let mut meta = json!({"name": name, "namespace": "system", "uid": format!("uid-{name}"), "labels": {INSTANCE: "e"}});
+        let mut meta =
+            json!({"name": name, "namespace": "system", "uid": format!("uid-{name}"), "labels": {INSTANCE: "e"}});
         for (key, value) in more.as_object().into_iter().flatten() {
             meta[key] = value.clone();
         }
@@ -454,7 +484,8 @@ mod tests {
     fn the_fleet_is_what_runs() {
         let index = index([edge("e", 1)]);
         let mut fleets = Fleets::new();
-        let mut running = running(&[set(3, "r1"), pod("e-0", "r1", true), pod("e-1", "r1", false), pod("other-0", "r1", true)]);
+        let mut running =
+            running(&[set(3, "r1"), pod("e-0", "r1", true), pod("e-1", "r1", false), pod("other-0", "r1", true)]);
         running.count(&index, &mut fleets);
         let fleet = &fleets[&e()];
         assert_eq!((fleet.desired, fleet.replicas, fleet.ready), (3, 3, 2));
@@ -505,7 +536,8 @@ mod tests {
             "status": {"desiredNumberScheduled": 2, "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 2, "observedGeneration": 4},
         });
         let pod = |name: &str, generation: &str| {
-            let labels = json!({"labels": {INSTANCE: "e", TEMPLATE_GENERATION: generation, "controller-revision-hash": "x"}});
+            let labels =
+                json!({"labels": {INSTANCE: "e", TEMPLATE_GENERATION: generation, "controller-revision-hash": "x"}});
             let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
             Thing::Pod(serde_json::from_value(json!({"metadata": meta(name, labels), "status": status})).unwrap())
         };
@@ -517,6 +549,31 @@ mod tests {
         assert_eq!(running.pod_name(&e(), &object, 0).as_deref(), Some("e-abc"));
         let nothing = Running::default().observed(&e(), &object, None, &BTreeMap::new(), 0);
         assert_eq!(next(&nothing), Action::Nothing);
+    }
+
+    #[test]
+    fn the_address_is_that_of_the_nodes_or_of_the_balancer_as_the_edge_says() {
+        let index = index([edge("e", 1)]);
+        let mut object = (*index.edge(&e()).unwrap().object).clone();
+        let node = json!({"metadata": {"name": "n1"}, "status": {"addresses": [
+            {"type": "InternalIP", "address": "10.0.0.7"}, {"type": "ExternalIP", "address": "192.0.2.7"}]}});
+        let placed = json!({"metadata": meta("e-0", json!({})), "spec": {"nodeName": "n1", "containers": []}, "status": {"hostIP": "10.0.0.7"}});
+        let service = json!({"metadata": meta("e", json!({})), "spec": {"clusterIP": "10.96.0.9"},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}});
+        let mut running = running(&[
+            Thing::Pod(serde_json::from_value(placed).unwrap()),
+            Thing::Service(serde_json::from_value(service).unwrap()),
+        ]);
+        running.reset(Listed::Nodes, None, &[Thing::Node(serde_json::from_value(node).unwrap())]);
+        object.spec.network.advertise.name = None;
+        for (from, address) in [
+            (AdvertiseFrom::NodeExternalIP, "192.0.2.7"),
+            (AdvertiseFrom::NodeInternalIP, "10.0.0.7"),
+            (AdvertiseFrom::ServiceAddress, "192.0.2.9"),
+        ] {
+            object.spec.network.advertise.from = Some(from);
+            assert_eq!(running.addresses(&e(), &object), [address]);
+        }
     }
 
     #[test]

@@ -14,8 +14,7 @@ pub struct Note {
 }
 
 /// Reasons that everything has for a moment when it is new.
-const PASSING: [Reason; 5] =
-    [Reason::Pending, Reason::NoEdge, Reason::NoPod, Reason::NotDiscovered, Reason::Unknown];
+const PASSING: [Reason; 5] = [Reason::Pending, Reason::NoEdge, Reason::NoPod, Reason::NotDiscovered, Reason::Unknown];
 
 /// What to tell of a status that follows another one.
 #[must_use]
@@ -75,9 +74,11 @@ mod tests {
 
     #[test]
     fn what_is_new_tells_that_it_works_or_why_it_never_will() {
-        let pending = [("Accepted", "True", "Accepted"), ("Programmed", "False", "Pending"), ("Ready", "False", "Pending")];
+        let pending =
+            [("Accepted", "True", "Accepted"), ("Programmed", "False", "Pending"), ("Ready", "False", "Pending")];
         assert!(told(&[], &pending).is_empty());
-        let ready = [("Accepted", "True", "Accepted"), ("Programmed", "True", "Programmed"), ("Ready", "True", "Ready")];
+        let ready =
+            [("Accepted", "True", "Accepted"), ("Programmed", "True", "Programmed"), ("Ready", "True", "Ready")];
         assert_eq!(told(&pending, &ready), ["Programmed: Programmed", "Ready: Ready"]);
         assert!(told(&ready, &ready).is_empty());
         assert_eq!(told(&[], &[("Accepted", "False", "InvalidSpec")]), ["!InvalidSpec: Accepted"]);

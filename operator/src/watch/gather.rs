@@ -112,6 +112,10 @@ mod tests {
         list(&mut gather, 1, &[]);
         assert_eq!(gather.take(0, Event::Init), Step::Nothing);
         assert_eq!(gather.take(0, Event::InitApply(("half", 1))), Step::Nothing);
-        assert_eq!(list(&mut gather, 0, &[("b", 1)]), Step::Again(0, vec![("b", 1)]), "a list that broke off is not used");
+        assert_eq!(
+            list(&mut gather, 0, &[("b", 1)]),
+            Step::Again(0, vec![("b", 1)]),
+            "a list that broke off is not used"
+        );
     }
 }

@@ -107,8 +107,9 @@ async fn fetch(context: Context, stale: Stale) {
     let mut forbidden = BTreeMap::<Key, Instant>::new();
     loop {
         let mut keys = stale.take(ROUND);
-        let asked: Vec<Key> =
-            context.board.quietly(|state| state.index.fetches().take(ROUND.saturating_sub(keys.len())).cloned().collect());
+        let asked: Vec<Key> = context
+            .board
+            .quietly(|state| state.index.fetches().take(ROUND.saturating_sub(keys.len())).cloned().collect());
         keys.extend(asked);
         let now = Instant::now();
         let due: Vec<Key> = forbidden.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();

@@ -54,7 +54,12 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
     let optional = !context.args.watch_namespaces.is_empty();
     vec![
         task(context, "the watch of SipEdges", Watch::namespaced("SipEdge", context), index_of::<SipEdge>),
-        task(context, "the watch of SessionStores", Watch::namespaced("SessionStore", context), index_of::<SessionStore>),
+        task(
+            context,
+            "the watch of SessionStores",
+            Watch::namespaced("SessionStore", context),
+            index_of::<SessionStore>,
+        ),
         task(context, "the watch of SipDomains", Watch::everywhere("SipDomain", client()), index_of::<SipDomain>),
         task(context, "the watch of McpAgents", Watch::namespaced("McpAgent", context), index_of::<McpAgent>),
         task(

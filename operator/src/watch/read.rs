@@ -97,7 +97,9 @@ mod tests {
     fn a_broken_policy_says_for_whom_it_is_where_that_can_be_read() {
         let target = json!({"group": "sipmcp.dev", "kind": "McpAgent", "name": "a"});
         assert!(matches!(read(json!({"targetRefs": [target], "rules": []})), Read::Whole(_)));
-        let Read::Broken(broken) = read(json!({"targetRefs": [target], "rules": "all"})) else { panic!("it is broken") };
+        let Read::Broken(broken) = read(json!({"targetRefs": [target], "rules": "all"})) else {
+            panic!("it is broken")
+        };
         assert_eq!(broken.metadata.name.as_deref(), Some("p"));
         assert_eq!(broken.targets, Some(vec![(TargetKind::McpAgent, "a".to_owned())]));
         let Read::Broken(broken) = read(json!({"targetRefs": [target, {"kind": "Other"}], "rules": "all"})) else {

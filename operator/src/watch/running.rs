@@ -8,13 +8,13 @@ use crate::run::Context;
 use futures_util::FutureExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
 /// A kind that is watched here.
-trait Run: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static {
+trait Run: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     const LISTED: Listed;
 
     fn thing(self: Box<Self>) -> Thing;
@@ -37,14 +37,18 @@ run! {
     DaemonSet, DaemonSets;
     Pod, Pods;
     Service, Services;
+    Node, Nodes;
 }
 
 pub(super) fn tasks(context: &Context) -> Vec<Task> {
+    // Only for their addresses, and a Role gives no right to them.
+    let nodes = Watch { optional: true, ..Watch::<Read<Node>>::everywhere("Node", context.client.clone()) };
     vec![
-        task::<StatefulSet>(context, "the watch of StatefulSets", "StatefulSet"),
-        task::<DaemonSet>(context, "the watch of DaemonSets", "DaemonSet"),
-        task::<Pod>(context, "the watch of Pods", "Pod"),
-        task::<Service>(context, "the watch of Services", "Service"),
+        task(context, "the watch of StatefulSets", ours::<StatefulSet>("StatefulSet", context)),
+        task(context, "the watch of DaemonSets", ours::<DaemonSet>("DaemonSet", context)),
+        task(context, "the watch of Pods", ours::<Pod>("Pod", context)),
+        task(context, "the watch of Services", ours::<Service>("Service", context)),
+        task(context, "the watch of Nodes", nodes),
         ("the counter of pods", count(context.clone()).boxed()),
     ]
 }
@@ -69,9 +73,12 @@ async fn count(context: Context) {
     }
 }
 
-fn task<K: Run>(context: &Context, name: &'static str, kind: &'static str) -> Task {
-    let watch = Watch::<Read<K>>::namespaced(kind, context).labelled(LABELS);
-    let board = context.board.clone();
+fn ours<K: Run + Resource<Scope = NamespaceResourceScope>>(kind: &'static str, context: &Context) -> Watch<Read<K>> {
+    Watch::<Read<K>>::namespaced(kind, context).labelled(LABELS)
+}
+
+fn task<K: Run>(context: &Context, name: &'static str, watch: Watch<Read<K>>) -> Task {
+    let (board, kind) = (context.board.clone(), watch.name);
     let take = move |namespace: Option<&str>, step: Step<Read<K>>| {
         if board.quietly(|state| take(state, namespace, step, kind)) {
             board.change(|_| ());
@@ -86,7 +93,12 @@ fn take<K: Run>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>,
     let thing = |read: Read<K>| match read {
         Read::Whole(object) => Some(object.thing()),
         Read::Broken(broken) => {
-            tracing::warn!(kind, name = broken.metadata.name, error = broken.error, "does not fit its type and is left out");
+            tracing::warn!(
+                kind,
+                name = broken.metadata.name,
+                error = broken.error,
+                "does not fit its type and is left out"
+            );
             None
         }
     };

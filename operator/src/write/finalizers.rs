@@ -88,11 +88,15 @@ pub(super) async fn run(context: Context, writer: Writer, events: Events) {
             let writer = writer.clone();
             async move {
                 let result = match key.kind {
-                    Kind::SipEdge => carry_out(&writer, writer.api::<SipEdge>(&key.object.namespace), &key, &step).await,
+                    Kind::SipEdge => {
+                        carry_out(&writer, writer.api::<SipEdge>(&key.object.namespace), &key, &step).await
+                    }
                     Kind::SessionStore => {
                         carry_out(&writer, writer.api::<SessionStore>(&key.object.namespace), &key, &step).await
                     }
-                    Kind::McpAgent => carry_out(&writer, writer.api::<McpAgent>(&key.object.namespace), &key, &step).await,
+                    Kind::McpAgent => {
+                        carry_out(&writer, writer.api::<McpAgent>(&key.object.namespace), &key, &step).await
+                    }
                     _ => carry_out(&writer, Api::<SipDomain>::all(writer.client.clone()), &key, &step).await,
                 };
                 (key, step, result)
@@ -157,8 +161,7 @@ mod tests {
     fn what_needs_a_finalizer_gets_it_once_and_what_may_go_loses_it() {
         let Object::Agent(mut known) = agent("b", 1, "d0", None) else { panic!("an agent") };
         known.metadata.finalizers = Some(vec![DEREGISTER.to_owned(), "someone.else/their".to_owned()]);
-        let index =
-            index([domain("d0", 1), agent("a", 1, "d0", None), Object::Agent(known), policy("p", 1, "a")]);
+        let index = index([domain("d0", 1), agent("a", 1, "d0", None), Object::Agent(known), policy("p", 1, "a")]);
         let mut state = State { index, ..State::default() };
         let leaving = Leaving { uid: "u".into(), since: 0, forced: false, held: true };
         state.leaving.insert(key(Kind::McpAgent, "gone"), leaving.clone());

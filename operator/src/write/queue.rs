@@ -43,7 +43,13 @@ impl Queue {
     ///
     /// # Errors
     /// Too many objects wait.
-    pub fn push(&mut self, key: &Key, before: Option<&[Condition]>, after: &[Condition], now: u64) -> Result<(), NoRoom> {
+    pub fn push(
+        &mut self,
+        key: &Key,
+        before: Option<&[Condition]>,
+        after: &[Condition],
+        now: u64,
+    ) -> Result<(), NoRoom> {
         let last = self.written.get(key).map(|written| written.at);
         let due = match (before, last) {
             (Some(before), Some(last)) if same_conditions(before, after) => last + EVERY_MS,

@@ -138,9 +138,9 @@ pub(super) async fn run(context: Context, writer: Writer, events: Events) {
         {
             let counters = queue.counters_due(&key, ms());
             let now = Time(Timestamp::now());
-            let due = context.board.quietly(|state| {
-                state.wants.are_current(&state.index).then(|| due(state, &key, &now, counters))
-            });
+            let due = context
+                .board
+                .quietly(|state| state.wants.are_current(&state.index).then(|| due(state, &key, &now, counters)));
             match due {
                 Some(Some(due)) => {
                     let (writer, events) = (writer.clone(), events.clone());
@@ -212,7 +212,8 @@ async fn sweep(context: &Context, queue: &mut Queue, now: u64) -> bool {
     }
     queue.retain(|key| keys.contains(key));
     let time = Time(Timestamp::now());
-    let keys: Vec<Key> = KINDS.into_iter().flat_map(|kind| keys.iter().filter(move |key| key.kind == kind)).cloned().collect();
+    let keys: Vec<Key> =
+        KINDS.into_iter().flat_map(|kind| keys.iter().filter(move |key| key.kind == kind)).cloned().collect();
     let mut dropped = 0_u32;
     for slice in keys.chunks(SLICE) {
         let looked = board.quietly(|state| {
@@ -269,7 +270,8 @@ async fn patch(writer: &Writer, key: &Key, due: &Due) -> Result<Object, Failure>
     if due.namespaced {
         metadata["namespace"] = json!(key.object.namespace);
     }
-    let body = json!({"apiVersion": API_VERSION, "kind": key.kind.as_str(), "metadata": metadata, "status": due.status});
+    let body =
+        json!({"apiVersion": API_VERSION, "kind": key.kind.as_str(), "metadata": metadata, "status": due.status});
     macro_rules! to {
         ($api:expr, $variant:ident) => {{
             let params = PatchParams::apply(MANAGER).force();
@@ -316,7 +318,11 @@ mod tests {
             assert_eq!((due.namespaced, due.before.is_none()), (namespaced, true), "{kind:?}");
             assert_eq!(due.status["conditions"].as_array().unwrap().len(), due.after.len());
             let told = notes(&due);
-            assert_eq!(told.iter().any(|note| note.warning), !matches!(kind, Kind::SipEdge | Kind::SipDomain), "{told:?}");
+            assert_eq!(
+                told.iter().any(|note| note.warning),
+                !matches!(kind, Kind::SipEdge | Kind::SipDomain),
+                "{told:?}"
+            );
         }
         assert!(due(&state, &key(Kind::McpAgent, "gone"), &now, true).is_none());
     }

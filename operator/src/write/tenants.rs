@@ -168,7 +168,8 @@ mod tests {
     #[test]
     fn what_stands_is_never_changed() {
         let there = BTreeMap::from([("a.example".to_owned(), "4".to_owned()), ("broken".to_owned(), "x".to_owned())]);
-        let wanted = BTreeMap::from([("a.example".to_owned(), 9), ("b.example".to_owned(), 4), ("c.example".to_owned(), 5)]);
+        let wanted =
+            BTreeMap::from([("a.example".to_owned(), 9), ("b.example".to_owned(), 4), ("c.example".to_owned(), 5)]);
         let (merged, stands) = merge(Some(&there), &wanted);
         assert_eq!((&*merged["a.example"], &*merged["broken"], &*merged["c.example"]), ("4", "x", "5"));
         assert_eq!(stands, [("a.example".to_owned(), 4), ("c.example".to_owned(), 5)].into());

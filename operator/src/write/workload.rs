@@ -78,12 +78,13 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
     let without_keys = index.content(&secret).is_none() && !index.fetches().any(|key| *key == secret);
     // A pod that came again under its name was asked nothing.
     if let Some(fleet) = state.fleets.get_mut(edge) {
-        let same = |name: &str| {
-            let there = state.running.uid_of(&ObjectKey::new(&edge.namespace, name));
-            there.is_some() && there == memory.ordered.get(name).map(String::as_str)
-        };
-        memory.ordered.retain(|name, _| same(name));
-        fleet.drains.retain(|name, _| memory.ordered.contains_key(name));
+        memory.ordered.retain(|name, uid| {
+            let same = state.running.uid_of(&ObjectKey::new(&edge.namespace, &**name)) == Some(uid);
+            if !same {
+                fleet.drains.remove(name);
+            }
+            same
+        });
     }
     let fleet = state.fleets.get(edge);
     let draining = state.running.draining(edge, fleet);
@@ -313,7 +314,10 @@ async fn make_keys(writer: &Writer, edge: &ObjectKey) -> Result<(), Trouble> {
             for ByteString(mut value) in made.data.into_iter().flat_map(BTreeMap::into_values) {
                 value.zeroize();
             }
-            tracing::info!("keys made: Secret {}; keep a copy, without it nothing in the store can be read again", keys_of(edge));
+            tracing::info!(
+                "keys made: Secret {}; keep a copy, without it nothing in the store can be read again",
+                keys_of(edge)
+            );
             Ok(())
         }
         // Somebody brought their own, and the watch brings it here.
@@ -373,7 +377,8 @@ mod tests {
 
     fn thing<T: serde::de::DeserializeOwned>(name: &str, uid: &str, revision: &str, rest: serde_json::Value) -> Box<T> {
         let labels = json!({INSTANCE: "e", "controller-revision-hash": revision});
-        let mut object = json!({"metadata": {"name": name, "namespace": "system", "uid": uid, "generation": 1, "labels": labels}});
+        let mut object =
+            json!({"metadata": {"name": name, "namespace": "system", "uid": uid, "generation": 1, "labels": labels}});
         for (key, value) in rest.as_object().unwrap() {
             object[key] = value.clone();
         }
@@ -443,7 +448,11 @@ mod tests {
         let mut state = state(Some(1), &[set(2, "r1"), pod("e-0", "0", "r1"), pod("e-1", "1", "r1")]);
         let mut memory = Memory::default();
         let work = round(&mut state, &mut memory, 0);
-        assert_eq!((work.action, work.replicas), (Action::Drain { ordinal: 1 }, Some(2)), "no pod is lost before its drain");
+        assert_eq!(
+            (work.action, work.replicas),
+            (Action::Drain { ordinal: 1 }, Some(2)),
+            "no pod is lost before its drain"
+        );
         assert_eq!(state.fleets[&e()].drains["e-1"].reason, "scale-down");
         let crate::index::Object::Edge(mut object) = edge("e", 2) else { panic!("an edge") };
         object.spec.replicas = Some(2);
