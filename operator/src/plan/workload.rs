@@ -21,6 +21,11 @@ pub const HEALTH_PORT: u16 = 9091;
 pub const MESH_PORT: u16 = 7443;
 /// Audience of the token with which an edge enrols.
 pub const AUDIENCE: &str = "sipmcp-edge";
+/// Where a pod finds what it needs, and where it keeps what a restart of the container needs.
+const TOKEN_DIR: &str = "/var/run/sipmcp/token";
+const AUTHORITY_DIR: &str = "/var/run/sipmcp/authority";
+const KEYS_DIR: &str = "/var/run/sipmcp/keys";
+const STATE_DIR: &str = "/var/lib/sipmcp";
 /// The user that edges run as.
 const USER: i64 = 65_532;
 
@@ -223,7 +228,12 @@ fn template(key: &ObjectKey, edge: &SipEdge, installation: &Installation) -> Val
         |path: &str| json!({"httpGet": {"path": path, "port": HEALTH_PORT}, "periodSeconds": 2, "failureThreshold": 3});
     let container = json!({
         "name": "edge", "image": installation.image, "imagePullPolicy": installation.pull_policy,
-        "args": ["--edge", key.to_string(), "--operator", installation.operator, "--operator-name", installation.operator_name],
+        "args": [
+            "--edge", key.to_string(), "--operator", installation.operator, "--operator-name", installation.operator_name,
+            "--operator-ca", format!("{AUTHORITY_DIR}/ca.crt"), "--token", format!("{TOKEN_DIR}/token"),
+            "--config-cache", format!("{STATE_DIR}/config"), "--config-cache-keys", KEYS_DIR,
+            "--mesh-listen", format!("0.0.0.0:{MESH_PORT}"), "--mesh-advertise", format!("$(POD_IP):{MESH_PORT}"),
+        ],
         "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"), field("POD_IP", "status.podIP"),
                 field("HOST_IP", "status.hostIP"), {"name": "SIPMCP_HEALTH", "value": format!("0.0.0.0:{HEALTH_PORT}")}],
         "ports": ports,
@@ -233,9 +243,10 @@ fn template(key: &ObjectKey, edge: &SipEdge, installation: &Installation) -> Val
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "token", "mountPath": "/var/run/sipmcp/token", "readOnly": true},
-            {"name": "authority", "mountPath": "/var/run/sipmcp/authority", "readOnly": true},
-            {"name": "state", "mountPath": "/var/lib/sipmcp"},
+            {"name": "token", "mountPath": TOKEN_DIR, "readOnly": true},
+            {"name": "authority", "mountPath": AUTHORITY_DIR, "readOnly": true},
+            {"name": "keys", "mountPath": KEYS_DIR, "readOnly": true},
+            {"name": "state", "mountPath": STATE_DIR},
         ],
     });
     let near = json!({"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"});
@@ -264,6 +275,7 @@ fn template(key: &ObjectKey, edge: &SipEdge, installation: &Installation) -> Val
             "volumes": [
                 {"name": "token", "projected": {"sources": [token]}},
                 {"name": "authority", "configMap": {"name": installation.authority}},
+                {"name": "keys", "secret": {"secretName": keys_of(key).name, "defaultMode": 0o440}},
                 {"name": "state", "emptyDir": {"sizeLimit": "64Mi"}},
             ],
         },
@@ -349,6 +361,15 @@ mod tests {
         assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
         assert_eq!(pod["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["audience"], AUDIENCE);
         assert_eq!(made["account"]["automountServiceAccountToken"], false);
+        let args: Vec<_> = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+        let given = |flag: &str| args[args.iter().position(|arg| *arg == flag).unwrap() + 1];
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        for flag in ["--operator-ca", "--token", "--config-cache", "--config-cache-keys"] {
+            let mounted = |mount: &Value| given(flag).starts_with(mount["mountPath"].as_str().unwrap());
+            assert!(mounts.iter().any(mounted), "{flag}");
+        }
+        assert_eq!((given("--edge"), given("--mesh-advertise")), ("system/e", "$(POD_IP):7443"));
+        assert_eq!(pod["volumes"][2]["secret"]["secretName"], "e-keys");
     }
 
     #[test]

@@ -136,7 +136,7 @@ where
         }
         Step::Take { uid } => {
             let Some(there) = writer.ask(api.get_metadata_opt(name)).await? else { return Ok(()) };
-            if there.uid().as_deref() != Some(uid) {
+            if there.uid().as_deref() != Some(uid.as_str()) {
                 return Ok(());
             }
             let ours = |finalizer: &String| matches!(finalizer.as_str(), DEREGISTER | IN_USE);

@@ -79,7 +79,7 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
     // A pod that came again under its name was asked nothing.
     if let Some(fleet) = state.fleets.get_mut(edge) {
         memory.ordered.retain(|name, uid| {
-            let same = state.running.uid_of(&ObjectKey::new(&edge.namespace, &**name)) == Some(uid);
+            let same = state.running.uid_of(&ObjectKey::new(&edge.namespace, &**name)) == Some(uid.as_str());
             if !same {
                 fleet.drains.remove(name);
             }
@@ -114,7 +114,8 @@ fn order(state: &mut State, edge: &ObjectKey, work: &Work, memory: &mut Memory) 
     match (&work.action, uid) {
         (Action::Drain { .. }, Some(uid)) => {
             let seconds = work.object.spec.drain.total_seconds().clamp(1, 86_400);
-            let reason = if work.replicas > work.object.spec.replicas { "scale-down" } else { "rollout" };
+            let fewer = work.object.spec.replicas.is_some_and(|wanted| work.replicas > Some(wanted));
+            let reason = if fewer { "scale-down" } else { "rollout" };
             let order = DrainOrder { deadline_s: u32::try_from(seconds).unwrap_or(86_400), reason: reason.to_owned() };
             memory.ordered.insert(name.clone(), uid);
             fleet.drains.insert(name.clone(), order).is_none()
