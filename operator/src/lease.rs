@@ -12,8 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Name of the Lease, in the operator's namespace.
@@ -27,10 +28,17 @@ pub struct Pen {
 }
 
 impl Pen {
-    /// To be asked before every write; a write then takes at most [`WRITE_MS`].
+    /// Whether this replica may write now.
     #[must_use]
     pub fn writes(&self) -> bool {
         self.until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// To be asked before every write and held until its end, at most [`WRITE_MS`]. `None`: this replica may not write.
+    #[must_use]
+    pub fn begin(&self) -> Option<Stroke> {
+        let strokes = self.strokes.clone().try_read_owned().ok()?;
+        self.writes().then_some(Stroke { _strokes: strokes })
     }
 
     /// The same as a flag to wait for; it falls a moment later.
@@ -61,6 +69,7 @@ pub struct Grant {
     until: watch::Sender<Option<Instant>>,
     flag: watch::Sender<bool>,
     elsewhere: watch::Sender<bool>,
+    strokes: Arc<RwLock<()>>,
 }
 
 /// A pen that does not write yet, and who grants it.
@@ -69,7 +78,9 @@ pub fn pen() -> (Grant, Pen) {
     let (sender, until) = watch::channel(None);
     let (raise, flag) = watch::channel(false);
     let (away, elsewhere) = watch::channel(false);
-    (Grant { until: sender, flag: raise, elsewhere: away }, Pen { until, flag, elsewhere })
+    let strokes = Arc::new(RwLock::new(()));
+    let grant = Grant { until: sender, flag: raise, elsewhere: away, strokes: strokes.clone() };
+    (grant, Pen { until, flag, elsewhere, strokes })
 }
 
 /// Holds the Lease, or waits for it, until shutdown; then lets go of it, so that another replica needs not wait.
@@ -108,6 +119,8 @@ pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mu
     let held = claim.holds(now());
     grant.tell(None, claim.me());
     if held {
+        // Whoever takes it writes at once: what is on its way here ends first.
+        let _ = timeout(Duration::from_millis(WRITE_MS), grant.strokes.write()).await;
         let released = timeout(Duration::from_millis(LOOK_MS), release(&api, &claim, now())).await;
         match released {
             Ok(Ok(())) => tracing::info!(lease = NAME, "let go of the Lease"),
@@ -189,5 +202,27 @@ fn record(holder: &str, resource_version: Option<String>, transitions: i32, acqu
             lease_transitions: Some(transitions),
             ..LeaseSpec::default()
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lease_is_let_go_of_when_the_last_write_has_ended_and_none_begins_then() {
+        let (grant, mut pen) = pen();
+        assert!(pen.begin().is_none());
+        grant.tell(Some(Instant::now() + Duration::from_secs(60)), "a");
+        pen.granted().await.unwrap();
+        let stroke = pen.begin().unwrap();
+        let mut waiting = Box::pin(grant.strokes.write());
+        assert!(timeout(Duration::from_millis(1), &mut waiting).await.is_err());
+        assert!(pen.begin().is_none(), "who lets go of it waits already");
+        drop(stroke);
+        drop(waiting.await);
+        assert!(pen.begin().is_some());
+        grant.tell(Some(Instant::now()), "a");
+        assert!(pen.begin().is_none() && !pen.writes(), "its time is over, whoever was told");
     }
 }

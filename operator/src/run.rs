@@ -20,7 +20,7 @@ use tokio::task::{JoinError, JoinSet};
 use tracing_subscriber::EnvFilter;
 
 /// For the tasks to end after a signal.
-const END_TIME: Duration = Duration::from_secs(8);
+const END_TIME: Duration = Duration::from_secs(12);
 
 /// What every task gets.
 #[derive(Clone)]

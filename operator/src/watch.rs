@@ -26,6 +26,8 @@ pub use read::{Broken, Read};
 
 /// A kind of which something was turned away is listed again after this time.
 const RELIST: Duration = Duration::from_secs(60);
+/// A watch is asked for anew after so many seconds; one whose connection died in silence is noticed 5 s later.
+const WATCH_SECONDS: u32 = 60;
 /// Between two tries where something ended that never ends.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,11 +65,11 @@ impl<T: Resource<DynamicType = ()>> Watch<T> {
         } else {
             names.into_iter().map(|name| (Some(name.clone()), Api::namespaced(client(), &name))).collect()
         };
-        Watch { name, sources, config: Config::default(), optional: false }
+        Watch { name, sources, config: config(), optional: false }
     }
 
     fn everywhere(name: &'static str, client: Client) -> Self {
-        Watch { name, sources: vec![(None, Api::all(client))], config: Config::default(), optional: false }
+        Watch { name, sources: vec![(None, Api::all(client))], config: config(), optional: false }
     }
 
     fn labelled(self, labels: &str) -> Self {
@@ -137,6 +139,10 @@ where
             relist = short.then(|| relist.unwrap_or_else(|| Instant::now() + RELIST));
         }
     }
+}
+
+fn config() -> Config {
+    Config::default().timeout(WATCH_SECONDS)
 }
 
 fn status_of(error: &watcher::Error) -> Option<u16> {

@@ -100,9 +100,7 @@ impl Writer {
     async fn write<T>(&self, kind: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
         // The semaphore is never closed.
         let _place = self.places.acquire().await.map_err(|_| Failure::NoLease)?;
-        if !self.pen.writes() {
-            return Err(Failure::NoLease);
-        }
+        let Some(_stroke) = self.pen.begin() else { return Err(Failure::NoLease) };
         let begin = Instant::now();
         let result = match timeout(Duration::from_millis(WRITE_MS), call).await {
             Ok(result) => result.map_err(Failure::Api),

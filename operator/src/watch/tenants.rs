@@ -1,20 +1,19 @@
 //! The numbers of the tenants, for every replica: ConfigMap `sipmcp-tenants` in the operator's namespace.
 
-use super::{Step, Task, Watch, follow};
+use super::{Step, Task, Watch, config, follow};
 use crate::board::State;
 use crate::plan::tenants::{CONFIG_MAP, read};
 use crate::run::Context;
 use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
-use kube::runtime::watcher::Config;
 
 pub(super) fn tasks(context: &Context) -> Vec<Task> {
     let api = Api::<ConfigMap>::namespaced(context.client.clone(), &context.args.namespace);
     let watch = Watch {
         name: "ConfigMap",
         sources: vec![(None, api)],
-        config: Config::default().fields(&format!("metadata.name={CONFIG_MAP}")),
+        config: config().fields(&format!("metadata.name={CONFIG_MAP}")),
         optional: false,
     };
     let board = context.board.clone();
