@@ -23,7 +23,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use events::Events;
 
@@ -191,26 +191,22 @@ impl Rounds {
     /// The process ends.
     async fn next(&mut self) -> Result<(), Ended> {
         let mut shutdown = self.context.shutdown.clone();
+        // A round that took long is followed by a pause as long: the others of this process work, too.
+        let pause = COALESCE.max(self.begin.elapsed().min(self.latest));
+        tokio::select! {
+            changed = self.revisions.changed() => changed.map_err(|_| Ended)?,
+            () = sleep(self.latest) => {}
+            () = shutdown.requested() => return Err(Ended),
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shutdown.requested() => return Err(Ended),
+        }
         if !self.pen.writes() {
             tokio::select! {
                 granted = self.pen.granted() => granted?,
                 () = shutdown.requested() => return Err(Ended),
             }
-            self.begin = Instant::now();
-            self.revisions.borrow_and_update();
-            return Ok(());
-        }
-        let latest = Instant::now() + self.latest;
-        // A round that took long is followed by a pause as long: the others of this process work, too.
-        let earliest = Instant::now() + COALESCE.max(self.begin.elapsed().min(self.latest));
-        tokio::select! {
-            changed = self.revisions.changed() => changed.map_err(|_| Ended)?,
-            () = sleep_until(latest) => {}
-            () = shutdown.requested() => return Err(Ended),
-        }
-        tokio::select! {
-            () = sleep_until(earliest) => {}
-            () = shutdown.requested() => return Err(Ended),
         }
         self.revisions.borrow_and_update();
         self.begin = Instant::now();

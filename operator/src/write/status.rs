@@ -190,12 +190,18 @@ fn finish(board: &Board, queue: &mut Queue, key: &Key, counters: bool, outcome: 
         Outcome::Written(object) => {
             // So that the next look compares with what stands now, and not with what stood before. One that is being deleted meanwhile is the
             // watch's affair.
-            board.quietly(|state| {
+            let changed = board.quietly(|state| {
+                let before = state.index.revision();
                 if !state.leaving.contains_key(key) && state.index.content(key).is_some() {
                     // There was room for it before.
                     let _ = state.index.apply(object);
                 }
+                state.index.revision() != before
             });
+            // It came here before the watch brought it, which will not tell of it any more.
+            if changed {
+                board.change(|_| ());
+            }
             queue.wrote(key, counters, now);
         }
         Outcome::Gone => queue.skipped(key),
@@ -206,6 +212,9 @@ fn finish(board: &Board, queue: &mut Queue, key: &Key, counters: bool, outcome: 
 /// Looks at every object. False: the task that tells the edges was not done, so nobody can say what is programmed.
 async fn sweep(context: &Context, queue: &mut Queue, now: u64) -> bool {
     let board = &context.board;
+    if !board.quietly(|state| state.wants.are_current(&state.index)) {
+        return false;
+    }
     let mut keys = BTreeSet::new();
     for kind in KINDS {
         keys.extend(board.quietly(|state| state.index.keys(kind)));
