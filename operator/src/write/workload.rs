@@ -50,6 +50,8 @@ struct Memory {
     ordered: BTreeMap<String, String>,
     /// What was last told of it.
     told: Option<String>,
+    /// What was told of its drain.
+    long_drain: Option<Note>,
 }
 
 /// What one round has to do for a SipEdge.
@@ -171,7 +173,7 @@ pub(super) async fn run(context: Context, writer: Writer, events: Events) {
         let done = todo.into_iter().map(|(edge, work, mut memory)| {
             let (writer, events, installation) = (&writer, &events, &installation);
             async move {
-                let result = carry_out(writer, &edge, &work, installation, &mut memory).await;
+                let result = carry_out(writer, events, &edge, &work, installation, &mut memory).await;
                 tell(events, &edge, &work, result, &mut memory);
                 (edge, memory)
             }
@@ -217,8 +219,22 @@ enum Trouble {
     Random,
 }
 
+/// What nobody expects of a long drain: others give up earlier (Agones, "Controlling disruption").
+fn long_drain(seconds: u64) -> Option<Note> {
+    let who = match seconds {
+        0..=600 => return None,
+        601..=3600 => "the cluster autoscaler waits 600 s at most",
+        _ => {
+            "the cluster autoscaler waits 600 s at most, and some providers honour a PodDisruptionBudget for an hour only"
+        }
+    };
+    let text = format!("spec.drain: takes up to {seconds} s; {who}, and then ends pods that still drain");
+    Some(Note { warning: true, reason: "LongDrain".to_owned(), text })
+}
+
 async fn carry_out(
     writer: &Writer,
+    events: &Events,
     edge: &ObjectKey,
     work: &Work,
     installation: &Installation,
@@ -239,6 +255,13 @@ async fn carry_out(
         memory.applied = None;
         apply(writer, edge, &made, owner).await?;
         memory.applied = Some((digest, Instant::now()));
+        let long = long_drain(work.object.spec.drain.total_seconds());
+        if memory.long_drain != long
+            && let Some(note) = &long
+        {
+            events.tell(&Key::new(Kind::SipEdge, edge.clone()), owner, note);
+        }
+        memory.long_drain = long;
     }
     if let (Action::Delete { uid, .. }, Some(pod)) = (&work.action, &work.pod) {
         tracing::info!(pod = %format!("{}/{pod}", edge.namespace), "drained: it is deleted, and comes again with the new revision");
@@ -460,6 +483,13 @@ mod tests {
         state.index.apply(crate::index::Object::Edge(object)).unwrap();
         assert_eq!(round(&mut state, &mut memory, 1).action, Action::Resume { ordinal: 1 });
         assert!(state.fleets[&e()].drains.is_empty());
+    }
+
+    #[test]
+    fn a_drain_that_others_do_not_wait_for_is_told_of() {
+        assert_eq!(long_drain(600), None);
+        assert!(long_drain(601).unwrap().text.contains("autoscaler"));
+        assert!(long_drain(3601).unwrap().text.contains("an hour"));
     }
 
     #[test]
