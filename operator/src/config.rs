@@ -80,8 +80,8 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, env = "SIPMCP_LOG_FORMAT")]
     pub log_format: LogFormat,
 
-    /// Log level, or a filter such as `info,operator=debug`. Secrets are never logged.
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIPMCP_LOG")]
+    /// Log level, or a filter such as `info,operator=debug`. Secrets are never logged. Interrupted watches are told of by the operator itself.
+    #[arg(long, value_name = "LEVEL", default_value = "info,kube_runtime::watcher=error", env = "SIPMCP_LOG")]
     pub log_level: String,
 }
 

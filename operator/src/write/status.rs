@@ -179,7 +179,7 @@ pub(super) async fn run(context: Context, writer: Writer, events: Events) {
 /// What became of a write.
 enum Outcome {
     /// The object as the API server has it now.
-    Written(Object),
+    Written(Box<Object>),
     /// The object is gone, or another one has its name: the watch will say so.
     Gone,
     Failed,
@@ -194,7 +194,7 @@ fn finish(board: &Board, queue: &mut Queue, key: &Key, counters: bool, outcome: 
                 let before = state.index.revision();
                 if !state.leaving.contains_key(key) && state.index.content(key).is_some() {
                     // There was room for it before.
-                    let _ = state.index.apply(object);
+                    let _ = state.index.apply(*object);
                 }
                 state.index.revision() != before
             });
@@ -257,7 +257,7 @@ async fn write(writer: &Writer, events: &Events, key: &Key, due: Due) -> Outcome
             for note in notes(&due) {
                 events.tell(key, &due.uid, &note);
             }
-            Outcome::Written(object)
+            Outcome::Written(Box::new(object))
         }
         Err(failure) if failure.is_not_found() || failure.is_conflict() => Outcome::Gone,
         Err(failure) => {
@@ -350,7 +350,7 @@ mod tests {
         written.metadata.resource_version = Some("2".into());
         written.status = Some(serde_json::from_value(first.status).unwrap());
         let revision = board.quietly(|state| state.index.revision());
-        finish(&board, &mut queue, &name, true, Outcome::Written(Object::Agent(written)), 1);
+        finish(&board, &mut queue, &name, true, Outcome::Written(Box::new(Object::Agent(written))), 1);
         assert!(due_now(&board).is_none() && queue.is_empty());
         assert_eq!(board.quietly(|state| state.index.revision()), revision, "and nobody is woken");
     }
