@@ -303,8 +303,8 @@ impl Running {
     /// By name.
     fn pods_of(&self, edge: &ObjectKey) -> impl Iterator<Item = (&str, &Pod)> {
         let from = ObjectKey::new(&edge.namespace, "");
-        let here = self.pods.range(from..).take_while(|(key, _)| key.namespace == edge.namespace);
-        here.filter(|(_, pod)| pod.edge == edge.name).map(|(key, pod)| (&*key.name, pod))
+        let here = self.pods.range(from..).take_while(move |(key, _)| key.namespace == edge.namespace);
+        here.filter(move |(_, pod)| pod.edge == edge.name).map(|(key, pod)| (&*key.name, pod))
     }
 
     /// Where peers reach the edges: the advertised name, or addresses.
