@@ -3,6 +3,7 @@
 
 use crate::index::Index;
 use crate::key::Key;
+use crate::plan::backends::Backends;
 use crate::plan::delta::Wants;
 use crate::plan::finalizer::Leaving;
 use crate::plan::fleet::Fleets;
@@ -21,6 +22,8 @@ pub struct State {
     pub fleets: Fleets,
     /// What runs in the cluster for our SipEdges.
     pub running: Running,
+    /// Where the backends of agents answer.
+    pub backends: Backends,
     /// Objects of ours that are being deleted.
     pub leaving: BTreeMap<Key, Leaving>,
     /// The numbers of the tenants were read, or there are none yet.

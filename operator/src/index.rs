@@ -12,6 +12,7 @@ mod shelf;
 mod view;
 
 use crate::key::{Key, Kind};
+use crate::plan::backends::Endpoints;
 use crds::core_v1::{ConfigMap, Secret};
 use crds::manifest::ObjectKey;
 use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
@@ -38,6 +39,7 @@ pub const MAX_AGENTS: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
 pub const MAX_POLICIES: Limits = Limits { objects: 32_768, bytes: 256 << 20 };
 pub const MAX_SECRETS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
 pub const MAX_CONFIG_MAPS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
+pub const MAX_ENDPOINTS: Limits = Limits { objects: 32_768, bytes: 64 << 20 };
 /// Namespaces whose labels are known. One beyond counts as having its name for its only label.
 pub const MAX_NAMESPACES: usize = 16_384;
 /// Objects that could not be read, of all kinds together. With one more nothing is told to any edge as complete, so nothing is taken away.
@@ -55,6 +57,8 @@ pub enum Object {
     ConfigMap(core::ConfigMap),
     /// Only its labels are kept.
     Namespace(core::Namespace),
+    /// Ready endpoints of the Service of this name. All are kept: an agent may name any of them a moment later.
+    Endpoints(ObjectKey, Endpoints),
     /// It does not fit its type; only its name is known.
     Unreadable(Key, Unreadable),
 }
@@ -87,6 +91,7 @@ pub struct Index {
     policies: Shelf<McpCapabilityPolicy>,
     secrets: Shelf<Secret>,
     config_maps: Shelf<ConfigMap>,
+    endpoints: Shelf<Endpoints>,
     /// Labels, by name.
     namespaces: BTreeMap<String, Labels>,
     unreadable: BTreeMap<Key, Unreadable>,
@@ -109,6 +114,7 @@ impl Default for Index {
             policies: Shelf::new(MAX_POLICIES),
             secrets: Shelf::new(MAX_SECRETS),
             config_maps: Shelf::new(MAX_CONFIG_MAPS),
+            endpoints: Shelf::new(MAX_ENDPOINTS),
             namespaces: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             references: References::default(),
@@ -133,6 +139,7 @@ impl Object {
             Object::Secret(object) => Key::new(Kind::Secret, key_of(&object.metadata)),
             Object::ConfigMap(object) => Key::new(Kind::ConfigMap, key_of(&object.metadata)),
             Object::Namespace(object) => Key::of(Kind::Namespace, "", key_of(&object.metadata).name),
+            Object::Endpoints(key, _) => Key::new(Kind::Endpoints, key.clone()),
             Object::Unreadable(key, _) => key.clone(),
         }
     }
@@ -165,6 +172,7 @@ impl Index {
             Object::Namespace(object) => {
                 return self.namespace(key.object.name, object.metadata.labels.unwrap_or_default());
             }
+            Object::Endpoints(_, endpoints) => return self.endpoints(&key, endpoints),
             Object::Edge(object) => {
                 let names = references::of_edge(at, &object);
                 let entry = custom(&key, &object.metadata, &object.spec, validate::edge(&object.spec));
@@ -227,7 +235,9 @@ impl Index {
         {
             return Applied::Unchanged;
         }
-        if self.forget(key) { self.changed() } else { Applied::Unchanged }
+        // Nobody is told of endpoints that no agent names.
+        let told = key.kind != Kind::Endpoints || self.references.is_named(key);
+        if self.forget(key) && told { self.changed() } else { Applied::Unchanged }
     }
 
     /// The watch of a kind began again with this list: what is not in it is gone.
@@ -322,7 +332,8 @@ impl Index {
             Kind::McpCapabilityPolicy => self.policies.short,
             Kind::Secret => self.secrets.short,
             Kind::ConfigMap => self.config_maps.short,
-            Kind::Namespace | Kind::Endpoints => false,
+            Kind::Endpoints => self.endpoints.short,
+            Kind::Namespace => false,
         }
     }
 
@@ -357,7 +368,7 @@ impl Index {
             Kind::Secret => keys(kind, &self.secrets),
             Kind::ConfigMap => keys(kind, &self.config_maps),
             Kind::Namespace => self.namespaces.keys().map(|name| Key::of(kind, "", &**name)).collect(),
-            Kind::Endpoints => BTreeSet::new(),
+            Kind::Endpoints => keys(kind, &self.endpoints),
         };
         keys.extend(self.unreadable.keys().filter(|key| key.kind == kind).cloned());
         keys
@@ -414,7 +425,8 @@ impl Index {
             Kind::McpCapabilityPolicy => known(self.policies.get(at)),
             Kind::Secret => known(self.secrets.get(at)),
             Kind::ConfigMap => known(self.config_maps.get(at)),
-            Kind::Namespace | Kind::Endpoints => None,
+            Kind::Endpoints => known(self.endpoints.get(at)),
+            Kind::Namespace => None,
         }
     }
 
@@ -427,7 +439,8 @@ impl Index {
             Kind::McpCapabilityPolicy => self.policies.short = short,
             Kind::Secret => self.secrets.short = short,
             Kind::ConfigMap => self.config_maps.short = short,
-            Kind::Namespace | Kind::Endpoints => {}
+            Kind::Endpoints => self.endpoints.short = short,
+            Kind::Namespace => {}
         }
     }
 
@@ -444,6 +457,15 @@ impl Index {
             self.synced.remove(&key.kind);
         }
         self.changed()
+    }
+
+    fn endpoints(&mut self, key: &Key, endpoints: Endpoints) -> Result<Applied, Full> {
+        let entry = made(&ObjectMeta::default(), entry::endpoints(&endpoints)).with(Box::new(endpoints));
+        let named = self.references.is_named(key);
+        let put = self.endpoints.put(&key.object, entry);
+        let told = named && !matches!(put, Ok(Put::Same | Put::Stale));
+        let applied = if told { self.changed() } else { Applied::Unchanged };
+        put.map(|_| applied)
     }
 
     fn namespace(&mut self, name: String, labels: Labels) -> Result<Applied, Full> {
@@ -475,7 +497,7 @@ impl Index {
             Kind::Secret => self.secrets.remove(at),
             Kind::ConfigMap => self.config_maps.remove(at),
             Kind::Namespace => self.namespaces.remove(&at.name).is_some(),
-            Kind::Endpoints => false,
+            Kind::Endpoints => self.endpoints.remove(at),
         }
     }
 

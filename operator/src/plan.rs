@@ -1,5 +1,6 @@
 //! What follows from the index: pure functions and machines.
 
+pub mod backends;
 pub mod delta;
 pub mod finalizer;
 pub mod fleet;

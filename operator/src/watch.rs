@@ -1,5 +1,6 @@
 //! What the API server says, brought to the board: one loop per kind, which begins again by itself after every interruption.
 
+mod backends;
 mod gather;
 mod named;
 mod ours;
@@ -35,10 +36,14 @@ type Task = (&'static str, BoxFuture<'static, ()>);
 
 /// All loops.
 pub fn tasks(context: &Context) -> Vec<Task> {
-    [ours::tasks(context), named::tasks(context), running::tasks(context), tenants::tasks(context)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let tasks = [
+        ours::tasks(context),
+        named::tasks(context),
+        backends::tasks(context),
+        running::tasks(context),
+        tenants::tasks(context),
+    ];
+    tasks.into_iter().flatten().collect()
 }
 
 /// A kind of object, and where it is looked for.

@@ -90,6 +90,12 @@ pub(super) fn config_map(map: &crds::core_v1::ConfigMap) -> Content {
     hashed(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": map.data}).to_string().into())
 }
 
+/// Ready endpoints: `{ports[{port, addresses[]}]}`.
+pub(super) fn endpoints(endpoints: &crate::plan::backends::Endpoints) -> Content {
+    let port = |(port, addresses): (&u16, &std::collections::BTreeSet<std::net::SocketAddr>)| json!({"port": port, "addresses": addresses.iter().map(ToString::to_string).collect::<Vec<_>>()});
+    hashed(json!({"ports": endpoints.iter().map(port).collect::<Vec<_>>()}).to_string().into())
+}
+
 /// Content without a generation: its version is what it is.
 fn hashed(json: Bytes) -> Content {
     let version = format!("sha256:{}", hex(&Sha256::digest(&json)));

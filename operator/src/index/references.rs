@@ -112,6 +112,7 @@ pub(super) fn of_agent(key: &ObjectKey, agent: &McpAgent) -> BTreeSet<Key> {
     if let Some(BackendKind::McpHttp(http)) = agent.spec.backend.kind() {
         names.extend(http.tls.iter().map(|tls| near(Kind::ConfigMap, &tls.ca_bundle_ref.name)));
         names.extend(http.credential_ref.iter().map(|reference| near(Kind::Secret, &reference.name)));
+        names.extend(http.service_ref.iter().map(|service| near(Kind::Endpoints, &service.name)));
     }
     names
 }

@@ -135,6 +135,26 @@ fn there_is_a_limit_and_room_again_after_a_delete() {
 }
 
 #[test]
+fn reg_9_an_edge_is_told_where_a_backend_answers_and_nobody_of_other_services() {
+    let Object::Agent(mut by_service) = agent("a", 1, "d0", None) else { panic!("an agent") };
+    let http = by_service.spec.backend.mcp_http.as_mut().unwrap();
+    http.url = None;
+    http.service_ref = serde_json::from_value(serde_json::json!({"name": "billing", "port": 80})).unwrap();
+    let mut index = index([edge("e", 1), domain("d0", 1), Object::Agent(by_service)]);
+    let endpoints = |name: &str, address: &str| {
+        Object::Endpoints(ObjectKey::new("acme", name), [(80, [address.parse().unwrap()].into())].into())
+    };
+    assert_eq!(index.apply(endpoints("other", "10.0.0.9:1")), Ok(Applied::Unchanged));
+    assert_eq!(index.apply(endpoints("billing", "10.0.0.1:8080")), Ok(Applied::Changed));
+    let wanted = wanted(&index, &ObjectKey::new("system", "e"));
+    let json: serde_json::Value = serde_json::from_slice(&wanted[&key(Kind::Endpoints, "billing")].json).unwrap();
+    assert_eq!(json, serde_json::json!({"ports": [{"port": 80, "addresses": ["10.0.0.1:8080"]}]}));
+    assert!(!wanted.contains_key(&key(Kind::Endpoints, "other")));
+    assert_eq!(index.delete(&key(Kind::Endpoints, "other"), None), Applied::Unchanged);
+    assert_eq!(index.delete(&key(Kind::Endpoints, "billing"), None), Applied::Changed);
+}
+
+#[test]
 fn a_list_of_one_namespace_takes_nothing_away_from_another() {
     let mut index = index([edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None), agent("b", 1, "d0", None)]);
     let revision = index.revision();

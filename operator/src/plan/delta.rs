@@ -26,7 +26,8 @@ pub struct Item {
 /// Everything that the edges of one SipEdge should hold.
 pub type Wanted = BTreeMap<Key, Item>;
 
-/// What the edges of a SipEdge should hold: itself, its store, the agents that it serves, and what any of these name. Empty where there is no
+/// What the edges of a SipEdge should hold: itself, its store, the agents that it serves, and what any of these name, the endpoints of
+/// backends included. Empty where there is no
 /// such SipEdge.
 #[must_use]
 pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
@@ -39,6 +40,12 @@ pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
     };
     for (name, domain) in &told.domains {
         add(Key::of(Kind::SipDomain, "", &**name), index.tenant(&domain.spec.domain));
+    }
+    for (key, agent) in &told.agents {
+        let http = agent.spec.backend.mcp_http.as_ref();
+        if let Some(service) = http.and_then(|http| http.service_ref.as_ref()) {
+            add(Key::of(Kind::Endpoints, &*key.namespace, &*service.name), None);
+        }
     }
     told.secrets.into_keys().for_each(|key| add(Key::new(Kind::Secret, key), None));
     told.config_maps.into_keys().for_each(|key| add(Key::new(Kind::ConfigMap, key), None));
