@@ -133,7 +133,7 @@ where
                     continue;
                 }
             };
-            if std::mem::take(&mut failing[at]) && !matches!(event, watcher::Event::Init) {
+            if !matches!(event, watcher::Event::Init) && std::mem::take(&mut failing[at]) {
                 tracing::info!(kind = name, "the watch goes on");
             }
             let step = gather.take(at, event);
