@@ -16,10 +16,23 @@ pub struct Note {
 /// Reasons that everything has for a moment when it is new.
 const PASSING: [Reason; 5] = [Reason::Pending, Reason::NoEdge, Reason::NoPod, Reason::NotDiscovered, Reason::Unknown];
 
-/// What to tell of a status that follows another one.
+/// Reasons of Programmed that say how many edges there are, and nothing of the object.
+const OF_THE_FLEET: [Reason; 3] = [Reason::Pending, Reason::NoEdge, Reason::PartiallyProgrammed];
+
+/// What to tell of a status that follows another one. `fleet`: it is that of a SipEdge. An edge that comes or goes is told of there, and
+/// not with each of ten thousand agents.
 #[must_use]
-pub fn notes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
-    after.iter().filter_map(|now| note(before.iter().find(|old| old.type_ == now.type_), now)).collect()
+pub fn notes(before: &[Condition], after: &[Condition], fleet: bool) -> Vec<Note> {
+    let counts = |condition: &Condition| {
+        condition.type_ == ConditionType::Programmed.as_str()
+            && OF_THE_FLEET.iter().any(|reason| reason.as_str() == condition.reason)
+    };
+    let told = |now: &Condition| {
+        let before = before.iter().find(|old| old.type_ == now.type_);
+        let only_counts = counts(now) || (now.status == "True" && before.is_some_and(counts));
+        if only_counts && !fleet { None } else { note(before, now) }
+    };
+    after.iter().filter_map(told).collect()
 }
 
 fn note(before: Option<&Condition>, now: &Condition) -> Option<Note> {
@@ -69,7 +82,7 @@ mod tests {
     fn told(before: &[(&str, &str, &str)], after: &[(&str, &str, &str)]) -> Vec<String> {
         let all = |all: &[(&str, &str, &str)]| all.iter().map(|c| condition(c.0, c.1, c.2)).collect::<Vec<_>>();
         let line = |note: Note| format!("{}{}: {}", if note.warning { "!" } else { "" }, note.reason, note.text);
-        notes(&all(before), &all(after)).into_iter().map(line).collect()
+        notes(&all(before), &all(after), true).into_iter().map(line).collect()
     }
 
     #[test]
@@ -82,6 +95,16 @@ mod tests {
         assert_eq!(told(&pending, &ready), ["Programmed: Programmed", "Ready: Ready"]);
         assert!(told(&ready, &ready).is_empty());
         assert_eq!(told(&[], &[("Accepted", "False", "InvalidSpec")]), ["!InvalidSpec: Accepted"]);
+    }
+
+    #[test]
+    fn an_edge_that_comes_or_goes_is_told_of_once_and_not_with_each_agent() {
+        let all = |reason: &str, status: &str| vec![condition("Programmed", status, reason)];
+        let (yes, no) = (all("Programmed", "True"), all("PartiallyProgrammed", "False"));
+        assert!(notes(&yes, &no, false).is_empty() && notes(&no, &yes, false).is_empty());
+        assert_eq!((notes(&yes, &no, true).len(), notes(&no, &yes, true).len()), (1, 1));
+        let rejected = all("Rejected", "False");
+        assert_eq!((notes(&no, &rejected, false).len(), notes(&rejected, &yes, false).len()), (1, 1));
     }
 
     #[test]

@@ -176,7 +176,11 @@ fn prepare<K: Indexed>(state: &mut State, read: Read<K>, refused: &mut Vec<Strin
         }
     }
     match read {
-        Read::Whole(object) => Some(object.object()),
+        Read::Whole(mut object) => {
+            // Nobody reads who wrote what, and it is as large as the rest.
+            object.meta_mut().managed_fields = None;
+            Some(object.object())
+        }
         Read::Broken(broken) => {
             refused.push(format!("{key} does not fit its type and is left out: {}", broken.error));
             Some(Object::Unreadable(key, Unreadable { error: broken.error, targets: broken.targets }))

@@ -8,6 +8,7 @@ use crds::v1alpha1::API_VERSION;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 
 /// Events that wait to be written; one more is left out.
@@ -21,6 +22,8 @@ pub struct Events {
     recorder: Recorder,
     writer: Writer,
     places: Arc<Semaphore>,
+    /// The last one was left out.
+    full: Arc<AtomicBool>,
 }
 
 impl Events {
@@ -28,15 +31,18 @@ impl Events {
         let reporter =
             Reporter { controller: "sipmcp.dev/operator".to_owned(), instance: Some(context.args.name.clone()) };
         let recorder = Recorder::new(context.client, reporter);
-        Events { recorder, writer, places: Arc::new(Semaphore::new(WAITING)) }
+        Events { recorder, writer, places: Arc::new(Semaphore::new(WAITING)), full: Arc::default() }
     }
 
     /// Tells; never waits.
     pub fn tell(&self, key: &Key, uid: &str, note: &Note) {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            tracing::warn!("too many Events wait: one about {key} is left out: {}", note.text);
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::warn!("too many Events wait, some are left out; the first one is about {key}: {}", note.text);
+            }
             return;
         };
+        self.full.store(false, Ordering::Relaxed);
         let text: String = note.text.chars().take(MAX_NOTE).collect();
         let event = Event {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },

@@ -254,7 +254,7 @@ async fn sweep(context: &Context, queue: &mut Queue, now: u64) -> bool {
 async fn write(writer: &Writer, events: &Events, key: &Key, due: Due) -> Outcome {
     match patch(writer, key, &due).await {
         Ok(object) => {
-            for note in notes(&due) {
+            for note in notes(key, &due) {
                 events.tell(key, &due.uid, &note);
             }
             Outcome::Written(Box::new(object))
@@ -269,8 +269,8 @@ async fn write(writer: &Writer, events: &Events, key: &Key, due: Due) -> Outcome
     }
 }
 
-fn notes(due: &Due) -> Vec<Note> {
-    transition::notes(due.before.as_deref().unwrap_or_default(), &due.after)
+fn notes(key: &Key, due: &Due) -> Vec<Note> {
+    transition::notes(due.before.as_deref().unwrap_or_default(), &due.after, key.kind == Kind::SipEdge)
 }
 
 async fn patch(writer: &Writer, key: &Key, due: &Due) -> Result<Object, Failure> {
@@ -285,7 +285,9 @@ async fn patch(writer: &Writer, key: &Key, due: &Due) -> Result<Object, Failure>
         ($api:expr, $variant:ident) => {{
             let params = PatchParams::apply(MANAGER).force();
             let patch = Patch::Apply(&body);
-            let written = writer.write(key.kind.as_str(), $api.patch_status(&key.object.name, &params, &patch)).await?;
+            let patched = $api.patch_status(&key.object.name, &params, &patch);
+            let mut written = writer.write(key.kind.as_str(), patched).await?;
+            written.metadata.managed_fields = None;
             Ok(Object::$variant(Box::new(written)))
         }};
     }
@@ -323,10 +325,11 @@ mod tests {
             (Kind::McpAgent, "a", true),
             (Kind::McpCapabilityPolicy, "p", true),
         ] {
-            let due = due(&state, &key(kind, name), &now, true).expect("a first status");
+            let key = key(kind, name);
+            let due = due(&state, &key, &now, true).expect("a first status");
             assert_eq!((due.namespaced, due.before.is_none()), (namespaced, true), "{kind:?}");
             assert_eq!(due.status["conditions"].as_array().unwrap().len(), due.after.len());
-            let told = notes(&due);
+            let told = notes(&key, &due);
             assert_eq!(
                 told.iter().any(|note| note.warning),
                 !matches!(kind, Kind::SipEdge | Kind::SipDomain),
