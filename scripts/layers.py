@@ -28,7 +28,7 @@ ARROWS = {
 }
 # Tests may start real peers.
 DEV_ARROWS = {
-    "edge": {"echo-agent"}, "cli": {"edge", "echo-agent"},
+    "edge": {"echo-agent"}, "operator": {"edge"}, "cli": {"edge", "echo-agent"},
     "session-store": {"store-contract"}, "session-store-redis": {"store-contract"}, "session-store-file": {"store-contract"},
 }
 # The pure zone: nothing that does I/O, reads a clock or takes random numbers. Everything else is a new arrow.

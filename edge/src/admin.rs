@@ -210,6 +210,7 @@ impl Admin {
             rejected: self.status.problems(),
             draining: self.status.is_draining(),
             ready: self.status.readiness().is_ok(),
+            control: self.status.control(),
             ..Scrape::default()
         };
         let Some(parts) = self.parts.get() else { return common };
@@ -252,7 +253,7 @@ impl Admin {
 }
 
 /// Asks every shard; one that does not answer in time is left out.
-async fn stats(parts: &Parts) -> Vec<Stats> {
+pub(crate) async fn stats(parts: &Parts) -> Vec<Stats> {
     let mut asked = Vec::new();
     for shard in parts.shards.handles() {
         let (answer, stats) = oneshot::channel();

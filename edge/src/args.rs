@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 
 use crate::identity::EdgeId;
 
@@ -15,6 +15,8 @@ pub const EXIT_USAGE: u8 = 2;
 const AFTER_HELP: &str = "\
 Manifests are the YAML of the Kubernetes kinds SipEdge, SessionStore, SipDomain, McpAgent and McpCapabilityPolicy, with v1 Secrets and
 ConfigMaps beside them. They are read again when a file changes; a broken file is reported and the last good state stays.
+In Kubernetes an operator gives the same objects to the edge (--operator). The edge goes on with what it has while there is none, and after a
+restart with what it kept (--config-cache).
 
 Signals: SIGTERM or SIGINT drains (new work is refused, what is in flight ends), a second one ends at once.
 SIGHUP reads the manifests at once and opens the audit file again (after a rotation).
@@ -27,17 +29,58 @@ Exit codes: 0 after a drain; 1 a port, certificate, file or store cannot be used
 
 Example:
   sipmcp-edge --manifests crds/examples --admin 127.0.0.1:9090
+  sipmcp-edge --operator https://10.96.0.7:8443 --operator-name sipmcp-operator.sipmcp-system.svc --operator-ca ca.crt --token token \
+    --edge sipmcp-system/edge --pod-name edge-0
   sipmcp-edge --manifests fleet --edge-id edge-0 --mesh-listen 10.0.0.7:7443 --mesh-cert edge-0.crt --mesh-key edge-0.key --mesh-ca ca.crt";
 
 /// The SIP edge that gives MCP agents an address.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sipmcp-edge", version, after_help = AFTER_HELP, max_term_width = 120)]
+#[command(group = ArgGroup::new("mesh_identity").args(["mesh_ca", "operator"]).multiple(true))]
 pub struct Args {
     /// Directory or file with manifests; may be repeated, or given as a comma-separated list.
-    #[arg(long, value_name = "DIR", required = true, value_delimiter = ',', env = "SIPMCP_MANIFESTS")]
+    #[arg(
+        long, value_name = "DIR", required_unless_present = "operator", conflicts_with = "operator", value_delimiter = ',',
+        env = "SIPMCP_MANIFESTS"
+    )]
     pub manifests: Vec<PathBuf>,
 
-    /// Which SipEdge this process is, `name` or `namespace/name`; needed when the manifests hold several.
+    /// The operator that gives the configuration, https://HOST:PORT; the host may be an address, so that no DNS is needed.
+    #[arg(
+        long, value_name = "URL", requires_all = ["operator_name", "operator_ca", "token", "edge"], value_parser = https,
+        env = "SIPMCP_OPERATOR"
+    )]
+    pub operator: Option<String>,
+
+    /// The name in the operator's certificate.
+    #[arg(long, value_name = "NAME", requires = "operator", env = "SIPMCP_OPERATOR_NAME")]
+    pub operator_name: Option<String>,
+
+    /// PEM bundle of the authority that issues the certificates of operators and edges. Read again for each connection.
+    #[arg(long, value_name = "FILE", requires = "operator", env = "SIPMCP_OPERATOR_CA")]
+    pub operator_ca: Option<PathBuf>,
+
+    /// The pod's token, audience sipmcp-edge. Read again for each enrolment.
+    #[arg(long, value_name = "FILE", requires = "operator", env = "SIPMCP_TOKEN")]
+    pub token: Option<PathBuf>,
+
+    /// Name of the pod, as the operator knows it. Without it the host name.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// Where the last good configuration is kept, sealed, for a restart without an operator.
+    #[arg(long, value_name = "FILE", requires_all = ["operator", "config_cache_keys"], env = "SIPMCP_CONFIG_CACHE")]
+    pub config_cache: Option<PathBuf>,
+
+    /// The mounted Secret EDGE-keys, with whose keys that file is sealed.
+    #[arg(long, value_name = "DIR", requires = "config_cache", env = "SIPMCP_CONFIG_CACHE_KEYS")]
+    pub config_cache_keys: Option<PathBuf>,
+
+    /// Where /healthz, /readyz, /metrics and /status are for everybody in the cluster; without conversations.
+    #[arg(long, value_name = "ADDR", env = "SIPMCP_HEALTH")]
+    pub health: Option<SocketAddr>,
+
+    /// Which SipEdge this process is, `name` or `namespace/name`; needed when the manifests hold several, and with --operator.
     #[arg(long, value_name = "NAME", env = "SIPMCP_EDGE")]
     pub edge: Option<String>,
 
@@ -51,7 +94,8 @@ pub struct Args {
     pub admin: AdminAddress,
 
     /// Where other edges of the fleet reach this one, over mutual TLS; needed where a store is shared and connections are TLS or WSS.
-    #[arg(long, value_name = "ADDR", requires_all = ["mesh_cert", "mesh_key", "mesh_ca"], env = "SIPMCP_MESH_LISTEN")]
+    /// With --operator the certificate comes from there.
+    #[arg(long, value_name = "ADDR", requires = "mesh_identity", env = "SIPMCP_MESH_LISTEN")]
     pub mesh_listen: Option<SocketAddr>,
 
     /// The address that the others are told, host:port; without it the one of --mesh-listen.
@@ -59,15 +103,18 @@ pub struct Args {
     pub mesh_advertise: Option<String>,
 
     /// PEM certificate of this edge in the mesh; it names the edge id, as dNSName or as URI urn:sipmcp:edge:ID. Read again when it changes.
-    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_CERT")]
+    #[arg(long, value_name = "FILE", requires = "mesh_ca", env = "SIPMCP_MESH_CERT")]
     pub mesh_cert: Option<PathBuf>,
 
     /// PEM private key of --mesh-cert.
-    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_KEY")]
+    #[arg(long, value_name = "FILE", requires = "mesh_ca", env = "SIPMCP_MESH_KEY")]
     pub mesh_key: Option<PathBuf>,
 
     /// PEM bundle of the authorities that issue the certificates of the edges.
-    #[arg(long, value_name = "FILE", requires = "mesh_listen", env = "SIPMCP_MESH_CA")]
+    #[arg(
+        long, value_name = "FILE", requires_all = ["mesh_listen", "mesh_cert", "mesh_key"], conflicts_with = "operator",
+        env = "SIPMCP_MESH_CA"
+    )]
     pub mesh_ca: Option<PathBuf>,
 
     /// Shards, each with a thread of its own; without it one per processor core.
@@ -127,6 +174,12 @@ fn admin(text: &str) -> Result<AdminAddress, String> {
     }
     let help = "give an address and a port, for example 127.0.0.1:9090 or [::1]:9090, a port alone, or unix:/path";
     text.parse().map(AdminAddress::Tcp).map_err(|_| help.into())
+}
+
+fn https(text: &str) -> Result<String, String> {
+    let help = "give https://HOST:PORT, for example https://10.96.0.7:8443";
+    let place = text.strip_prefix("https://").ok_or(help)?;
+    host_port(place.strip_suffix('/').unwrap_or(place)).map_err(|_| help.to_owned())
 }
 
 fn host_port(text: &str) -> Result<String, String> {
@@ -193,6 +246,21 @@ mod tests {
             parse(&[&["--mesh-listen", "127.0.0.1:0", "--mesh-advertise", "edge-0"][..], &files].concat()).is_err()
         );
         assert!(parse(&["--edge-id", "a b"]).is_err());
+    }
+
+    #[test]
+    fn an_operator_takes_the_place_of_files_and_of_the_mesh_certificates() {
+        let parse = |more: &[&str]| Args::try_parse_from(["sipmcp-edge"].iter().chain(more));
+        let operator = [
+            "--operator", "https://10.0.0.1:8443", "--operator-name", "o", "--operator-ca", "ca", "--token", "t", "--edge", "s/e",
+        ];
+        let args = parse(&[&operator[..], &["--mesh-listen", "127.0.0.1:0"]].concat()).unwrap();
+        assert_eq!((args.operator.as_deref(), args.manifests.len()), (Some("10.0.0.1:8443"), 0));
+        assert!(parse(&[]).is_err() && parse(&operator[..2]).is_err());
+        assert!(parse(&[&operator[..], &["--manifests", "a"]].concat()).is_err());
+        assert!(parse(&[&operator[..], &["--config-cache", "f"]].concat()).is_err(), "nothing is kept unsealed");
+        let plain = operator.map(|arg| if arg.starts_with("https") { "http://10.0.0.1:8443" } else { arg });
+        assert!(parse(&plain).is_err());
     }
 
     #[test]

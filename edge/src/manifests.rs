@@ -86,7 +86,7 @@ fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
 
 /// Puts what the last good set had back in where it is missing now and its file has a problem. An object that was deleted from a file
 /// without problems is gone.
-fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
+pub(crate) fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
     let troubled: BTreeSet<&Path> = loaded.problems.iter().map(|problem| problem.file.as_path()).collect();
     let in_trouble = |file: &Path| troubled.contains(file) || file.parent().is_some_and(|dir| troubled.contains(dir));
     let now = &mut loaded.objects;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use edge_core::lease::Membership;
 use edge_core::mesh::MeshMessage;
 use session_store::record::PodState;
@@ -40,7 +40,7 @@ const MAX_PEERS: usize = 1024;
 /// Why a message does not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("this edge has no mesh (--mesh-listen)")]
+    #[error("this edge has no mesh (--mesh-listen), or no certificate for it yet")]
     NoMesh,
     #[error("no such edge lives, or it has no mesh")]
     UnknownPeer,
@@ -59,8 +59,8 @@ pub struct Mesh {
 #[derive(Debug)]
 struct Shared {
     me: EdgeId,
-    /// `None`: an edge without a mesh.
-    tls: Option<ArcSwap<MeshTls>>,
+    /// `None`: an edge without a mesh, or one that has no certificate yet.
+    tls: ArcSwapOption<MeshTls>,
     runtime: Handle,
     shards: Shards,
     metrics: Arc<Metrics>,
@@ -76,7 +76,7 @@ impl Mesh {
     pub fn new(me: EdgeId, tls: Option<MeshTls>, runtime: Handle, shards: Shards, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             me,
-            tls: tls.map(ArcSwap::from_pointee),
+            tls: ArcSwapOption::new(tls.map(Arc::new)),
             runtime,
             shards,
             metrics,
@@ -89,9 +89,7 @@ impl Mesh {
 
     /// Certificates changed: the next handshakes use them.
     pub fn replace_tls(&self, tls: MeshTls) {
-        if let Some(current) = &self.shared.tls {
-            current.store(Arc::new(tls));
-        }
+        self.shared.tls.store(Some(Arc::new(tls)));
     }
 
     /// Who lives, and where.
@@ -128,7 +126,7 @@ impl Mesh {
     }
 
     fn queue(&self, to: u64, message: MeshMessage, shard: u16) -> Result<(), Refused> {
-        if self.shared.tls.is_none() {
+        if self.shared.tls.load().is_none() {
             return Err(Refused::NoMesh);
         }
         if wire::octets(&message) > MAX_MESSAGE {

@@ -23,6 +23,7 @@ use session_store::memory::Counts;
 use session_store::op::StoreError;
 
 use crate::audit::outcome;
+use crate::control::Standing;
 
 /// Seconds of a tool call.
 const CALL_BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
@@ -236,6 +237,8 @@ pub struct Scrape {
     pub rejected: usize,
     pub draining: bool,
     pub ready: bool,
+    /// `None`: the configuration comes from files.
+    pub control: Option<Standing>,
     pub health: StoreHealth,
     pub epoch: u64,
     pub lease_held: bool,
@@ -277,6 +280,15 @@ impl Collector for Scrape {
         gauge("epoch", "The life of this edge in its store", self.epoch)?;
         gauge("lease_held", "1 while this edge may run timers and take over", u64::from(self.lease_held))?;
         gauge("pods", "Edges that live in the store, this one included", self.pods as u64)?;
+
+        if let Some(control) = &self.control {
+            gauge("stream_connected", "1 while an operator is connected", u64::from(control.connected))?;
+            gauge("held_resources", "Objects that an operator gave", control.held as u64)?;
+            gauge("refused_resources", "Those of them that are not in use", control.rejected as u64)?;
+            let help = "1 for where the configuration is from";
+            let mut family = encoder.encode_descriptor("config_source", help, None, MetricType::Gauge)?;
+            ConstGauge::new(1_i64).encode(family.encode_family(&[("source", control.source)])?)?;
+        }
 
         let mut counters = |name: &str, help: &str, label: &'static str, values: Vec<(String, u64)>| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -36,7 +36,7 @@ pub struct NodeParts {
 }
 
 /// How the process speaks with its node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeHandle {
     orders: mpsc::Sender<NodeInput>,
     membership: watch::Receiver<Option<Arc<Membership>>>,

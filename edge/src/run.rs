@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crds::manifest::{Loaded, Problem, Snapshot};
+use crds::manifest::{Loaded, ObjectKey, Problem, Snapshot};
 use edge_core::config::Config;
+use edge_core::input::StoreHealth;
 use edge_core::lease::Membership;
 use edge_core::state::Shard;
 use session_store_file::StoreFile;
@@ -15,35 +17,43 @@ use session_store_redis::RedisConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use crate::admin::{self, Admin};
-use crate::args::{Args, EXIT_FAILURE, EXIT_USAGE};
+use crate::args::{AdminAddress, Args, EXIT_FAILURE, EXIT_USAGE};
 use crate::audit::Audit;
 use crate::backend::{BackendConfig, Backends, ConfigureError};
 use crate::clock::Clock;
 use crate::config_build::keys::{MADE, Made};
 use crate::config_build::store::Wanted;
 use crate::config_build::{self, Builder, Built};
+use crate::control::Event;
+use crate::control::report::Reporter;
 use crate::counters::Counters;
 use crate::dns::Dns;
 use crate::drain::{self, Goals};
 use crate::driver::ingress::{Control, Shards, queues};
 use crate::driver::{self, Parts};
 use crate::identity::EdgeId;
-use crate::manifests::{Manifests, NoEdge, POLL, choose_edge, lines};
+use crate::manifests::{NoEdge, POLL, choose_edge, lines};
 use crate::mesh::Mesh;
 use crate::mesh::tls::MeshCertificates;
 use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::net::listener;
 use crate::node::{self, End, NodeHandle, NodeParts};
+use crate::source::Source;
 use crate::status::Status;
 use crate::store::{LAST_RETRY, Opened, Opening, RETRY, Store};
 use crate::telemetry::{self, Exporter};
 
 /// For a heartbeat of the others to be answered.
 const HEARD: Duration = Duration::from_millis(250);
+/// So long the start may take before the operator is told what it waits for.
+const SLOW: Duration = Duration::from_secs(5);
+/// Between two attempts to start, or to listen, with what an operator gave.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why the process cannot start: lines for standard error, and the exit code.
 #[derive(Debug)]
@@ -105,7 +115,7 @@ pub fn run(args: &Args) -> ExitCode {
 /// Everything that a reload works with.
 struct Process {
     id: EdgeId,
-    manifests: Manifests,
+    source: Source,
     builder: Builder,
     parts: Parts,
     status: Arc<Status>,
@@ -119,6 +129,10 @@ struct Process {
     store_again: Option<Instant>,
     /// Domains wait for their number: the manifests are read again.
     unnumbered: bool,
+    /// Every listener was open once.
+    ready: bool,
+    /// A listener could not be opened: it is tried again then.
+    listen_again: Option<Instant>,
 }
 
 /// A configuration that everything but the cores has.
@@ -128,6 +142,8 @@ struct Applied {
     listener_problems: Vec<String>,
     /// All problems, as `/status` shows them.
     told: Vec<String>,
+    /// Those that were found after the manifests were read, but of listeners.
+    refused: Vec<Problem>,
 }
 
 /// What [`start`] made.
@@ -151,9 +167,10 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     let mut end = process.node.end();
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    // An operator that orders a drain ends the process itself, when the drain is over.
+    let mut ordered = loop {
         tokio::select! {
-            () = signals.next() => break,
+            () = signals.next() => break None,
             ended = node::ended(&mut end) => if let End::Duplicate(message) = ended {
                 return Err(Refused::failure(format!("--edge-id {}: {message}", process.id)));
             },
@@ -163,27 +180,65 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
                 }
                 process.reload().await;
             }
+            event = process.source.next() => match event {
+                Event::Changed => process.reload().await,
+                Event::Drain(drain) if drain.cancel => {}
+                Event::Drain(drain) => break Some(drain),
+            },
             _ = poll.tick() => {
                 process.look_at_certificates();
-                let is_due = process.store_again.is_some_and(|at| at <= Instant::now());
-                if process.manifests.look() || process.unnumbered || is_due {
+                let is_due = |again: Option<Instant>| again.is_some_and(|at| at <= Instant::now());
+                if process.unnumbered || is_due(process.store_again) || is_due(process.listen_again) {
                     process.reload().await;
                 }
             }
         }
+    };
+    match &ordered {
+        None => tracing::info!("draining; a second signal ends at once"),
+        Some(drain) => tracing::info!(reason = drain.reason, "draining, as the operator wants"),
     }
-    tracing::info!("draining; a second signal ends at once");
-    let code = tokio::select! {
-        left = drain::drain(&process.parts, &process.status, &process.node, process.goals, &mut drained) => {
-            if left > 0 {
-                tracing::warn!(shards = left, "the drain time is over and not everything had ended");
+    let mut goals = process.goals;
+    if let Some(drain) = &ordered {
+        let most = Duration::from_secs(drain.deadline_s.into());
+        goals = Goals { settle: goals.settle.min(most), work: goals.work.min(most.saturating_sub(goals.settle)) };
+    }
+    let (parts, status, node) = (process.parts.clone(), process.status.clone(), process.node.clone());
+    let mut draining =
+        tokio::spawn(async move { drain::drain(&parts, &status, &node, goals, &mut drained).await });
+    let mut over = false;
+    let code = loop {
+        tokio::select! {
+            left = &mut draining, if !over => {
+                over = true;
+                match left {
+                    Ok(0) => {}
+                    Ok(left) => tracing::warn!(shards = left, "the drain time is over and not everything had ended"),
+                    Err(error) => tracing::error!(%error, "the drain did not end as it should"),
+                }
+                process.status.end();
+                tracing::info!("drained");
+                if ordered.is_none() {
+                    break ExitCode::SUCCESS;
+                }
             }
-            tracing::info!("drained");
-            ExitCode::SUCCESS
-        }
-        () = signals.next() => {
-            tracing::warn!("ended before the drain was done");
-            ExitCode::from(128 + 15)
+            () = signals.next() => {
+                if over {
+                    break ExitCode::SUCCESS;
+                }
+                if ordered.take().is_none() {
+                    tracing::warn!("ended before the drain was done");
+                    break ExitCode::from(128 + 15);
+                }
+            }
+            // Calls that end in their own time still follow the policies.
+            event = process.source.next(), if process.source.is_operator() => match event {
+                Event::Changed => process.reload().await,
+                Event::Drain(drain) if drain.cancel => {
+                    tracing::warn!("the operator takes the drain back, which cannot be done: what ends here comes again elsewhere");
+                }
+                Event::Drain(_) => {}
+            },
         }
     };
     if let Some(exporter) = exporter {
@@ -192,30 +247,40 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
     Ok(code)
 }
 
-async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
-    let id = match &args.edge_id {
-        Some(id) => id.clone(),
-        None => EdgeId::of_host()
-            .map_err(|error| Refused::usage(format!("--edge-id is needed, the host name is none: {error}")))?,
-    };
-    let mut manifests = Manifests::new(args.manifests.clone());
-    let Loaded { objects, problems } = manifests.read();
-    let edge = choose_edge(&objects, args.edge.as_deref(), &args.manifests).map_err(|error| match error {
+/// What is there once the manifests say which edge this is and its store answers.
+struct Prepared {
+    loaded: Loaded,
+    edge: ObjectKey,
+    builder: Builder,
+    store: Store,
+    health: watch::Receiver<StoreHealth>,
+    redis: Option<RedisConfig>,
+}
+
+async fn prepare(
+    args: &Args,
+    loaded: Loaded,
+    tenants: BTreeMap<String, u16>,
+    status: &Status,
+    metrics: Arc<Metrics>,
+) -> Result<Prepared, Refused> {
+    let Loaded { objects, problems } = &loaded;
+    let edge = choose_edge(objects, args.edge.as_deref(), &args.manifests).map_err(|error| match error {
         // An object was refused, perhaps the one: to add another one is no help.
         NoEdge::None(_) if problems.iter().any(|problem| problem.line > 0) => Refused {
-            lines: lines(&problems).into_iter().chain(["no SipEdge is left; mend what is said above".into()]).collect(),
+            lines: lines(problems).into_iter().chain(["no SipEdge is left; mend what is said above".into()]).collect(),
             code: EXIT_USAGE,
         },
         error => {
             let mut refused = Refused::usage(error);
-            refused.lines.splice(0..0, lines(&problems));
+            refused.lines.splice(0..0, lines(problems));
             refused
         }
     })?;
-    if objects.domains.is_empty() && !problems.is_empty() {
-        return Err(Refused { lines: lines(&problems), code: EXIT_USAGE });
+    if args.operator.is_none() && objects.domains.is_empty() && !problems.is_empty() {
+        return Err(Refused { lines: lines(problems), code: EXIT_USAGE });
     }
-    let wanted = Wanted::of(&objects, &edge).map_err(Refused::failure)?;
+    let wanted = Wanted::of(objects, &edge).map_err(Refused::failure)?;
     let mut random = [0; MADE];
     fill(&mut random)?;
     let (made, file) = match &wanted {
@@ -226,46 +291,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         _ => (Made::new(&random), None),
     };
     let mut builder = Builder::new(edge.clone(), made, wanted.is_shared());
-    builder.check_keys(&objects).map_err(Refused::failure)?;
-
-    let audit = match &args.audit {
-        Some(path) => Audit::file(path)
-            .map_err(|error| Refused::failure(format!("--audit {}: cannot be written: {error}", path.display())))?,
-        None => Audit::stdout(),
-    };
-    let exporter = match &args.otlp_endpoint {
-        Some(endpoint) => Some(telemetry::export_to(endpoint, &edge.to_string()).map_err(Refused::usage)?),
-        None => None,
-    };
-    let counters = Arc::<Counters>::default();
-    let metrics = Arc::<Metrics>::default();
-    let status = Arc::<Status>::default();
-    let count = args.shard_count();
-    let (handles, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| queues()).unzip();
-    let shards = Shards::new(handles, counters.clone());
-    let clock = Clock::default();
-
-    let certificates = match (&args.mesh_cert, &args.mesh_key, &args.mesh_ca) {
-        (Some(certificate), Some(key), Some(authority)) => {
-            Some(MeshCertificates::new(&id, certificate, key, authority))
-        }
-        // The command line wants all of them with --mesh-listen, and none without.
-        _ => None,
-    };
-    let tls = certificates.as_ref().map(MeshCertificates::load).transpose().map_err(Refused::failure)?;
-    let mesh = Mesh::new(id.clone(), tls, runtime.clone(), shards.clone(), metrics.clone());
-    let (door, door_address) = admin::bind(&args.admin).await.map_err(Refused::failure)?;
-    let (mesh_listener, mesh_address) = bind_mesh(args).await?;
-    let running = Arc::<OnceLock<Parts>>::default();
-    tracing::info!("listening http {door_address} (admin)");
-    let admin = Admin {
-        edge: id.clone(),
-        status: status.clone(),
-        metrics: metrics.clone(),
-        parts: running.clone(),
-        local: door_address.is_local(),
-    };
-    tokio::spawn(admin::serve(door, admin));
+    builder.check_keys(objects).map_err(Refused::failure)?;
 
     // From here on /status tells what the start waits for.
     status.wait_for(format!("the store ({})", wanted.name()));
@@ -275,17 +301,122 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     };
     let opening = match (wanted, file) {
         (_, Some(file)) => {
-            builder.numbers_of(&file, &objects).map_err(Refused::failure)?;
+            builder.numbers_of(&file, objects).map_err(Refused::failure)?;
             Opening::File(Box::new(file))
         }
         (Wanted::Redis(config), None) => Opening::Redis(config),
         (Wanted::Memory | Wanted::File(_), None) => Opening::Memory,
     };
-    let sealer = builder.sealer(&objects).map_err(Refused::failure)?;
-    let opened = Store::open(opening, sealer, metrics.clone()).await.map_err(Refused::failure)?;
-    let Opened { store, health } = opened;
-    number(&store, &mut builder, &objects).await;
-    builder.secure(&store, &objects).await.map_err(Refused::failure)?;
+    tenants.into_iter().for_each(|(domain, tenant)| builder.numbered(domain, tenant));
+    let sealer = builder.sealer(objects).map_err(Refused::failure)?;
+    let Opened { store, health } = Store::open(opening, sealer, metrics).await.map_err(Refused::failure)?;
+    number(&store, &mut builder, objects).await;
+    builder.secure(&store, objects).await.map_err(Refused::failure)?;
+    Ok(Prepared { loaded, edge, builder, store, health, redis })
+}
+
+/// Prepares with what the source gives, as often as it takes where somebody mends it from afar.
+async fn prepared(
+    args: &Args,
+    source: &mut Source,
+    status: &Status,
+    metrics: &Arc<Metrics>,
+) -> Result<Prepared, Refused> {
+    status.wait_for(source.awaits());
+    loop {
+        tokio::select! {
+            () = source.first() => break,
+            () = sleep(Duration::from_secs(1)) => status.wait_for(source.awaits()),
+        }
+    }
+    loop {
+        let loaded = source.read();
+        let mut preparing = pin!(prepare(args, loaded, source.tenants(), status, metrics.clone()));
+        let mut slow = pin!(sleep(SLOW));
+        let mut told = false;
+        let result = loop {
+            tokio::select! {
+                result = &mut preparing => break Some(result),
+                () = source.changed(), if source.is_operator() => break None,
+                () = &mut slow, if source.is_operator() && !told => {
+                    told = true;
+                    source.waits(&format!("waits for {}", status.waiting().unwrap_or_default()));
+                }
+            }
+        };
+        let refused = match result {
+            Some(Err(refused)) if source.is_operator() => refused,
+            Some(result) => return result,
+            None => continue,
+        };
+        let reason = refused.lines.join("; ");
+        tracing::error!("cannot start yet: {reason}");
+        source.waits(&reason);
+        status.wait_for(format!("a configuration that can be used: {reason}"));
+        tokio::select! {
+            () = source.changed() => {}
+            () = sleep(AGAIN) => {}
+        }
+    }
+}
+
+async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
+    let status = Arc::<Status>::default();
+    let running = Arc::<OnceLock<Parts>>::default();
+    let reporter = Reporter { parts: running.clone(), status: status.clone() };
+    let (mut source, id) = Source::of(args, &reporter).map_err(Refused::usage)?;
+    let audit = match &args.audit {
+        Some(path) => Audit::file(path)
+            .map_err(|error| Refused::failure(format!("--audit {}: cannot be written: {error}", path.display())))?,
+        None => Audit::stdout(),
+    };
+    let counters = Arc::<Counters>::default();
+    let metrics = Arc::<Metrics>::default();
+    let count = args.shard_count();
+    let (handles, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| queues()).unzip();
+    let shards = Shards::new(handles, counters.clone());
+    let clock = Clock::default();
+
+    let certificates = match (&args.mesh_cert, &args.mesh_key, &args.mesh_ca) {
+        (Some(certificate), Some(key), Some(authority)) => {
+            Some(MeshCertificates::new(&id, certificate, key, authority))
+        }
+        // The command line wants all of them with --mesh-listen, or an operator, and none without.
+        _ => None,
+    };
+    let tls = certificates.as_ref().map(MeshCertificates::load).transpose().map_err(Refused::failure)?;
+    let (door, door_address) = admin::bind(&args.admin).await.map_err(Refused::failure)?;
+    let health_door = match args.health {
+        Some(address) => Some(admin::bind(&AdminAddress::Tcp(address)).await.map_err(Refused::failure)?),
+        None => None,
+    };
+    let (mesh_listener, mesh_address) = bind_mesh(args).await?;
+    tracing::info!("listening http {door_address} (admin)");
+    let admin = Admin {
+        edge: id.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+        parts: running.clone(),
+        local: door_address.is_local(),
+    };
+    if let Some((door, address)) = health_door {
+        tracing::info!("listening http {address} (health)");
+        tokio::spawn(admin::serve(door, Admin { local: false, ..admin.clone() }));
+    }
+    tokio::spawn(admin::serve(door, admin));
+
+    let Prepared { loaded, edge, mut builder, store, health, redis } =
+        prepared(args, &mut source, &status, &metrics).await?;
+    let Loaded { objects, problems } = loaded;
+    let exporter = match &args.otlp_endpoint {
+        Some(endpoint) => Some(telemetry::export_to(endpoint, &edge.to_string()).map_err(Refused::usage)?),
+        None => None,
+    };
+    let tls = match source.new_certificate() {
+        Some(issued) => Some(issued.map_err(Refused::failure)?),
+        None => tls,
+    };
+    let mesh = Mesh::new(id.clone(), tls, runtime.clone(), shards.clone(), metrics.clone());
     let node_parts =
         NodeParts { clock, store: store.clone(), shards: shards.clone(), mesh: mesh.clone(), metrics: metrics.clone() };
     let lease = config_build::lease(&objects, &edge);
@@ -306,8 +437,11 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     let Some(built) = builder.build(&objects) else {
         return Err(Refused::usage(format!("no SipEdge {edge} in the manifests")));
     };
-    if !built.listener_problems.is_empty() {
-        return Err(Refused { lines: lines(&built.listener_problems), code: EXIT_FAILURE });
+    // Who is mended from afar does not end for a certificate that is not there yet.
+    let strict = !source.is_operator();
+    let mut silent = lines(&built.listener_problems);
+    if strict && !silent.is_empty() {
+        return Err(Refused { lines: silent, code: EXIT_FAILURE });
     }
     tell(&problems);
     tell(&built.problems);
@@ -334,7 +468,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     };
     let mut process = Process {
         id: id.clone(),
-        manifests,
+        source,
         builder,
         parts,
         status,
@@ -345,11 +479,15 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         goals: Goals { settle: Duration::ZERO, work: Duration::ZERO },
         mesh: certificates,
         unnumbered: false,
+        ready: false,
+        listen_again: None,
     };
-    let Applied { config, listener_problems, told } = process.apply(built, &problems).await;
-    if !listener_problems.is_empty() {
-        return Err(Refused { lines: listener_problems, code: EXIT_FAILURE });
+    let Applied { config, listener_problems, told, refused } = process.apply(built, &problems).await;
+    silent.extend(listener_problems.iter().cloned());
+    if strict && !silent.is_empty() {
+        return Err(Refused { lines: silent, code: EXIT_FAILURE });
     }
+    process.source.applied(&refused, &listener_problems);
     process.status.configured(&config, &process.parts.net.open_listeners(), told);
 
     for (index, queues) in queues.into_iter().enumerate() {
@@ -361,7 +499,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
     }
     // Nobody else sets it.
     let _ = running.set(process.parts.clone());
-    process.status.ready();
+    process.listened(&silent);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         edge = %edge,
@@ -371,7 +509,8 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         shards = count,
         domains = config.domains.len(),
         agents = config.agents.len(),
-        "ready"
+        "{}",
+        if process.ready { "ready" } else { "started, without every listener" }
     );
     Ok(Started { process, exporter, drained })
 }
@@ -428,7 +567,8 @@ async fn bind_mesh(args: &Args) -> Result<(Option<TcpListener>, Option<String>),
 
 impl Process {
     async fn reload(&mut self) {
-        let Loaded { objects, problems } = self.manifests.read();
+        let Loaded { objects, problems } = self.source.read();
+        self.source.tenants().into_iter().for_each(|(domain, tenant)| self.builder.numbered(domain, tenant));
         let other_way = self.reach_store(&objects).await;
         self.unnumbered = match self.builder.number(&self.parts.store, &objects).await {
             Ok(()) => false,
@@ -437,7 +577,9 @@ impl Process {
                 true
             }
         };
+        // It was there at the start, and stays.
         let Some(mut built) = self.builder.build(&objects) else { return };
+        let mut silent = lines(&built.listener_problems);
         built.problems.extend(other_way);
         if let Err(problem) = self.builder.secure(&self.parts.store, &objects).await {
             built.problems.push(problem);
@@ -446,11 +588,14 @@ impl Process {
         tell(&built.problems);
         let trust = built.trust.clone();
         self.node.lease(built.lease).await;
-        let Applied { config, listener_problems, told } = self.apply(built, &problems).await;
-        for problem in listener_problems {
+        let Applied { config, listener_problems, told, refused } = self.apply(built, &problems).await;
+        for problem in &listener_problems {
             tracing::error!("{problem}");
         }
         self.parts.shards.order_all(|| Control::Configure(config.clone())).await;
+        self.source.applied(&refused, &listener_problems);
+        silent.extend(listener_problems);
+        self.listened(&silent);
         // Told when every message from now on finds it.
         self.status.configured(&config, &self.parts.net.open_listeners(), told);
         let closed = self.parts.net.judge_again(&trust);
@@ -464,6 +609,20 @@ impl Process {
             problems = self.status.problems(),
             "configuration applied"
         );
+    }
+
+    /// Ready means that every listener was open once. Where an operator gives the configuration, what could not be opened is tried again.
+    fn listened(&mut self, problems: &[String]) {
+        self.listen_again = None;
+        if problems.is_empty() {
+            self.ready = true;
+            self.status.ready();
+        } else if self.source.is_operator() {
+            self.listen_again = Some(Instant::now() + AGAIN);
+            if !self.ready {
+                self.status.wait_for(format!("its listeners: {}", problems.join("; ")));
+            }
+        }
     }
 
     /// Takes another way to the store, where the manifests name one and it can be used. Else everything goes on, and it is tried again.
@@ -488,8 +647,11 @@ impl Process {
 
     /// Takes new certificates of the mesh when their files have changed.
     fn look_at_certificates(&mut self) {
-        let Some(mesh) = &mut self.mesh else { return };
-        match mesh.changed() {
+        let changed = match self.source.new_certificate() {
+            None => self.mesh.as_mut().and_then(MeshCertificates::changed),
+            issued => issued,
+        };
+        match changed {
             Some(Ok(tls)) => {
                 tracing::info!("mesh: new certificates");
                 self.parts.mesh.replace_tls(tls);
@@ -509,9 +671,7 @@ impl Process {
         let listener_problems = self.listen(&listeners).await;
         config.listeners = self.parts.net.listeners();
         let backend_problems = self.backends(backends);
-        for problem in &backend_problems {
-            tracing::error!("{problem}");
-        }
+        tell(&backend_problems);
         self.parts.metrics.configure(&config);
         self.parts.audit.configure(unaudited);
         let drain = &config.edge.drain;
@@ -520,20 +680,31 @@ impl Process {
             work: Duration::from_secs(drain.in_flight_seconds + drain.dialog_seconds),
         };
         told.extend(listener_problems.iter().cloned());
-        told.extend(backend_problems);
-        Applied { config: Arc::new(config), listener_problems, told }
+        told.extend(lines(&backend_problems));
+        let mut refused = more;
+        refused.extend(backend_problems);
+        Applied { config: Arc::new(config), listener_problems, told, refused }
     }
 
     async fn listen(&self, wanted: &[listener::Wanted]) -> Vec<String> {
+        // What was closed for the drain stays closed.
+        if self.status.is_draining() {
+            return Vec::new();
+        }
         self.parts.net.apply(wanted).await.into_iter().map(|problem| problem.message).collect()
     }
 
     /// A backend that cannot be used keeps its last good form, or is left out: its calls fail as unreachable.
-    fn backends(&mut self, mut wanted: BTreeMap<String, BackendConfig>) -> Vec<String> {
+    fn backends(&mut self, mut wanted: BTreeMap<String, BackendConfig>) -> Vec<Problem> {
         let mut problems = Vec::new();
         while let Err(ConfigureError(errors)) = self.parts.backends.configure(wanted.clone()) {
             for (agent, error) in errors {
-                problems.push(format!("McpAgent {agent}: spec.backend.mcpHttp: {error}"));
+                problems.push(Problem {
+                    file: format!("McpAgent {agent}").into(),
+                    line: 0,
+                    field: "spec.backend.mcpHttp".to_owned(),
+                    message: error.to_string(),
+                });
                 match self.backends.remove(&agent) {
                     Some(good) => wanted.insert(agent, good),
                     None => wanted.remove(&agent),

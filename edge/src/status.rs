@@ -1,7 +1,7 @@
 //! What the process tells about itself on `/status`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use edge_core::input::{StoreHealth, Transport};
 use edge_core::lease::Membership;
 use serde::Serialize;
 
+use crate::control::{Standing, Watch};
 use crate::net::listener::name;
 
 /// The part that changes with the configuration and the drain.
@@ -19,10 +20,13 @@ pub struct Status {
     started: Instant,
     draining: AtomicBool,
     drained: AtomicBool,
+    ended: AtomicBool,
     /// What the start waits for; `None` once it is ready.
     waiting: ArcSwapOption<String>,
     now: ArcSwap<Configured>,
     config: ArcSwapOption<Config>,
+    /// Where the configuration comes from an operator.
+    control: OnceLock<Watch>,
 }
 
 /// What the applied configuration is.
@@ -150,6 +154,9 @@ pub struct Report {
     pub edge_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreReport>,
+    /// Where the configuration comes from an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<Standing>,
     #[serde(flatten)]
     pub configured: Configured,
     pub counts: CountsReport,
@@ -176,9 +183,11 @@ impl Default for Status {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             drained: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             waiting: ArcSwapOption::from_pointee("the manifests".to_owned()),
             now: ArcSwap::default(),
             config: ArcSwapOption::empty(),
+            control: OnceLock::new(),
         }
     }
 }
@@ -252,6 +261,28 @@ impl Status {
         self.drained.store(true, Ordering::Release);
     }
 
+    /// The drain is over: nothing is left, and the lease was given back.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The configuration comes from an operator.
+    pub fn controlled(&self, control: Watch) {
+        // Nobody else sets it.
+        let _ = self.control.set(control);
+    }
+
+    /// How the control stream stands; `None`: the configuration comes from files.
+    #[must_use]
+    pub fn control(&self) -> Option<Standing> {
+        self.control.get().map(Watch::standing)
+    }
+
     /// Whether traffic may be sent here, or why not. An edge with a UDP listener stays ready until it has drained: what routes datagrams
     /// forgets its flows when an edge is not ready, and cuts calls in the middle of their setup (sip.md, section 15).
     ///
@@ -293,6 +324,7 @@ impl Status {
             waiting_for,
             edge_id: edge_id.to_owned(),
             store,
+            control: self.control(),
             uptime_seconds: self.started.elapsed().as_secs(),
             configured: self.now.load().as_ref().clone(),
             counts,

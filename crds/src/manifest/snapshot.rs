@@ -60,25 +60,35 @@ impl Origin {
         Problem { file: self.file.clone(), line: self.line_of(&field), field, message: message.into() }
     }
 
-    /// `FILE:LINE` of the object; `the API` for one that comes from no file.
+    /// `FILE:LINE` of the object; `the API`, or its name, for one that comes from no file.
     pub fn place(&self) -> String {
-        if self.file.as_os_str().is_empty() {
-            return "the API".to_owned();
+        match (self.file.as_os_str().is_empty(), self.line) {
+            (true, _) => "the API".to_owned(),
+            (false, 0) => self.file.display().to_string(),
+            (false, line) => format!("{}:{line}", self.file.display()),
         }
-        format!("{}:{}", self.file.display(), self.line)
     }
 
     /// `FILE:LINE` of a field.
     pub fn place_of(&self, field: &str) -> String {
-        if self.file.as_os_str().is_empty() {
+        if self.line == 0 {
             return self.place();
         }
         format!("{}:{}", self.file.display(), self.line_of(field))
     }
 
-    /// The origin of an object that comes from no file: its messages name the object alone.
+    /// The origin of an object that comes from no file, for whoever knows by itself which object a message is about.
     pub fn api() -> Self {
         Origin::default()
+    }
+
+    /// The origin of an object that comes from no file: its messages begin with the object (`McpAgent acme/billing`) in place of a file.
+    pub fn object(kind: &str, key: &ObjectKey) -> Self {
+        let name = match &*key.namespace {
+            "" => format!("{kind} {}", key.name),
+            _ => format!("{kind} {key}"),
+        };
+        Origin { file: name.into(), ..Origin::default() }
     }
 }
 

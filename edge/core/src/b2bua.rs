@@ -40,6 +40,8 @@ use reach::Parked;
 use relay::Relay;
 use setup::Setup;
 
+pub(crate) use setup::address;
+
 /// Members of a record's `extra`: whose registration leads to the peer, and which instance of it.
 pub(crate) const PEER_AOR: &str = "peer.aor";
 pub(crate) const PEER_INSTANCE: &str = "peer.instance";

@@ -19,6 +19,7 @@ use crate::config::{AgentBackend, CapabilitySource, DeclaredTool, DomainConfig, 
 use crate::effect::Effect;
 use crate::engine::Principal;
 use crate::gate::{Caller, canonical};
+use crate::names;
 use crate::negotiate::option_tags;
 use crate::random::keyed_hash;
 use crate::request::Request;
@@ -48,7 +49,7 @@ fn bounds(profile: &RegistrationProfile) -> ExpiresBounds {
 impl EdgeState {
     /// The name of an address of record in the store.
     pub(crate) fn aor_key(&self, tenant: u16, aor: &str) -> AorKey {
-        AorKey { tenant, hash: keyed_hash(&*self.config.naming_key, "aor", &[aor.as_bytes()]) }
+        names::aor(&*self.config.naming_key, tenant, aor)
     }
 
     /// A REGISTER of an authenticated user.

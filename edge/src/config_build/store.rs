@@ -176,7 +176,7 @@ impl Builder {
     /// A Secret of a domain that cannot be used. The reader of the manifests has refused it before.
     pub fn sealer(&self, objects: &Snapshot) -> Result<Sealer, Problem> {
         let keys = self.keys();
-        let default = keys.token_keys.iter().map(|key| derived(key.kid, &*key.mac)).collect();
+        let default = keys.token_keys.iter().map(|key| derived(key.kid, &*key.mac, RECORDS)).collect();
         let default = SealKeys::new(default).map_err(|error| self.problem(objects, "", &error.to_string()))?;
         let mut sealer = Sealer::new(default, keys.naming);
         for object in objects.domains.values() {
@@ -186,7 +186,7 @@ impl Builder {
             let secret = objects.secrets.get(&ObjectKey::new(namespace, name));
             let secret = secret.ok_or_else(|| wrong(format!("there is no Secret {namespace}/{name}")))?;
             let keys = state_keys(secret).map_err(|error| wrong(error.message))?;
-            let keys = keys.iter().map(|key| derived(key.kid, key.octets.as_bytes())).collect();
+            let keys = keys.iter().map(|key| derived(key.kid, key.octets.as_bytes(), RECORDS)).collect();
             sealer = sealer.with_tenant(*tenant, SealKeys::new(keys).map_err(|error| wrong(error.to_string()))?);
         }
         Ok(sealer)
@@ -288,11 +288,14 @@ pub(super) fn class(class: crds::v1alpha1::Durability) -> Durability {
     }
 }
 
-/// A sealing key of 32 octets from other key material.
-fn derived(kid: u8, material: &[u8]) -> SealKey {
+/// What [`derived`] keys are for: records in the store.
+const RECORDS: &str = "sealing key of records";
+
+/// A sealing key of 32 octets from other key material, for one purpose.
+pub(crate) fn derived(kid: u8, material: &[u8], purpose: &str) -> SealKey {
     let mut siv = Zeroizing::new([0; 32]);
     for (half, number) in siv.chunks_exact_mut(16).zip([0_u8, 1]) {
-        half.copy_from_slice(&keyed_hash(material, "sealing key of records", &[&[number]]));
+        half.copy_from_slice(&keyed_hash(material, purpose, &[&[number]]));
     }
     SealKey::new(kid, siv)
 }

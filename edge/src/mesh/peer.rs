@@ -2,27 +2,21 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use edge_api::mesh::mesh_client::MeshClient;
 use edge_api::mesh::{Envelope, Receipt};
 use edge_core::input::Input;
 use edge_core::mesh::MeshMessage;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tonic::codegen::{Service, http::Uri};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
 
 use super::{DEADLINE, MAX_MESSAGE, Shared, wire};
+use crate::grpc::{Way, reason, secure};
 
 /// Request metadata: who calls.
 pub const EDGE: &str = "sipmcp-edge";
@@ -135,20 +129,21 @@ async fn connect(to: u64, shared: &Arc<Shared>, deadline: Instant) -> Result<(Me
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(DEADLINE)
         .keep_alive_timeout(DEADLINE);
-    let way = Way { address: address.clone(), to, shared: shared.clone() };
+    let (known, place) = (shared.clone(), address.clone());
+    let way = Way(move || {
+        let (shared, address) = (known.clone(), place.clone());
+        async move {
+            let tls = shared.tls.load_full().ok_or(io::ErrorKind::Unsupported)?;
+            let config = tls.client(to).map_err(io::Error::other)?;
+            // Not sent and not looked at: the verifier knows whom we want.
+            let name = ServerName::try_from("edge.invalid").map_err(io::Error::other)?;
+            secure(&address, name, config).await
+        }
+    });
     let connecting = timeout_at(deadline.into(), endpoint.connect_with_connector(way));
     let channel = connecting.await.map_err(|_| "no answer in time".to_owned())?.map_err(|error| reason(&error))?;
     let client = MeshClient::new(channel).max_decoding_message_size(1024).max_encoding_message_size(MAX_MESSAGE + 4096);
     Ok((client, address))
-}
-
-/// The innermost reason says most.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 /// Sends `first` and what is queued.
@@ -244,36 +239,5 @@ async fn exchange(
                 None => return Ending::Idle,
             },
         }
-    }
-}
-
-/// TCP and our own TLS, for tonic.
-#[derive(Clone)]
-struct Way {
-    address: String,
-    to: u64,
-    shared: Arc<Shared>,
-}
-
-impl Service<Uri> for Way {
-    type Response = TokioIo<TlsStream<TcpStream>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let Way { address, to, shared } = self.clone();
-        Box::pin(async move {
-            let tls = shared.tls.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-            let config = tls.load().client(to).map_err(io::Error::other)?;
-            let stream = TcpStream::connect(&address).await?;
-            stream.set_nodelay(true)?;
-            // Not sent and not looked at: the verifier knows whom we want.
-            let name = ServerName::try_from("edge.invalid").map_err(io::Error::other)?;
-            Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
-        })
     }
 }

@@ -77,7 +77,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, accepted: mpsc::Send
 
 async fn handshake(stream: TcpStream, shared: &Shared, place: OwnedSemaphorePermit) -> io::Result<Accepted> {
     stream.set_nodelay(true)?;
-    let tls = shared.tls.as_ref().ok_or(io::ErrorKind::Unsupported)?.load_full();
+    let tls = shared.tls.load_full().ok_or(io::ErrorKind::Unsupported)?;
     let stream = TlsAcceptor::from(tls.server()).accept(stream).await?;
     let peers = Peers(tls.peers(stream.get_ref().1.peer_certificates().unwrap_or_default()).into());
     Ok(Accepted { stream, peers, _place: place })

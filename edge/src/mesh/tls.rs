@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, Error, ServerConfig};
 
 use crate::identity::{EdgeId, named};
 use crate::net::tls::{certified_key, provider};
-use crate::net::verify::{ClientVerifier, DomainTrust, Server, ServerVerifier, Trust, anchors};
+use crate::net::verify::{BundleError, ClientVerifier, DomainTrust, Server, ServerVerifier, Trust, anchors};
 
 /// HTTP/2, both ways.
 const ALPN: &[u8] = b"h2";
@@ -90,10 +90,9 @@ impl MeshCertificates {
             let text = error.to_string().replace("tls.crt", "--mesh-cert").replace("tls.key", "--mesh-key");
             format!("mesh certificate: {text}")
         })?;
-        let anchors =
-            anchors(&authority).map_err(|error| format!("--mesh-ca {}: {error}", self.authority.display()))?;
-        let tls = MeshTls::new(key, Trust::new(vec![DomainTrust { domain: "mesh".into(), anchors }], provider()))
-            .map_err(|error| format!("mesh TLS: {error}"))?;
+        let trust = trust(&authority).map_err(|error| format!("--mesh-ca {}: {error}", self.authority.display()))?;
+        let tls =
+            MeshTls::new(Arc::new(key), Arc::new(trust)).map_err(|error| format!("mesh TLS: {error}"))?;
         let (me, path) = (&self.me, self.certificate.display());
         match tls.identify(&tls.key.cert) {
             Ok(names) if me.is_named(&names.dns, &names.uris) => Ok(tls),
@@ -109,9 +108,36 @@ fn read(argument: &str, path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{argument} {}: cannot be read: {error}", path.display()))
 }
 
+/// TLS of a client of our own contracts: TLS 1.3, HTTP/2, a whole handshake each time.
+///
+/// # Errors
+/// When the provider refuses the protocol version.
+pub fn client(trust: Arc<Trust>, wanted: Server, key: Option<Arc<CertifiedKey>>) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier { trust, wanted }));
+    let mut client = match key {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        None => builder.with_no_client_auth(),
+    };
+    client.resumption = Resumption::disabled();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(client)
+}
+
+/// Whom the edges of one authority trust. `authority`: PEM.
+///
+/// # Errors
+/// The bundle cannot be read.
+pub fn trust(authority: &[u8]) -> Result<Trust, BundleError> {
+    Ok(Trust::new(vec![DomainTrust { domain: "mesh".into(), anchors: anchors(authority)? }], provider()))
+}
+
 impl MeshTls {
-    fn new(key: CertifiedKey, trust: Trust) -> Result<Self, Error> {
-        let (key, trust) = (Arc::new(key), Arc::new(trust));
+    /// # Errors
+    /// When the provider refuses the protocol version.
+    pub fn new(key: Arc<CertifiedKey>, trust: Arc<Trust>) -> Result<Self, Error> {
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(ClientVerifier { trust: trust.clone(), required: true }))
@@ -133,15 +159,8 @@ impl MeshTls {
     /// # Errors
     /// When the provider refuses the protocol version.
     pub fn client(&self, pod: u64) -> Result<Arc<ClientConfig>, Error> {
-        let verifier = ServerVerifier { trust: self.trust.clone(), wanted: Server::Edge { pod } };
-        let mut client = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.key.clone())));
+        let mut client = client(self.trust.clone(), Server::Edge { pod }, Some(self.key.clone()))?;
         client.enable_sni = false;
-        client.resumption = Resumption::disabled();
-        client.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Arc::new(client))
     }
 

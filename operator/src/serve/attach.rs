@@ -222,6 +222,7 @@ impl Attached {
     ) -> Status {
         let mut tick = tokio::time::interval(self.clock.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let out = self.out.clone();
         // What waits for room, and since when.
         let mut staged: Option<(ToEdge, u64)> = None;
         loop {
@@ -240,7 +241,7 @@ impl Attached {
                         return status;
                     }
                 }
-                room = self.out.reserve(), if staged.is_some() => match (room, staged.take()) {
+                room = out.reserve(), if staged.is_some() => match (room, staged.take()) {
                     (Ok(room), Some((message, _))) => room.send(message),
                     _ => return Status::cancelled("the edge is gone"),
                 },

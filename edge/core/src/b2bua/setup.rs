@@ -406,7 +406,7 @@ impl EdgeState {
 }
 
 /// The canonical address of record of an agent.
-pub(super) fn address(agent: &AgentConfig) -> String {
+pub(crate) fn address(agent: &AgentConfig) -> String {
     let text = format!("sip:{}@{}", escaped_user(&agent.user), agent.domain);
     let parsed = sip_proto::uri::Uri::parse(&text).ok().and_then(|uri| uri.sip()).map(|uri| canonical(&uri.aor()));
     parsed.unwrap_or_else(|| shown(&text))

@@ -1,0 +1,126 @@
+//! The last good configuration in a file that survives the process, sealed with the keys of the edge: whoever can write the file cannot give an
+//! edge a configuration.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use crds::core_v1::keys::token_keys;
+use crds::core_v1::{Secret, SecretBytes};
+use crds::manifest::ObjectKey;
+use edge_api::control::{Delta, Upsert};
+use prost::Message;
+use session_store::seal::{OF_STORE, SealKeys, Sealer};
+use zeroize::Zeroizing;
+
+use super::held::{Held, MAX_BYTES};
+use crate::config_build::store::derived;
+
+/// How the file begins.
+const MAGIC: &[u8] = b"sipmcp configuration 1\n";
+/// What the keys are for, and what is sealed.
+const PURPOSE: &str = "sealing key of configurations";
+const KIND: &str = "configuration";
+/// Octets of one mounted key.
+const MAX_KEY: u64 = 4096;
+
+/// Where the file is, and the keys.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub file: PathBuf,
+    /// The Secret `<edge>-keys`, mounted.
+    pub keys: PathBuf,
+    pub edge: ObjectKey,
+}
+
+/// Why a file is not used. Never holds a part of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the keys in {0} cannot be used: {1}")]
+    Keys(String, String),
+    #[error("it is no configuration that this program kept")]
+    Form,
+    #[error("it was not sealed for this SipEdge with its keys, or it was changed")]
+    Seal,
+}
+
+impl Cache {
+    /// What the file has. `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be used; nothing of it is.
+    pub fn read(&self) -> Result<Option<Held>, Unusable> {
+        let file = match fs::metadata(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if file.len() > 2 * MAX_BYTES as u64 {
+            return Err(Unusable::Form);
+        }
+        let file = fs::read(&self.file)?;
+        let sealed = file.strip_prefix(MAGIC).ok_or(Unusable::Form)?;
+        let plain = self.sealer()?.open(OF_STORE, KIND, self.edge.to_string().as_bytes(), sealed);
+        // The objects share the memory of the whole, which is wiped with the last of them.
+        let mut plain = Bytes::from_owner(Zeroizing::new(plain.map_err(|_| Unusable::Seal)?));
+        let mut held = Held::default();
+        for _ in 0..2 {
+            let part = Delta::decode_length_delimited(&mut plain).map_err(|_| Unusable::Form)?;
+            held.take(part);
+        }
+        Ok(Some(held))
+    }
+
+    /// Writes the file anew, as a whole or not at all.
+    ///
+    /// # Errors
+    /// What the system says, or the keys are not there.
+    pub fn write(&self, (settled, unread): (Vec<Upsert>, Vec<Upsert>)) -> Result<(), Unusable> {
+        let sealer = self.sealer()?;
+        let parts = [settled, unread].map(|upserts| Delta { upserts, ..Delta::default() });
+        let length = parts.iter().map(|part| part.encoded_len() + 10).sum();
+        // Large enough for everything, so that no half of it is left where the buffer grew.
+        let mut plain = Zeroizing::new(Vec::with_capacity(length));
+        for part in &parts {
+            // A vector grows; there is no other reason.
+            part.encode_length_delimited(&mut *plain).map_err(|_| Unusable::Form)?;
+        }
+        let sealed = sealer.seal(OF_STORE, KIND, self.edge.to_string().as_bytes(), &plain);
+        let new = self.file.with_extension("new");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(MAGIC)?;
+        file.write_all(&sealed)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.file)?;
+        Ok(())
+    }
+
+    fn sealer(&self) -> Result<Sealer, Unusable> {
+        let wrong = |reason: String| Unusable::Keys(self.keys.display().to_string(), reason);
+        let secret = mounted(&self.keys).map_err(|error| wrong(error.to_string()))?;
+        let keys = token_keys(&secret).map_err(|error| wrong(error.to_string()))?;
+        let keys = keys.iter().map(|key| derived(key.kid, key.octets.as_bytes(), PURPOSE)).collect();
+        let keys = SealKeys::new(keys).map_err(|error| wrong(error.to_string()))?;
+        // Nothing here is found by its name.
+        Ok(Sealer::new(keys, Zeroizing::new([0; 32])))
+    }
+}
+
+/// A Secret as a volume shows it: a file for each key; what begins with a dot is the volume's own.
+fn mounted(folder: &Path) -> io::Result<Secret> {
+    let mut data = BTreeMap::new();
+    for entry in fs::read_dir(folder)?.take(64) {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let file = fs::metadata(&path)?;
+        if name.starts_with('.') || !file.is_file() || file.len() > MAX_KEY {
+            continue;
+        }
+        data.insert(name, SecretBytes::new(fs::read(&path)?));
+    }
+    Ok(Secret { name: String::new(), namespace: String::new(), type_: String::new(), data })
+}

@@ -1,0 +1,159 @@
+//! Which Deltas wait for their results, and the last word about each object. Without a clock and without a socket.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use edge_api::control::{Outcome, Result as Item, Results};
+
+use super::held::{Held, Key, Taken};
+
+/// Results in one message, as the contract has it.
+const MAX_ITEMS: usize = 4096;
+/// Octets of a field path and of a message, as the contract has it.
+const MAX_FIELD: usize = 1024;
+const MAX_MESSAGE: usize = 4096;
+
+/// What is wrong with an object that is not simply in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    pub outcome: Outcome,
+    pub field: String,
+    pub message: String,
+}
+
+/// What became of everything.
+#[derive(Clone, Debug)]
+pub enum Verdicts {
+    /// All is in use but what stands here.
+    Judged(BTreeMap<Key, Word>),
+    /// Nothing is in use yet, for this reason.
+    Waiting(String),
+}
+
+#[derive(Debug)]
+struct Open {
+    nonce: u64,
+    items: Vec<Taken>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Not looked at yet.
+    open: Vec<Open>,
+    /// Being applied.
+    applying: Vec<Open>,
+    /// With the version that each is about.
+    words: BTreeMap<Key, (String, Word)>,
+    /// To be sent.
+    out: VecDeque<Results>,
+}
+
+impl Ledger {
+    /// A stream begins: what was not answered on the one before never will be. Returns what is to be said directly after Hello.
+    pub fn begin(&mut self) -> Vec<Results> {
+        self.open.clear();
+        self.applying.clear();
+        self.out.clear();
+        let items = self.words.iter().map(|(key, (version, word))| item(key.to_message(), version, Some(word)));
+        in_pieces(items.collect())
+    }
+
+    /// A Delta came.
+    pub fn taken(&mut self, nonce: u64, items: Vec<Taken>) {
+        self.open.push(Open { nonce, items });
+    }
+
+    /// Answers what came, where nothing of it is an object and nothing else waits before it.
+    pub fn answer_empty(&mut self) -> bool {
+        let empty = self.applying.is_empty() && self.open.iter().all(|open| open.items.is_empty());
+        if empty {
+            self.out.extend(self.open.drain(..).map(|open| Results { nonce: open.nonce, items: Vec::new() }));
+        }
+        empty
+    }
+
+    /// What came until now is what is applied next.
+    pub fn apply(&mut self) {
+        self.applying.append(&mut self.open);
+    }
+
+    /// What became of it. Answers every Delta that was applied, and tells what changed beside them.
+    pub fn applied(&mut self, held: &Held, verdicts: Verdicts) {
+        let mut words = BTreeMap::new();
+        match verdicts {
+            Verdicts::Judged(said) => {
+                for (key, word) in said {
+                    if let Some(version) = held.version(&key) {
+                        words.insert(key, (version.to_owned(), word));
+                    }
+                }
+            }
+            Verdicts::Waiting(message) => {
+                let word = Word { outcome: Outcome::Rejected, field: String::new(), message };
+                for key in held.keys() {
+                    words.insert(key.clone(), (held.version(key).unwrap_or_default().to_owned(), word.clone()));
+                }
+            }
+        }
+        let mut answered = BTreeSet::new();
+        for Open { nonce, items } in std::mem::take(&mut self.applying) {
+            let items = items.into_iter().map(|Taken { key, version, refused }| {
+                let known = Key::from_message(&key);
+                let word = match refused {
+                    Some(message) => Some(Word { outcome: Outcome::Rejected, field: String::new(), message }),
+                    None => known.as_ref().and_then(|key| words.get(key)).map(|(_, word)| word.clone()),
+                };
+                answered.extend(known);
+                item(key, &version, word.as_ref())
+            });
+            let items = items.collect();
+            self.out.push_back(Results { nonce, items });
+        }
+        let both: BTreeSet<&Key> = self.words.keys().chain(words.keys()).collect();
+        let changed = both.into_iter().filter(|key| {
+            !answered.contains(*key) && held.version(key).is_some() && self.words.get(*key) != words.get(*key)
+        });
+        let items = changed.map(|key| {
+            let word = words.get(key).map(|(_, word)| word);
+            item(key.to_message(), held.version(key).unwrap_or_default(), word)
+        });
+        let results = in_pieces(items.collect());
+        self.out.extend(results);
+        self.words = words;
+    }
+
+    /// The next thing to say.
+    pub fn next(&mut self) -> Option<Results> {
+        self.out.pop_front()
+    }
+
+    /// Objects that are not in use as they were given last.
+    #[must_use]
+    pub fn rejected(&self) -> usize {
+        self.words.values().filter(|(_, word)| word.outcome == Outcome::Rejected).count()
+    }
+}
+
+/// Results beside the Deltas.
+fn in_pieces(items: Vec<Item>) -> Vec<Results> {
+    items.chunks(MAX_ITEMS).map(|items| Results { nonce: 0, items: items.to_vec() }).collect()
+}
+
+fn item(key: edge_api::control::Key, version: &str, word: Option<&Word>) -> Item {
+    let (outcome, field, message) = match word {
+        None => (Outcome::Applied, "", ""),
+        Some(Word { outcome, field, message }) => (*outcome, &**field, &**message),
+    };
+    Item {
+        key: Some(key),
+        version: version.to_owned(),
+        outcome: outcome.into(),
+        field_path: cut(field, MAX_FIELD),
+        message: cut(message, MAX_MESSAGE),
+    }
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].to_owned()
+}

@@ -1,0 +1,222 @@
+//! How it goes on this edge, as an operator is told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use edge_api::control::{
+    self, AgentReport, DrainReport, DrainState, Kind, Registration, Report, StoreHealth, StoreState,
+};
+use edge_core::config::{AgentConfig, Config};
+use edge_core::input;
+use edge_core::names;
+use edge_core::stats::Stats;
+use session_store::op::{StoreOp, StoreReply};
+use tokio::time::timeout;
+
+use super::held::Key;
+use crate::admin::stats;
+use crate::driver::Parts;
+use crate::status::Status;
+
+/// Agents in one report, as the contract has it.
+const MAX_AGENTS: usize = 1024;
+/// Addresses whose bindings are read for one report; the others have their turn in the next ones.
+const READS: usize = 64;
+/// For all of these reads.
+const READING: Duration = Duration::from_secs(2);
+
+/// Who knows how it goes.
+#[derive(Clone)]
+pub struct Reporter {
+    /// There once the start is done.
+    pub parts: Arc<OnceLock<Parts>>,
+    pub status: Arc<Status>,
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+/// What an operator was told on one stream.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub drain: DrainState,
+    agents: BTreeMap<String, AgentReport>,
+    /// What the store said of the addresses that users register.
+    bindings: BTreeMap<String, Bindings>,
+    /// The address after which the next reads begin.
+    read_last: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bindings {
+    count: u32,
+    /// Seconds since 1970-01-01T00:00:00Z.
+    next_expiry: Option<i64>,
+    /// There were some before.
+    ended: bool,
+}
+
+impl Reporter {
+    /// The life of this process in the store; 0: none was taken yet.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        let member = self.parts.get().and_then(|parts| parts.membership.borrow().clone());
+        member.map_or(0, |member| member.owner.epoch)
+    }
+
+    /// Where the drain stands.
+    #[must_use]
+    pub fn drain_state(&self) -> DrainState {
+        match (self.status.is_draining(), self.status.has_ended()) {
+            (_, true) => DrainState::Drained,
+            (true, false) => DrainState::Draining,
+            (false, false) => DrainState::None,
+        }
+    }
+
+    /// What changed since the last report of the stream.
+    pub async fn report(&self, reported: &mut Reported, store: Option<Key>) -> Report {
+        let state = self.drain_state();
+        reported.drain = state;
+        let mut report = Report { drain: Some(DrainReport { state: state.into(), ..DrainReport::default() }), ..Report::default() };
+        let Some(parts) = self.parts.get() else {
+            // The start waits, mostly for the store.
+            let waiting = self.status.waiting().filter(|waiting| waiting.starts_with("the store"));
+            report.store = store.zip(waiting).map(|(store, waiting)| StoreHealth {
+                store: Some(store.to_message()),
+                state: StoreState::ConnectFailed.into(),
+                message: format!("waits for {waiting}"),
+                ..StoreHealth::default()
+            });
+            return report;
+        };
+        let shards = stats(parts).await;
+        report.sessions = total(&shards, |stats| stats.engine.sessions);
+        report.in_flight = total(&shards, |stats| stats.engine.exchanges);
+        report.store = store.map(|store| health(parts, &store));
+        if let Some(drain) = &mut report.drain {
+            drain.in_flight = report.in_flight;
+            drain.dialogs = total(&shards, |stats| stats.dialogs);
+            drain.flows = count(parts.net.connections().len());
+        }
+        if let Some(config) = self.status.config() {
+            // What is not read in time keeps what it was.
+            let _ = timeout(READING, read_bindings(parts, &config, reported)).await;
+            report.agents = agents(&config, &shards, reported);
+        }
+        report
+    }
+}
+
+fn total(shards: &[Stats], of: impl Fn(&Stats) -> usize) -> u32 {
+    count(shards.iter().map(of).sum())
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn health(parts: &Parts, store: &Key) -> StoreHealth {
+    let trouble = match *parts.health.borrow() {
+        input::StoreHealth::Closed => None,
+        input::StoreHealth::Open | input::StoreHealth::Recovering { .. } => Some(parts.store.trouble().unwrap_or_default()),
+    };
+    let is_redis = parts.store.kind() == "redis";
+    StoreHealth {
+        store: Some(store.to_message()),
+        state: if trouble.is_some() { StoreState::ConnectFailed } else { StoreState::Reachable }.into(),
+        message: trouble.unwrap_or_default(),
+        // With another policy the store would not have been opened.
+        eviction_policy: if is_redis { "noeviction".to_owned() } else { String::new() },
+        durability: (!is_redis).then(|| match parts.store.kind() {
+            "file" => control::Durability::Fsync.into(),
+            _ => control::Durability::Memory.into(),
+        }),
+        ..StoreHealth::default()
+    }
+}
+
+/// Reads the bindings of some of the addresses that users register, each address in its turn.
+async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) {
+    let registering = |agent: &&Arc<AgentConfig>| agent.backend.is_sip_contact();
+    let by_key: BTreeMap<&str, &Arc<AgentConfig>> =
+        config.agents.values().filter(registering).map(|agent| (&*agent.key, agent)).collect();
+    reported.bindings.retain(|key, _| by_key.contains_key(&**key));
+    let from = reported.read_last.clone();
+    let after = by_key.iter().filter(|(key, _)| ***key > *from);
+    let turn: Vec<_> = after.chain(by_key.iter().filter(|(key, _)| ***key <= *from)).take(READS).collect();
+    for (key, agent) in turn {
+        reported.read_last = (*key).to_owned();
+        let Some(domain) = config.domains.get(&agent.domain) else { continue };
+        let aor = names::agent(&*config.naming_key, domain.tenant, agent);
+        let Ok(StoreReply::Bindings(bindings)) = parts.store.execute(StoreOp::ReadBindings { aor }).await else { continue };
+        let known = reported.bindings.entry((*key).to_owned()).or_default();
+        let first = bindings.iter().map(|binding| binding.expires_at / 1000).min();
+        *known = Bindings {
+            count: count(bindings.len()),
+            next_expiry: first.and_then(|seconds| i64::try_from(seconds).ok()),
+            ended: bindings.is_empty() && (known.ended || known.count > 0),
+        };
+    }
+}
+
+fn agents(config: &Config, shards: &[Stats], reported: &mut Reported) -> Vec<AgentReport> {
+    let mut changed = Vec::new();
+    let mut here: BTreeMap<&str, &Arc<AgentConfig>> = BTreeMap::new();
+    for agent in config.agents.values() {
+        here.insert(&agent.key, agent);
+    }
+    let gone: Vec<String> = reported.agents.keys().filter(|key| !here.contains_key(&***key)).cloned().collect();
+    for key in gone {
+        if changed.len() >= MAX_AGENTS {
+            return changed;
+        }
+        reported.agents.remove(&key);
+        changed.push(AgentReport { agent: message(&key), gone: true, ..AgentReport::default() });
+    }
+    for (key, agent) in here {
+        let of = |value: fn(&edge_core::engine::AgentStats) -> usize| {
+            count(shards.iter().filter_map(|stats| stats.engine.agents.get(key)).map(value).sum())
+        };
+        let bindings = reported.bindings.get(key).copied();
+        let now = AgentReport {
+            agent: message(key),
+            bindings: bindings.map_or(0, |bindings| bindings.count),
+            next_expiry: bindings.and_then(|bindings| bindings.next_expiry),
+            sessions: of(|stats| stats.sessions),
+            in_flight: of(|stats| stats.in_flight),
+            registration: registration(agent, bindings).into(),
+            ..AgentReport::default()
+        };
+        if reported.agents.get(key) == Some(&now) {
+            continue;
+        }
+        if changed.len() >= MAX_AGENTS {
+            break;
+        }
+        reported.agents.insert(key.to_owned(), now.clone());
+        changed.push(now);
+    }
+    changed
+}
+
+/// For an agent with a backend the edge itself answers.
+fn registration(agent: &AgentConfig, bindings: Option<Bindings>) -> Registration {
+    match (agent.backend.is_sip_contact(), bindings) {
+        (false, _) => Registration::Registered,
+        (true, Some(Bindings { count: 1.., .. })) => Registration::Registered,
+        (true, Some(Bindings { ended: true, .. })) => Registration::Expired,
+        (true, Some(_)) => Registration::None,
+        (true, None) => Registration::Unspecified,
+    }
+}
+
+fn message(key: &str) -> Option<control::Key> {
+    let (namespace, name) = key.split_once('/')?;
+    Some(control::Key { kind: Kind::McpAgent.into(), namespace: namespace.to_owned(), name: name.to_owned() })
+}
