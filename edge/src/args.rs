@@ -36,11 +36,15 @@ Example:
 /// The SIP edge that gives MCP agents an address.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sipmcp-edge", version, after_help = AFTER_HELP, max_term_width = 120)]
-#[command(group = ArgGroup::new("mesh_identity").args(["mesh_ca", "operator"]).multiple(true))]
+#[command(group(ArgGroup::new("mesh_identity").args(["mesh_ca", "operator"]).multiple(true)))]
 pub struct Args {
     /// Directory or file with manifests; may be repeated, or given as a comma-separated list.
     #[arg(
-        long, value_name = "DIR", required_unless_present = "operator", conflicts_with = "operator", value_delimiter = ',',
+        long,
+        value_name = "DIR",
+        required_unless_present = "operator",
+        conflicts_with = "operator",
+        value_delimiter = ',',
         env = "SIPMCP_MANIFESTS"
     )]
     pub manifests: Vec<PathBuf>,
@@ -252,7 +256,16 @@ mod tests {
     fn an_operator_takes_the_place_of_files_and_of_the_mesh_certificates() {
         let parse = |more: &[&str]| Args::try_parse_from(["sipmcp-edge"].iter().chain(more));
         let operator = [
-            "--operator", "https://10.0.0.1:8443", "--operator-name", "o", "--operator-ca", "ca", "--token", "t", "--edge", "s/e",
+            "--operator",
+            "https://10.0.0.1:8443",
+            "--operator-name",
+            "o",
+            "--operator-ca",
+            "ca",
+            "--token",
+            "t",
+            "--edge",
+            "s/e",
         ];
         let args = parse(&[&operator[..], &["--mesh-listen", "127.0.0.1:0"]].concat()).unwrap();
         assert_eq!((args.operator.as_deref(), args.manifests.len()), (Some("10.0.0.1:8443"), 0));

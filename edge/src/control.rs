@@ -205,7 +205,8 @@ impl Operator {
             enrolled: enrolled_in,
             drain,
         });
-        let tasks = [tokio::spawn(link::run(shared.clone())).abort_handle(), tokio::spawn(keep(shared.clone())).abort_handle()];
+        let tasks =
+            [tokio::spawn(link::run(shared.clone())).abort_handle(), tokio::spawn(keep(shared.clone())).abort_handle()];
         Operator {
             shared,
             changes,
@@ -367,7 +368,10 @@ async fn keep(shared: Arc<Shared>) {
             Err(error) => error.to_string(),
         };
         if !trouble.is_empty() && trouble != told {
-            tracing::error!("--config-cache {}: {trouble}; a restart without an operator would be without it", cache.file.display());
+            tracing::error!(
+                "--config-cache {}: {trouble}; a restart without an operator would be without it",
+                cache.file.display()
+            );
         }
         told = trouble;
         sleep(KEEP_EVERY).await;

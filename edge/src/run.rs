@@ -204,8 +204,7 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
         goals = Goals { settle: goals.settle.min(most), work: goals.work.min(most.saturating_sub(goals.settle)) };
     }
     let (parts, status, node) = (process.parts.clone(), process.status.clone(), process.node.clone());
-    let mut draining =
-        tokio::spawn(async move { drain::drain(&parts, &status, &node, goals, &mut drained).await });
+    let mut draining = tokio::spawn(async move { drain::drain(&parts, &status, &node, goals, &mut drained).await });
     let mut over = false;
     let code = loop {
         tokio::select! {

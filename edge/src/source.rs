@@ -1,7 +1,6 @@
 //! Where the configuration comes from: files, or an operator. Both give the same [`Loaded`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crds::manifest::{Loaded, ObjectKey, Problem};
@@ -21,7 +20,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
 pub enum Source {
-    Files { manifests: Manifests, paths: Vec<PathBuf>, poll: Interval },
+    Files { manifests: Manifests, poll: Interval },
     Operator(Box<Operator>),
 }
 
@@ -38,10 +37,11 @@ impl Source {
             poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let id = match &args.edge_id {
                 Some(id) => id.clone(),
-                None => EdgeId::of_host().map_err(|error| format!("--edge-id is needed, the host name is none: {error}"))?,
+                None => {
+                    EdgeId::of_host().map_err(|error| format!("--edge-id is needed, the host name is none: {error}"))?
+                }
             };
-            let paths = args.manifests.clone();
-            return Ok((Source::Files { manifests: Manifests::new(paths.clone()), paths, poll }, id));
+            return Ok((Source::Files { manifests: Manifests::new(args.manifests.clone()), poll }, id));
         };
         let edge = args.edge.as_deref().and_then(|edge| edge.split_once('/'));
         let edge = edge.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
@@ -49,7 +49,9 @@ impl Source {
         let edge = ObjectKey::new(namespace, edge);
         let pod = match &args.pod_name {
             Some(pod) => pod.clone(),
-            None => EdgeId::of_host().map_err(|error| format!("--pod-name is needed, the host name is none: {error}"))?.to_string(),
+            None => EdgeId::of_host()
+                .map_err(|error| format!("--pod-name is needed, the host name is none: {error}"))?
+                .to_string(),
         };
         // Pods of two namespaces may have one name, and the mesh of both trusts one authority.
         let id = EdgeId::new(&format!("{pod}.{namespace}")).map_err(|error| format!("--pod-name {pod}: {error}"))?;

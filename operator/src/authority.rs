@@ -66,7 +66,9 @@ pub enum Unusable {
     Missing(&'static str),
     #[error("{CERTIFICATE} holds no certificate that can be read")]
     Certificate,
-    #[error("{KEY} holds no private key that can be read, or it is not the key of the first certificate in {CERTIFICATE}")]
+    #[error(
+        "{KEY} holds no private key that can be read, or it is not the key of the first certificate in {CERTIFICATE}"
+    )]
     Key,
     #[error("cannot issue: {0}")]
     Issuing(rcgen::Error),
@@ -261,11 +263,10 @@ async fn attempt(secrets: &Api<Secret>, namespace: &str, writes: bool) -> Result
         let octets = Zeroizing::new(data.remove(key).ok_or(Unusable::Missing(key))?.0);
         std::str::from_utf8(&octets).map(|text| Zeroizing::new(text.to_owned())).map_err(|_| Unusable::Certificate)
     };
-    let read = || -> Result<Authority, Unusable> {
+    let mut read = || -> Result<Authority, Unusable> {
         let (certificates, key) = (text(CERTIFICATE)?, text(KEY)?);
         Authority::read(&certificates, &key, vec![format!("sipmcp-operator.{namespace}.svc")])
     };
-    let mut read = read;
     read().map(Some).map_err(|error| format!("{error}; nothing is issued until it is mended or removed"))
 }
 

@@ -83,9 +83,10 @@ pub async fn run_with(
     let arriving = unfold(arriving, |mut arriving| async move { arriving.recv().await.map(|next| (next, arriving)) });
     let enrolment = Enrolment::new(tokens, authority, board.clone(), clock.clone());
     let control = attach::Control::new(board.clone(), tellings, clock);
+    let accepting = acceptor.abort_handle();
     let ending = async {
         shutdown.await;
-        acceptor.abort();
+        accepting.abort();
         board.streams().close();
     };
     let serving = Server::builder()
@@ -118,6 +119,8 @@ pub async fn run_with(
     };
     acceptor.abort();
     teller.abort();
+    // The port is free when this returns.
+    let _ = acceptor.await;
     result
 }
 

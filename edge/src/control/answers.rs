@@ -37,7 +37,8 @@ async fn about(reporter: &Reporter, query: Query) -> Result<Vec<answer::What>, S
         Some(What::Why(asked)) => Ok(vec![answer::What::Why(why(&config, &asked)?)]),
         Some(What::Export(asked)) => {
             let tenants = conversations::tenants(&config, Some(&asked.domain))?;
-            let found = conversations::export(&parts.store, &config, &tenants, &asked.conversation).await.map_err(told)?;
+            let found =
+                conversations::export(&parts.store, &config, &tenants, &asked.conversation).await.map_err(told)?;
             let found = found.ok_or_else(|| "nothing is stored of such a conversation".to_owned())?;
             let json = found.to_string();
             if json.len() > MAX_ANSWER {
@@ -49,7 +50,8 @@ async fn about(reporter: &Reporter, query: Query) -> Result<Vec<answer::What>, S
         }
         Some(What::Erase(asked)) => {
             let tenants = conversations::tenants(&config, Some(&asked.domain))?;
-            let erased = conversations::erase(&parts.store, &config, &tenants, &asked.conversation).await.map_err(told)?;
+            let erased =
+                conversations::erase(&parts.store, &config, &tenants, &asked.conversation).await.map_err(told)?;
             let records = erased.as_ref().and_then(|erased| erased["erased"].as_u64()).unwrap_or(0);
             let records = u32::try_from(records).unwrap_or(u32::MAX);
             Ok(vec![answer::What::Erase(EraseAnswer { records, sessions: 0 })])

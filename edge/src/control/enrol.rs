@@ -74,7 +74,7 @@ pub async fn enrol(settings: &Settings) -> Result<Enrolled, String> {
     }
     let chain: Vec<CertificateDer<'static>> =
         answer.chain.iter().map(|certificate| CertificateDer::from(certificate.to_vec())).collect();
-    let secret = PrivateKeyDer::try_from(key.serialize_der()).map_err(ToOwned::to_owned)?;
+    let secret = PrivateKeyDer::try_from(key.serialize_der()).map_err(str::to_owned)?;
     let key = CertifiedKey::from_der(chain, secret, &provider());
     let key = key.map_err(|error| format!("the operator gave a certificate that cannot be used: {error}"))?;
     let (ends, now) = (u64::try_from(answer.not_after).unwrap_or(0), Instant::now());

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crds::core_v1::{ConfigMap, Secret};
 use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{
-    Labels, McpAgent, McpCapabilityPolicy, Reason, SessionStore, SipDomain, SipEdge, TargetKind,
-};
+use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, Reason, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate::references::{RefusedPolicy, judge};
 use crds::validate::{self, Finding};
 use edge_api::control::{self, Delta, Kind, Upsert, Versioned};
@@ -91,7 +89,6 @@ impl fmt::Display for Key {
 }
 
 /// One object in the version that was given last.
-#[derive(Debug)]
 struct Object {
     given: Upsert,
     read: Result<Read, Unread>,
@@ -99,7 +96,6 @@ struct Object {
     good: Option<Upsert>,
 }
 
-#[derive(Debug)]
 enum Read {
     Edge(Sourced<SipEdge>),
     Store(Sourced<SessionStore>),
@@ -114,7 +110,6 @@ enum Read {
 }
 
 /// What is wrong with an object by itself.
-#[derive(Debug)]
 struct Unread {
     findings: Vec<Finding>,
     /// Of a policy: what it selects; `None` where that cannot be said.
@@ -134,7 +129,7 @@ pub struct Judged {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Held {
     objects: BTreeMap<Key, Object>,
     bytes: usize,
@@ -144,6 +139,13 @@ pub struct Held {
     complete: bool,
     /// Rises with every object that came or went.
     changes: u64,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the objects: some are secret.
+        f.debug_struct("Held").field("objects", &self.objects.len()).finish_non_exhaustive()
+    }
 }
 
 /// One object of a Delta, for the answer.
@@ -221,7 +223,8 @@ impl Held {
     fn put(&mut self, upsert: Upsert) -> Taken {
         let message = upsert.key.clone().unwrap_or_default();
         let version = upsert.version.clone();
-        let refused = |why: &str| Taken { key: message.clone(), version: version.clone(), refused: Some(why.to_owned()) };
+        let refused =
+            |why: &str| Taken { key: message.clone(), version: version.clone(), refused: Some(why.to_owned()) };
         let Some(key) = Key::from_message(&message) else {
             return refused("this edge does not know such an object; it is of an earlier release");
         };

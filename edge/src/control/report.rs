@@ -83,7 +83,8 @@ impl Reporter {
     pub async fn report(&self, reported: &mut Reported, store: Option<Key>) -> Report {
         let state = self.drain_state();
         reported.drain = state;
-        let mut report = Report { drain: Some(DrainReport { state: state.into(), ..DrainReport::default() }), ..Report::default() };
+        let mut report =
+            Report { drain: Some(DrainReport { state: state.into(), ..DrainReport::default() }), ..Report::default() };
         let Some(parts) = self.parts.get() else {
             // The start waits, mostly for the store.
             let waiting = self.status.waiting().filter(|waiting| waiting.starts_with("the store"));
@@ -124,7 +125,9 @@ fn count(number: usize) -> u32 {
 fn health(parts: &Parts, store: &Key) -> StoreHealth {
     let trouble = match *parts.health.borrow() {
         input::StoreHealth::Closed => None,
-        input::StoreHealth::Open | input::StoreHealth::Recovering { .. } => Some(parts.store.trouble().unwrap_or_default()),
+        input::StoreHealth::Open | input::StoreHealth::Recovering { .. } => {
+            Some(parts.store.trouble().unwrap_or_default())
+        }
     };
     let is_redis = parts.store.kind() == "redis";
     StoreHealth {
@@ -154,7 +157,9 @@ async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) 
         reported.read_last = (*key).to_owned();
         let Some(domain) = config.domains.get(&agent.domain) else { continue };
         let aor = names::agent(&*config.naming_key, domain.tenant, agent);
-        let Ok(StoreReply::Bindings(bindings)) = parts.store.execute(StoreOp::ReadBindings { aor }).await else { continue };
+        let Ok(StoreReply::Bindings(bindings)) = parts.store.execute(StoreOp::ReadBindings { aor }).await else {
+            continue;
+        };
         let known = reported.bindings.entry((*key).to_owned()).or_default();
         let first = bindings.iter().map(|binding| binding.expires_at / 1000).min();
         *known = Bindings {

@@ -91,8 +91,7 @@ impl MeshCertificates {
             format!("mesh certificate: {text}")
         })?;
         let trust = trust(&authority).map_err(|error| format!("--mesh-ca {}: {error}", self.authority.display()))?;
-        let tls =
-            MeshTls::new(Arc::new(key), Arc::new(trust)).map_err(|error| format!("mesh TLS: {error}"))?;
+        let tls = MeshTls::new(Arc::new(key), Arc::new(trust)).map_err(|error| format!("mesh TLS: {error}"))?;
         let (me, path) = (&self.me, self.certificate.display());
         match tls.identify(&tls.key.cert) {
             Ok(names) if me.is_named(&names.dns, &names.uris) => Ok(tls),

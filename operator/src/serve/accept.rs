@@ -84,6 +84,10 @@ impl Peer {
     pub fn cut_off(&self) {
         self.cut.send_replace(true);
     }
+
+    fn is_cut(&self) -> bool {
+        *self.cut.borrow()
+    }
 }
 
 pub struct Accepted {
@@ -96,7 +100,9 @@ pub struct Accepted {
 impl Accepted {
     /// An error once the connection was cut off; else whoever asks is woken when it is.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if *self.peer.cut.borrow() || self.cut_off.as_mut().poll(cx).is_ready() {
+        // Not together: the future looks at the flag, too.
+        let cut = self.peer.is_cut();
+        if cut || self.cut_off.as_mut().poll(cx).is_ready() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
@@ -120,7 +126,7 @@ impl AsyncRead for Accepted {
 
 impl AsyncWrite for Accepted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        if *self.peer.cut.borrow() {
+        if self.peer.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.stream).poll_write(cx, octets)

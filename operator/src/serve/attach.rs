@@ -257,8 +257,12 @@ impl Attached {
                     let now = (self.clock.mono_ms)();
                     self.queries.retain(|_, asked| !asked.reply.is_closed());
                     let stuck = staged.as_ref().is_some_and(|(_, since)| now.saturating_sub(*since) >= UNANSWERED_MS);
-                    if stuck || self.edge(|edge| edge.session.is_overdue(now)).unwrap_or(true) {
-                        return Status::resource_exhausted("the edge does not acknowledge what it is sent");
+                    match self.edge(|edge| edge.session.is_overdue(now)) {
+                        None => return replaced(),
+                        Some(overdue) if overdue || stuck => {
+                            return Status::resource_exhausted("the edge does not acknowledge what it is sent");
+                        }
+                        Some(_) => {}
                     }
                 }
             }
@@ -294,7 +298,6 @@ impl Attached {
 
     /// Takes what the edge says.
     fn take(&mut self, message: from_edge::Message) -> Result<(), Status> {
-        let replaced = || Status::aborted("the same edge connected again");
         match message {
             from_edge::Message::Hello(_) => Err(breach(&Breach::SecondHello)),
             from_edge::Message::Results(results) => {
@@ -333,6 +336,10 @@ impl Attached {
             let _ = asked.reply.send(asked.parts);
         }
     }
+}
+
+fn replaced() -> Status {
+    Status::aborted("the same edge connected again")
 }
 
 /// `Ok(None)`: the edge ended the stream.
