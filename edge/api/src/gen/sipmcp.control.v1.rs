@@ -86,8 +86,8 @@ pub struct Hello {
     /// `namespace/pod`, as the certificate says.
     #[prost(string, tag = "2")]
     pub edge_id: ::prost::alloc::string::String,
-    /// The life of the process, as in the heartbeat record of the store. 0: none was taken yet. A stream with a lower epoch than another one
-    /// of the same edge id is refused.
+    /// The life of the process, as in the heartbeat record of the store. 0: it is new and has taken none yet. A stream with a lower epoch than
+    /// another one of the same edge id is refused, but for 0.
     #[prost(uint64, tag = "3")]
     pub epoch: u64,
     /// Version of the program, for example `0.1.0`.
