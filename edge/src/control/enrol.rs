@@ -50,8 +50,8 @@ impl fmt::Debug for Enrolled {
 /// # Errors
 /// One sentence: why there is no certificate.
 pub async fn enrol(settings: &Settings) -> Result<Enrolled, String> {
-    let trusted = authority(settings).await?;
-    let token = tokio::fs::read_to_string(&settings.token).await;
+    let trusted = authority(settings)?;
+    let token = std::fs::read_to_string(&settings.token);
     let token = token.map_err(|error| format!("--token {}: {error}", settings.token.display()))?;
     let token = Zeroizing::new(token);
     if token.trim().is_empty() || token.len() > MAX_TOKEN {
@@ -83,9 +83,9 @@ pub async fn enrol(settings: &Settings) -> Result<Enrolled, String> {
     Ok(Enrolled { key: Arc::new(key), trust: trusted, renew_at: now + life / 2, ends_at: now + life })
 }
 
-async fn authority(settings: &Settings) -> Result<Arc<Trust>, String> {
+fn authority(settings: &Settings) -> Result<Arc<Trust>, String> {
     let place = settings.authority.display();
-    let pem = tokio::fs::read(&settings.authority).await;
+    let pem = std::fs::read(&settings.authority);
     let pem = pem.map_err(|error| format!("--operator-ca {place}: {error}"))?;
     trust(&pem).map(Arc::new).map_err(|error| format!("--operator-ca {place}: {error}"))
 }
@@ -96,7 +96,7 @@ async fn authority(settings: &Settings) -> Result<Arc<Trust>, String> {
 /// One sentence.
 pub async fn attached(settings: &Settings, enrolled: &Enrolled) -> Result<Channel, String> {
     // The authority may be another one by now.
-    let trusted = authority(settings).await?;
+    let trusted = authority(settings)?;
     let config = client(trusted, Server::Domain, Some(enrolled.key.clone())).map_err(|error| error.to_string())?;
     connect(settings, config).await
 }

@@ -157,3 +157,94 @@ fn cut(text: &str, most: usize) -> String {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crds::manifest::ObjectKey;
+    use edge_api::control::{Delta, Kind, Upsert};
+
+    fn key(name: &str) -> Key {
+        Key::new(Kind::Endpoints, ObjectKey::new("acme", name))
+    }
+
+    fn given(held: &mut Held, ledger: &mut Ledger, nonce: u64, objects: &[(&str, &str)]) {
+        let upsert = |(name, version): &(&str, &str)| Upsert {
+            key: Some(key(name).to_message()),
+            version: (*version).to_owned(),
+            ..Upsert::default()
+        };
+        let upserts = objects.iter().map(upsert).collect();
+        ledger.taken(nonce, held.take(Delta { upserts, ..Delta::default() }));
+    }
+
+    fn rejected(name: &str) -> Verdicts {
+        let word = Word { outcome: Outcome::Rejected, field: "spec".into(), message: "no".into() };
+        Verdicts::Judged([(key(name), word)].into())
+    }
+
+    /// Nonce, then name, version and outcome of each item.
+    fn said(ledger: &mut Ledger) -> Vec<(u64, Vec<(String, String, Outcome)>)> {
+        let item = |item: &Item| (item.key.clone().unwrap_or_default().name, item.version.clone(), item.outcome());
+        std::iter::from_fn(|| ledger.next()).map(|r| (r.nonce, r.items.iter().map(item).collect())).collect()
+    }
+
+    fn one(name: &str, version: &str, outcome: Outcome) -> (String, String, Outcome) {
+        (name.to_owned(), version.to_owned(), outcome)
+    }
+
+    #[test]
+    fn each_delta_is_answered_once_and_a_change_of_mind_is_told_beside_it() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        given(&mut held, &mut ledger, 1, &[("a", "1"), ("b", "1")]);
+        ledger.apply();
+        // What comes while the first one is applied waits for the next time.
+        given(&mut held, &mut ledger, 2, &[("c", "1")]);
+        ledger.applied(&held, rejected("b"));
+        let first = vec![one("a", "1", Outcome::Applied), one("b", "1", Outcome::Rejected)];
+        assert_eq!(said(&mut ledger), [(1, first)]);
+        assert_eq!(ledger.rejected(), 1);
+        ledger.apply();
+        ledger.applied(&held, Verdicts::Judged(BTreeMap::new()));
+        let beside = vec![one("b", "1", Outcome::Applied)];
+        assert_eq!(said(&mut ledger), [(2, vec![one("c", "1", Outcome::Applied)]), (0, beside)]);
+        ledger.applied(&held, Verdicts::Judged(BTreeMap::new()));
+        assert_eq!(said(&mut ledger), []);
+    }
+
+    #[test]
+    fn a_new_stream_hears_what_is_not_in_use_and_nothing_of_the_old_one() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        given(&mut held, &mut ledger, 1, &[("a", "1"), ("b", "1")]);
+        ledger.apply();
+        ledger.applied(&held, rejected("b"));
+        given(&mut held, &mut ledger, 2, &[("a", "2")]);
+        let told = ledger.begin();
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].nonce, told[0].items.len(), told[0].items[0].outcome()), (0, 1, Outcome::Rejected));
+        ledger.apply();
+        ledger.applied(&held, rejected("b"));
+        assert_eq!(said(&mut ledger), [], "the second Delta was of the old stream");
+    }
+
+    #[test]
+    fn while_an_edge_waits_nothing_is_in_use_and_then_everything_is() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        given(&mut held, &mut ledger, 1, &[("a", "1")]);
+        ledger.apply();
+        ledger.applied(&held, Verdicts::Waiting("waits for the store".into()));
+        assert_eq!(said(&mut ledger), [(1, vec![one("a", "1", Outcome::Rejected)])]);
+        ledger.applied(&held, Verdicts::Judged(BTreeMap::new()));
+        assert_eq!(said(&mut ledger), [(0, vec![one("a", "1", Outcome::Applied)])]);
+    }
+
+    #[test]
+    fn a_delta_without_objects_needs_nobody_to_apply_it() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        given(&mut held, &mut ledger, 1, &[]);
+        assert!(ledger.answer_empty());
+        assert_eq!(said(&mut ledger), [(1, Vec::new())]);
+        given(&mut held, &mut ledger, 2, &[("a", "1")]);
+        assert!(!ledger.answer_empty());
+    }
+}
