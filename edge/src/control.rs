@@ -182,9 +182,9 @@ impl Operator {
     /// Reads what an earlier process kept, and begins to connect.
     #[must_use]
     pub fn start(settings: Settings, reporter: Reporter) -> Self {
-        let mut state = State::default();
+        let (mut state, mut good) = (State::default(), Snapshot::default());
         match settings.cache.as_ref().map(Cache::read) {
-            Some(Ok(Some(held))) => state.held = held,
+            Some(Ok(Some(kept))) => (state.held, good) = (kept.held, kept.good),
             Some(Err(error)) => {
                 let file = settings.cache.as_ref().map(|cache| cache.file.display().to_string()).unwrap_or_default();
                 tracing::error!("--config-cache {file}: {error}; it is not used");
@@ -212,7 +212,7 @@ impl Operator {
             changes,
             enrolled,
             drains,
-            good: Snapshot::default(),
+            good,
             read: Judged::default(),
             cold_until: Some(cold_until),
             kept,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use crds::core_v1::keys::token_keys;
 use crds::core_v1::{Secret, SecretBytes};
-use crds::manifest::ObjectKey;
+use crds::manifest::{ObjectKey, Snapshot};
 use edge_api::control::{Delta, Upsert};
 use prost::Message;
 use session_store::seal::{OF_STORE, SealKeys, Sealer};
@@ -36,6 +36,14 @@ pub struct Cache {
     pub edge: ObjectKey,
 }
 
+/// What an earlier process kept.
+#[derive(Debug)]
+pub struct Kept {
+    pub held: Held,
+    /// What was last good of what it holds.
+    pub good: Snapshot,
+}
+
 /// Why a file is not used. Never holds a part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
@@ -54,7 +62,7 @@ impl Cache {
     ///
     /// # Errors
     /// It cannot be used; nothing of it is.
-    pub fn read(&self) -> Result<Option<Held>, Unusable> {
+    pub fn read(&self) -> Result<Option<Kept>, Unusable> {
         let file = match fs::metadata(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
@@ -67,12 +75,14 @@ impl Cache {
         let plain = self.sealer()?.open(OF_STORE, KIND, self.edge.to_string().as_bytes(), sealed);
         // The objects share the memory of the whole, which is wiped with the last of them.
         let mut plain = Bytes::from_owner(Zeroizing::new(plain.map_err(|_| Unusable::Seal)?));
+        let mut part = || Delta::decode_length_delimited(&mut plain).map_err(|_| Unusable::Form);
+        let (settled, unread) = (part()?, part()?);
         let mut held = Held::default();
-        for _ in 0..2 {
-            let part = Delta::decode_length_delimited(&mut plain).map_err(|_| Unusable::Form)?;
-            held.take(part);
-        }
-        Ok(Some(held))
+        held.take(settled);
+        // What stood last, so that it stands in for what could not be read even then.
+        let good = if unread.upserts.is_empty() { Snapshot::default() } else { held.judge().objects };
+        held.take(unread);
+        Ok(Some(Kept { held, good }))
     }
 
     /// Writes the file anew, as a whole or not at all.
