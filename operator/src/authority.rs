@@ -170,6 +170,12 @@ impl Authority {
         own.config = None;
     }
 
+    /// The names of the operator, the first one is what edges ask for.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).names.clone()
+    }
+
     /// A certificate for an edge. The request gives the key and nothing else.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! named and is not there yet is listed by [`Index::fetches`]: the caller gets it from the API server and applies it.
 
 mod entry;
+mod near;
 mod references;
 mod shelf;
 mod view;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 pub use entry::{Content, Entry, key_of};
+pub use near::Near;
 pub use references::{References, keys_of};
 pub use shelf::{Full, Limits, MAX_OBJECT_BYTES};
 pub use view::View;

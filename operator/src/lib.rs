@@ -6,22 +6,27 @@
 //!   SipEdge and the next step of a rollout or a scale-down ([`plan::rollout`]).
 //!
 //! The shell moves them: [`watch`] brings what the API server says to the [`board`], [`write`] brings back what follows, as long as this replica
-//! holds the Lease ([`lease`]). [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges.
+//! holds the Lease ([`lease`]). [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges, [`webhook`]
+//! with the API server, and [`admin`] with people, for whom it asks the edges ([`queries`]).
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod authority;
 pub mod board;
 pub mod config;
 pub mod health;
+pub mod https;
 pub mod identity;
 pub mod index;
 pub mod key;
 pub mod lease;
 pub mod metrics;
 pub mod plan;
+pub mod queries;
 pub mod run;
 pub mod serve;
 pub mod watch;
+pub mod webhook;
 pub mod write;
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 //! An object that breaks a rule is taken out of the snapshot and the rest stays. What needs it goes with it, so the order is: stores,
 //! domains, edges, agents, policies. A policy that is refused closes the agents that it selects: nobody can tell what it would have denied.
 
+mod candidate;
+
+pub use candidate::judge_one;
+
 use super::age::{Age, Firsts, age, first_by};
 use super::verdict::{Faults, ObjectRef, Verdict};
 use crate::core_v1::keys::{KeyError, naming_key, state_keys, token_keys};
