@@ -34,6 +34,8 @@ pub struct Pod {
     pub drain: Drain,
     /// It was asked to drain longer ago than its grace time, so it is not waited for.
     pub overdue: bool,
+    /// A person asked it to drain: it stays so until that person, a rollout or a scale-down ends it.
+    pub by_hand: bool,
 }
 
 /// Where the drain of a pod stands.
@@ -93,7 +95,9 @@ pub fn next(observed: &Observed) -> Action {
             Some(pod) if gone(pod) => Action::Shrink(last),
             Some(pod) if pod.drain == Drain::Going => Action::Wait,
             // Another one drains: first that one comes back or goes.
-            Some(_) if draining(observed).any(|ordinal| ordinal != last) => settle(observed, last),
+            Some(_) if draining(observed).any(|ordinal| ordinal != last && !observed.pods[&ordinal].by_hand) => {
+                settle(observed, last)
+            }
             Some(_) => Action::Drain { ordinal: last },
         };
     }
@@ -135,7 +139,8 @@ fn draining(observed: &Observed) -> impl Iterator<Item = u32> {
 
 /// Pods that drain and should not: one that still can serves again, one that is empty is made anew.
 fn settle(observed: &Observed, but: u32) -> Action {
-    let mut others = observed.pods.iter().filter(|(ordinal, pod)| **ordinal != but && pod.drain != Drain::No);
+    let unwanted = |ordinal: u32, pod: &Pod| ordinal != but && pod.drain != Drain::No && !pod.by_hand;
+    let mut others = observed.pods.iter().filter(|(ordinal, pod)| unwanted(**ordinal, pod));
     match others.next() {
         None => Action::Nothing,
         Some((ordinal, pod)) if gone(pod) => Action::Delete { ordinal: *ordinal, uid: pod.uid.clone() },
