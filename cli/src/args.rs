@@ -106,6 +106,9 @@ pub struct Connection {
     /// CA certificates that may sign the edge's (PEM); default: the system's
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// The same (PEM), where a program found them and no file has them.
+    #[arg(skip)]
+    pub ca_pem: Option<Vec<u8>>,
     /// Client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,

@@ -94,6 +94,7 @@ impl Caller {
         let candidates = target::candidates(&target, connection).await?;
         let tls = crate::net::TlsFiles {
             ca: connection.ca.clone(),
+            ca_pem: connection.ca_pem.clone(),
             certificate: connection.cert.clone(),
             key: connection.key.clone(),
         };

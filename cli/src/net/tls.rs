@@ -22,15 +22,27 @@ const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
     pub ca: Option<PathBuf>,
+    /// Instead of `ca`: PEM that is in memory.
+    pub ca_pem: Option<Vec<u8>>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
 }
 
 /// The configuration; errors name the file.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
-    let bundle = files.ca.clone().unwrap_or_else(|| SYSTEM_BUNDLE.into());
+    let (bundle, authorities) = match (&files.ca, &files.ca_pem) {
+        (None, Some(pem)) => {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+            (PathBuf::from("the edge's Secret"), read.map_err(|e| format!("ca.crt of the edge's Secret: {e}"))?)
+        }
+        _ => {
+            let bundle = files.ca.clone().unwrap_or_else(|| SYSTEM_BUNDLE.into());
+            let read = certificates(&bundle)?;
+            (bundle, read)
+        }
+    };
     let mut roots = Vec::new();
-    for certificate in certificates(&bundle)? {
+    for certificate in authorities {
         let anchor = webpki::anchor_from_trusted_cert(&certificate)
             .map_err(|e| format!("{}: not a CA certificate ({e})", bundle.display()))?;
         roots.push(anchor.to_owned());

@@ -221,6 +221,20 @@ mod tests {
         assert_eq!(next(&observed), Action::Delete { ordinal: 0, uid: "0-r1".into() });
     }
 
+    #[test]
+    fn a_drain_that_a_person_ordered_stays_and_holds_up_no_scale_down() {
+        let mut observed = serving(3, 3, "r1", "r1");
+        let pod = observed.pods.get_mut(&1).unwrap();
+        (pod.drain, pod.by_hand) = (Drain::Going, true);
+        assert_eq!(next(&observed), Action::Nothing);
+        observed.wanted = Some(2);
+        assert_eq!(next(&observed), Action::Drain { ordinal: 2 });
+        observed.wanted = Some(3);
+        observed.revision = "r2".into();
+        observed.pods.get_mut(&1).unwrap().drain = Drain::Done;
+        assert_eq!(next(&observed), Action::Delete { ordinal: 1, uid: "1-r1".into() }, "a rollout begins with it");
+    }
+
     proptest! {
         /// Wherever it begins and whatever is scaled on the way: it ends with the wanted pods of the new revision, and never does more than one
         /// pod drain at a time by its doing.

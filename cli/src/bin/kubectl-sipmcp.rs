@@ -1,0 +1,6 @@
+//! `kubectl sipmcp`: see `--help`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cli::kubectl()
+}
