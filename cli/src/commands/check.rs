@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 
+use crds::manifest::Loaded;
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
 
 pub fn run(files: &[PathBuf], as_json: bool) -> Result<(), Failure> {
-    let loaded = crds::manifest::load(files);
+    report(&crds::manifest::load(files), as_json)
+}
+
+/// Says what is wrong.
+pub fn report(loaded: &Loaded, as_json: bool) -> Result<(), Failure> {
     for problem in &loaded.problems {
         if as_json {
             let line = json!({
