@@ -49,7 +49,8 @@ impl Cluster {
             Some(_) => Config::from_kubeconfig(&options).await.map_err(|error| error.to_string()),
             None => Config::infer().await.map_err(|error| error.to_string()),
         };
-        let config = config.map_err(|error| Failure::usage(format!("no cluster: {error}; set KUBECONFIG, or --context")))?;
+        let config =
+            config.map_err(|error| Failure::usage(format!("no cluster: {error}; set KUBECONFIG, or --context")))?;
         let client = Client::try_from(config.clone());
         let client = client.map_err(|error| Failure::usage(format!("the kubeconfig cannot be used: {error}")))?;
         let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());

@@ -31,8 +31,7 @@ use tokio::net::TcpListener;
 pub use access::{Access, Action, Cluster, Person, Refused};
 
 /// A question has at most 64 KiB of arguments, which JSON may write longer. Answers have their own time, so there is room for two rounds.
-const LIMITS: Limits =
-    Limits { connections: 64, body: 256 << 10, bodies: 4 << 20, patience: Duration::from_secs(45) };
+const LIMITS: Limits = Limits { connections: 64, body: 256 << 10, bodies: 4 << 20, patience: Duration::from_secs(45) };
 /// Octets of a token.
 const MAX_TOKEN: usize = 16 << 10;
 
@@ -145,7 +144,9 @@ impl Admin {
         let known = self.board.quietly(|state| questions::agent(state, &question));
         let domain = known.as_ref().map_or("", |agent| &agent.domain);
         self.may(person, &questions::may_explain(&question, domain)).await?;
-        let missing = || problem(StatusCode::NOT_FOUND, format!("McpAgent {}/{} is not there", question.namespace, question.agent));
+        let missing = || {
+            problem(StatusCode::NOT_FOUND, format!("McpAgent {}/{} is not there", question.namespace, question.agent))
+        };
         let agent = known.ok_or_else(missing)?;
         let what = questions::why(&question)?;
         let asked = agent.holders.into_iter().map(|edge| (edge, What::Why(what.clone()))).collect();

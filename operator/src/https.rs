@@ -4,7 +4,7 @@
 
 use crate::authority::{Authority, Unusable, provider, unix_now};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
@@ -154,7 +154,7 @@ impl<A: Answers> Server<A> {
             Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS handshake"),
             Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
         };
-        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request).await) });
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request).await) });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD);
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -185,9 +185,9 @@ impl<A: Answers> Server<A> {
         let room = self.budget.acquire_many(u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX));
         // The semaphore is never closed.
         let Ok(Ok(_room)) = timeout(self.limits.patience, room).await else { return late() };
-        let body = match timeout(self.limits.patience, body.collect()).await {
+        let body = match timeout(self.limits.patience, Limited::new(body, length).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body ends early"),
+            Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body is not as long as it says"),
             Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body does not come"),
         };
         let token = token(&parts.headers);
@@ -199,9 +199,7 @@ impl<A: Answers> Server<A> {
 /// The body's octets, as announced.
 fn length(headers: &HeaderMap, method: &Method) -> Result<usize, StatusCode> {
     match headers.get(CONTENT_LENGTH) {
-        Some(length) => {
-            length.to_str().ok().and_then(|length| length.parse().ok()).ok_or(StatusCode::BAD_REQUEST)
-        }
+        Some(length) => length.to_str().ok().and_then(|length| length.parse().ok()).ok_or(StatusCode::BAD_REQUEST),
         None if *method == Method::GET || *method == Method::HEAD => Ok(0),
         None => Err(StatusCode::LENGTH_REQUIRED),
     }

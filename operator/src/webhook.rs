@@ -29,8 +29,7 @@ pub use trust::{patch, trust};
 pub const PATH: &str = "/validate";
 /// The API server takes objects of 1.5 MiB, and sends the new one and the old one. The API server gives up after its `timeoutSeconds` (5 in
 /// the chart).
-const LIMITS: Limits =
-    Limits { connections: 128, body: 4 << 20, bodies: 32 << 20, patience: Duration::from_secs(5) };
+const LIMITS: Limits = Limits { connections: 128, body: 4 << 20, bodies: 32 << 20, patience: Duration::from_secs(5) };
 
 /// Serves the API server until `shutdown` is done.
 pub async fn run(

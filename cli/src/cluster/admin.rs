@@ -73,7 +73,12 @@ impl Admin {
     }
 
     /// Asks one replica.
-    pub async fn ask<T: DeserializeOwned>(&self, pod: &str, path: &str, question: &impl Serialize) -> Result<T, Failure> {
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        pod: &str,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<T, Failure> {
         let port = self.pods.iter().find(|(name, _)| name == pod).map_or(PORT, |(_, port)| *port);
         let asked = timeout(PATIENCE, self.post(pod, port, path, question)).await;
         let late = |_| Failure::unreachable(format!("pod {pod} of the operator does not answer"));
@@ -85,7 +90,11 @@ impl Admin {
     ///
     /// # Errors
     /// None of them answers.
-    pub async fn ask_all<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<Said<T>, Failure> {
+    pub async fn ask_all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<Said<T>, Failure> {
         let (mut answers, mut failures) = (Vec::new(), Vec::new());
         for (pod, _) in &self.pods {
             match self.ask(pod, path, question).await {
@@ -117,7 +126,9 @@ impl Admin {
         let name = format!("sipmcp-operator.{}.svc", self.namespace);
         let server = ServerName::try_from(name.clone()).map_err(|error| lost(&error))?;
         let stream = TlsConnector::from(self.tls.clone()).connect(server, stream).await.map_err(|error| {
-            lost(&format!("{error}; is its certificate of the authority in ConfigMap {AUTHORITY}, or in --operator-ca?"))
+            lost(&format!(
+                "{error}; is its certificate of the authority in ConfigMap {AUTHORITY}, or in --operator-ca?"
+            ))
         })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
@@ -160,8 +171,12 @@ async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<(String, u16)>, 
     let api = Api::<Pod>::namespaced(cluster.client.clone(), namespace);
     let list = api.list(&ListParams::default().labels(SELECTOR).limit(MAX_REPLICAS)).await;
     let list = list.map_err(|error| refused(&format!("list the pods of namespace {namespace}"), &error))?;
-    let pods: Vec<(String, u16)> =
-        list.items.iter().filter(|pod| is_ready(pod)).filter_map(|pod| Some((pod.metadata.name.clone()?, port(pod)))).collect();
+    let pods: Vec<(String, u16)> = list
+        .items
+        .iter()
+        .filter(|pod| is_ready(pod))
+        .filter_map(|pod| Some((pod.metadata.name.clone()?, port(pod))))
+        .collect();
     if pods.is_empty() {
         return Err(Failure::unreachable(format!(
             "no pod of the operator is ready in namespace {namespace}; is it installed in another one (--operator-namespace)?"
@@ -250,7 +265,10 @@ pub fn say_missing(edges: &Edges, failures: &[(String, Failure)]) {
         eprintln!("sipmcp: pod {pod} of the operator did not answer: {failure}");
     }
     if edges.elsewhere > 0 {
-        eprintln!("sipmcp: {} more edges should be there and are connected to no operator that answered", edges.elsewhere);
+        eprintln!(
+            "sipmcp: {} more edges should be there and are connected to no operator that answered",
+            edges.elsewhere
+        );
     }
 }
 

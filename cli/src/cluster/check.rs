@@ -106,7 +106,9 @@ async fn operator(cluster: &Cluster, namespace: &str) -> Vec<Line> {
         Ok(list) => {
             let ready = list.items.iter().filter(|pod| super::admin::is_ready(pod)).count();
             let (mark, why) = match (ready, list.items.len()) {
-                (_, 0) => (Mark::Bad, "is not installed there; another one is named by --operator-namespace".to_owned()),
+                (_, 0) => {
+                    (Mark::Bad, "is not installed there; another one is named by --operator-namespace".to_owned())
+                }
                 (0, pods) => (Mark::Bad, format!("none of {pods} pods is ready; see their logs")),
                 (ready, pods) if ready < pods => (Mark::Open, format!("{ready} of {pods} pods are ready")),
                 (ready, _) => (Mark::Good, format!("{ready} ready")),

@@ -42,12 +42,7 @@ impl Drop for Way {
 }
 
 /// To a ready pod of a SipEdge that serves `user@domain`.
-pub async fn open(
-    cluster: &Cluster,
-    user: &str,
-    domain: &str,
-    transport: Option<Transport>,
-) -> Result<Way, Failure> {
+pub async fn open(cluster: &Cluster, user: &str, domain: &str, transport: Option<Transport>) -> Result<Way, Failure> {
     let edge = edge(cluster, user, domain).await?;
     let listener = listener(&edge, transport)?;
     let namespace = edge.namespace().unwrap_or_default();
@@ -117,7 +112,9 @@ async fn edge(cluster: &Cluster, user: &str, domain: &str) -> Result<SipEdge, Fa
             let namespace = agent.namespace().unwrap_or_default();
             let parents: Vec<_> = agent.spec.parent_refs.iter().map(|parent| parent.key(&namespace)).collect();
             edges.retain(|edge| {
-                parents.iter().any(|key| Some(&*key.namespace) == edge.namespace().as_deref() && key.name == edge.name_any())
+                parents
+                    .iter()
+                    .any(|key| Some(&*key.namespace) == edge.namespace().as_deref() && key.name == edge.name_any())
             });
         }
     }
@@ -132,7 +129,9 @@ fn listener(edge: &SipEdge, transport: Option<Transport>) -> Result<&Listener, F
         Some(Transport::Tls) => vec![ListenerProtocol::Tls],
         Some(Transport::Ws) => vec![ListenerProtocol::Ws],
         Some(Transport::Wss) => vec![ListenerProtocol::Wss],
-        Some(Transport::Udp) => return Err(Failure::usage("a UDP port cannot be forwarded; use --transport tls or tcp")),
+        Some(Transport::Udp) => {
+            return Err(Failure::usage("a UDP port cannot be forwarded; use --transport tls or tcp"));
+        }
     };
     let with = |protocol: &ListenerProtocol| edge.spec.listeners.iter().find(|listener| listener.protocol == *protocol);
     wanted.iter().find_map(with).ok_or_else(|| {

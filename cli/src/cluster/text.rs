@@ -50,6 +50,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0].find("AGE"), lines[2].find('y'));
-        assert_eq!((age(5).as_str(), age(600).as_str(), age(90_000).as_str(), age(-3).as_str()), ("5s", "10m", "25h", "0s"));
+        assert_eq!(
+            (age(5).as_str(), age(600).as_str(), age(90_000).as_str(), age(-3).as_str()),
+            ("5s", "10m", "25h", "0s")
+        );
     }
 }

@@ -214,7 +214,8 @@ mod tests {
         assert_eq!(attributes.resource.as_deref(), Some("sipdomains"));
         assert_eq!(attributes.subresource.as_deref(), Some("sessions"));
         assert_eq!((attributes.name.as_deref(), attributes.namespace.as_deref()), (Some("acme"), Some("team")));
-        let said = |allowed, denied| SubjectAccessReviewStatus { allowed, denied, ..SubjectAccessReviewStatus::default() };
+        let said =
+            |allowed, denied| SubjectAccessReviewStatus { allowed, denied, ..SubjectAccessReviewStatus::default() };
         assert!(allowed(&said(true, None)));
         assert!(!allowed(&said(false, None)) && !allowed(&said(true, Some(true))));
     }

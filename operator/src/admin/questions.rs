@@ -188,10 +188,5 @@ fn standing(edge: &Edge) -> Drains {
         DrainState::Draining => "Draining",
         DrainState::Drained => "Drained",
     };
-    Drains {
-        state: state.to_owned(),
-        in_flight: report.in_flight,
-        dialogs: report.dialogs,
-        flows: report.flows,
-    }
+    Drains { state: state.to_owned(), in_flight: report.in_flight, dialogs: report.dialogs, flows: report.flows }
 }

@@ -58,7 +58,11 @@ impl Asks for Scripted {
             What::Sessions(_) => {
                 let row = |namespace: &str, id: &str| SessionRow {
                     id: id.to_owned(),
-                    agent: Some(control::Key { namespace: namespace.into(), name: "a0".into(), ..control::Key::default() }),
+                    agent: Some(control::Key {
+                        namespace: namespace.into(),
+                        name: "a0".into(),
+                        ..control::Key::default()
+                    }),
                     ..SessionRow::default()
                 };
                 let page = |rows, next_page: &str| {
@@ -87,7 +91,11 @@ fn board() -> Arc<Board> {
         let edges = ["e0-0", "e0-1"].map(|pod| (pod.to_owned(), Edge::default())).into();
         let fleet = Fleet { desired: 3, edges, ..Fleet::default() };
         state.fleets.insert(ObjectKey::new("system", "e0"), fleet);
-        assert!(state.wants.of(&ObjectKey::new("system", "e0")).unwrap().contains_key(&Key::of(Kind::SipDomain, "", "d0")));
+        assert!(state.wants.of(&ObjectKey::new("system", "e0")).unwrap().contains_key(&Key::of(
+            Kind::SipDomain,
+            "",
+            "d0"
+        )));
     });
     Arc::new(board)
 }
@@ -168,8 +176,10 @@ async fn sec_6_who_is_nobody_or_may_not_learns_nothing() {
 
 #[tokio::test]
 async fn edges_that_do_not_agree_are_named_and_one_that_is_silent_too() {
-    let bench = bench(&[("alice", "get sipdomains/sessions d0 acme"), ("alice", "get sipdomains/sessions  acme")], None);
-    let question = json!({"namespace": "acme", "agent": "a0", "method": "tools/call", "param": "echo", "arguments": {"a": 1}});
+    let bench =
+        bench(&[("alice", "get sipdomains/sessions d0 acme"), ("alice", "get sipdomains/sessions  acme")], None);
+    let question =
+        json!({"namespace": "acme", "agent": "a0", "method": "tools/call", "param": "echo", "arguments": {"a": 1}});
     let (status, answer) = bench.post("alice", api::WHY, question.clone()).await;
     let why: Why = serde_json::from_value(answer).unwrap();
     assert_eq!(status, StatusCode::OK);

@@ -35,10 +35,10 @@ impl Index {
                     put(&self.stores, &store, &mut snapshot.stores, &origin);
                 }
                 // One that verifies certificates is as good as all.
-                let verifies = |object: &crds::v1alpha1::SipDomain| {
-                    object.spec.authentication.client_certificates.is_some()
-                };
-                let domain = self.domains.iter().find(|(_, entry)| entry.findings.is_empty() && verifies(&entry.object));
+                let verifies =
+                    |object: &crds::v1alpha1::SipDomain| object.spec.authentication.client_certificates.is_some();
+                let domain =
+                    self.domains.iter().find(|(_, entry)| entry.findings.is_empty() && verifies(&entry.object));
                 if let Some((key, entry)) = domain {
                     let object = entry.object.clone();
                     snapshot.domains.insert(key.name.clone(), Sourced { object, origin: origin.clone() });

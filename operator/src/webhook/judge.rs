@@ -39,11 +39,13 @@ pub struct Decision {
 #[must_use]
 pub fn decide(index: &Index, request: &AdmissionRequest<DynamicObject>) -> Decision {
     let written = matches!(request.operation, Operation::Create | Operation::Update);
-    let (true, true, Some(object)) = (written, request.sub_resource.is_none(), &request.object) else {
+    let whole = request.sub_resource.as_deref().unwrap_or_default().is_empty();
+    let (true, true, Some(object)) = (written, whole, &request.object) else {
         return Decision::default();
     };
     let old = request.old_object.as_ref();
-    if object.metadata.deletion_timestamp.is_some() || old.is_some_and(|old| old.data.get("spec") == object.data.get("spec"))
+    if object.metadata.deletion_timestamp.is_some()
+        || old.is_some_and(|old| old.data.get("spec") == object.data.get("spec"))
     {
         return Decision::default();
     }
@@ -105,8 +107,7 @@ impl Decision {
         };
         let mut response = response.deny(lines.join("; "));
         let message = std::mem::take(&mut response.result.message);
-        response.result =
-            Status { code: 422, details: Some(details), ..Status::failure(&message, "Invalid") };
+        response.result = Status { code: 422, details: Some(details), ..Status::failure(&message, "Invalid") };
         response
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::index::{Index, Object};
-use crate::testing::{agent, domain, edge, index, key, policy, secret, store};
 use crate::key::Kind;
+use crate::testing::{agent, domain, edge, index, key, policy, secret, store};
 use serde_json::{Value, json};
 
 /// As the API server sends it.

@@ -28,13 +28,13 @@ pub async fn trust(
     let keep = async {
         let mut said = String::new();
         loop {
-            let result = match *may_write.borrow_and_update() {
-                true => write(&objects, &name, &authority).await,
-                false => Ok(()),
-            };
+            let writes = *may_write.borrow_and_update();
+            let result = if writes { write(&objects, &name, &authority).await } else { Ok(()) };
             let problem = result.err().unwrap_or_default();
             if problem != said && !problem.is_empty() {
-                tracing::warn!("ValidatingWebhookConfiguration {name}: {problem}; until it is mended the webhook is not asked");
+                tracing::warn!(
+                    "ValidatingWebhookConfiguration {name}: {problem}; until it is mended the webhook is not asked"
+                );
             }
             let wait = if problem.is_empty() { AGAIN } else { RETRY };
             said = problem;
@@ -56,11 +56,7 @@ pub async fn trust(
     }
 }
 
-async fn write(
-    objects: &Api<ValidatingWebhookConfiguration>,
-    name: &str,
-    authority: &Authority,
-) -> Result<(), String> {
+async fn write(objects: &Api<ValidatingWebhookConfiguration>, name: &str, authority: &Authority) -> Result<(), String> {
     let there = objects.get_opt(name).await.map_err(|error| format!("cannot be read: {error}"))?;
     let there = there.ok_or_else(|| "is not there".to_owned())?;
     let Some(patch) = patch(&there, authority.pem()) else { return Ok(()) };
@@ -79,10 +75,8 @@ pub fn patch(there: &ValidatingWebhookConfiguration, pem: &str) -> Option<Value>
         return None;
     }
     let bundle = ByteString(pem.as_bytes().to_vec());
-    let webhooks: Vec<Value> = webhooks
-        .iter()
-        .map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}}))
-        .collect();
+    let webhooks: Vec<Value> =
+        webhooks.iter().map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}})).collect();
     Some(json!({
         "apiVersion": ValidatingWebhookConfiguration::api_version(&()),
         "kind": ValidatingWebhookConfiguration::kind(&()),
