@@ -162,6 +162,7 @@ pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Resul
     if question.deadline_seconds.is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
         return Err(problem(StatusCode::BAD_REQUEST, "deadlineSeconds: 1 to 86400"));
     }
+    let uid = state.running.uid_of(&ObjectKey::new(&question.namespace, &question.pod)).map(str::to_owned);
     let fleet = state.fleets.get_mut(&key);
     let none = || missing(format!("pod {:?} of SipEdge {key} is not connected to this operator", question.pod));
     let fleet = fleet.filter(|fleet| fleet.edges.contains_key(&question.pod)).ok_or_else(none)?;
@@ -169,7 +170,8 @@ pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Resul
         fleet.by_hand.remove(&question.pod);
         fleet.drains.remove(&question.pod);
     } else {
-        fleet.by_hand.insert(question.pod.clone());
+        let unknown = || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
+        fleet.by_hand.insert(question.pod.clone(), uid.ok_or_else(unknown)?);
         // An order that was given stays: with another deadline it would begin anew.
         fleet.drains.entry(question.pod.clone()).or_insert_with(|| DrainOrder {
             deadline_s: question.deadline_seconds.unwrap_or(longest),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::key::{Key, Kind};
 use crate::plan::fleet::{Edge, Fleet};
+use crate::plan::running::{INSTANCE, Thing};
 use crate::queries::Asks;
 use crate::serve::streams::AskError;
 use crate::testing::{agent, domain, edge, index};
@@ -91,6 +92,9 @@ fn board() -> Arc<Board> {
         let edges = ["e0-0", "e0-1"].map(|pod| (pod.to_owned(), Edge::default())).into();
         let fleet = Fleet { desired: 3, edges, ..Fleet::default() };
         state.fleets.insert(ObjectKey::new("system", "e0"), fleet);
+        let labels = json!({INSTANCE: "e0"});
+        let pod = json!({"metadata": {"name": "e0-1", "namespace": "system", "uid": "uid-1", "labels": labels}});
+        state.running.apply(&Thing::Pod(serde_json::from_value(pod).unwrap()));
         assert!(state.wants.of(&ObjectKey::new("system", "e0")).unwrap().contains_key(&Key::of(
             Kind::SipDomain,
             "",

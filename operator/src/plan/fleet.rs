@@ -4,7 +4,7 @@ use crate::key::{Key, Kind};
 use crate::plan::delta::Session;
 use crds::manifest::ObjectKey;
 use edge_api::control::{AgentReport, DrainReport, DrainState, Registration, Report, StoreHealth, ToolList};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Tools of one agent that are remembered.
 pub const MAX_TOOLS: usize = 256;
@@ -31,8 +31,8 @@ pub struct Fleet {
     pub edges: BTreeMap<String, Edge>,
     /// Pods that are to drain, by name. What stands here is said to the pod on each of its streams; what is taken away is taken back there.
     pub drains: BTreeMap<String, DrainOrder>,
-    /// Those of them that a person ordered: they end when the pod does, or when the person takes the order back.
-    pub by_hand: BTreeSet<String>,
+    /// Those of them that a person ordered, with the uid of the pod: they end when that pod does, or when a person takes the order back.
+    pub by_hand: BTreeMap<String, String>,
 }
 
 /// Why and how long a pod drains.

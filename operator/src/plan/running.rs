@@ -211,7 +211,16 @@ impl Running {
             changed |= facts != (*desired, *replicas, *ready, selector.clone(), addresses.clone());
             (fleet.desired, fleet.replicas, fleet.ready, fleet.selector, fleet.addresses) = facts;
             // Whoever is gone needs no order any more.
-            fleet.drains.retain(|name, _| self.pods.contains_key(&ObjectKey::new(&edge.namespace, name)));
+            let Fleet { drains, by_hand, .. } = &mut *fleet;
+            drains.retain(|name, _| self.pods.contains_key(&ObjectKey::new(&edge.namespace, name)));
+            // A pod that came again under its name was asked nothing.
+            by_hand.retain(|name, uid| {
+                let same = self.uid_of(&ObjectKey::new(&edge.namespace, &**name)) == Some(uid.as_str());
+                if !same {
+                    drains.remove(name);
+                }
+                same
+            });
         }
         changed
     }
@@ -238,6 +247,7 @@ impl Running {
             ending: pod.ending,
             drain: drain_of(name),
             overdue: began.get(&pod.uid).is_some_and(|began| now.saturating_sub(*began) >= grace),
+            by_hand: fleet.is_some_and(|fleet| fleet.by_hand.contains_key(name)),
         };
         match object.spec.workload.kind {
             WorkloadKind::StatefulSet => Observed {
@@ -523,6 +533,28 @@ mod tests {
         edge.report(Report { drain: Some(drain), ..Report::default() });
         fleet.edges.insert("e-1".into(), edge);
         assert_eq!(action(&fleet, 101), Action::Delete { ordinal: 1, uid: "uid-e-1".into() });
+    }
+
+    #[test]
+    fn a_drain_by_hand_stays_and_its_pods_successor_was_asked_nothing() {
+        let index = index([edge("e", 1)]);
+        let mut object = (*index.edge(&e()).unwrap().object).clone();
+        object.spec.replicas = Some(2);
+        let mut running = running(&[set(2, "r1"), pod("e-0", "r1", true), pod("e-1", "r1", true)]);
+        let mut fleets = Fleets::default();
+        running.count(&index, &mut fleets);
+        let fleet = fleets.get_mut(&e()).unwrap();
+        fleet.drains.insert("e-1".into(), DrainOrder { deadline_s: 60, reason: "ordered by alice".into() });
+        fleet.by_hand.insert("e-1".into(), "uid-e-1".into());
+        running.count(&index, &mut fleets);
+        assert_eq!(next(&running.observed(&e(), &object, fleets.get(&e()), &BTreeMap::new(), 0)), Action::Nothing);
+        assert!(fleets[&e()].drains.contains_key("e-1"));
+        running.delete(Listed::Pods, &ObjectKey::new("system", "e-1"), None);
+        let Thing::Pod(mut again) = pod("e-1", "r1", true) else { panic!("a pod") };
+        again.metadata.uid = Some("another".into());
+        running.apply(&Thing::Pod(again));
+        running.count(&index, &mut fleets);
+        assert!(fleets[&e()].drains.is_empty() && fleets[&e()].by_hand.is_empty());
     }
 
     #[test]
