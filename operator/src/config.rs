@@ -43,6 +43,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9443", env = "SIPMCP_LISTEN_WEBHOOK")]
     pub listen_webhook: SocketAddr,
 
+    /// ValidatingWebhookConfiguration that gets the operator's authority as its caBundle. Without it somebody else brings one.
+    #[arg(long, value_name = "NAME", value_parser = name, env = "SIPMCP_WEBHOOK_CONFIGURATION")]
+    pub webhook_configuration: Option<String>,
+
     /// Where `kubectl sipmcp` reaches the Admin API.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9444", env = "SIPMCP_LISTEN_ADMIN")]
     pub listen_admin: SocketAddr,

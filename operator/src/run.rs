@@ -6,7 +6,8 @@ use crate::config::{Args, EXIT_FAILURE, EXIT_USAGE, LogFormat};
 use crate::health::Door;
 use crate::lease::{self, Pen};
 use crate::metrics::Metrics;
-use crate::{serve as edges, watch, write};
+use crate::queries::Queries;
+use crate::{admin, serve as edges, watch, webhook, write};
 use kube::{Client, Config};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ pub struct Context {
 struct Ports {
     health: TcpListener,
     edges: TcpListener,
+    webhook: TcpListener,
+    admin: TcpListener,
 }
 
 /// Whether the process is to end. Cheap to clone.
@@ -117,11 +120,17 @@ async fn serve(args: Args) -> u8 {
             return EXIT_USAGE;
         }
     };
-    let opened = (bind("--listen-health", args.listen_health).await, bind("--listen-edges", args.listen_edges).await);
+    let opened = (
+        bind("--listen-health", args.listen_health).await,
+        bind("--listen-edges", args.listen_edges).await,
+        bind("--listen-webhook", args.listen_webhook).await,
+        bind("--listen-admin", args.listen_admin).await,
+    );
     let ports = match opened {
-        (Ok(health), Ok(edges)) => Ports { health, edges },
-        (health, edges) => {
-            [health, edges].into_iter().filter_map(Result::err).for_each(|problem| tracing::error!("{problem}"));
+        (Ok(health), Ok(edges), Ok(webhook), Ok(admin)) => Ports { health, edges, webhook, admin },
+        (health, edges, webhook, admin) => {
+            let problems = [health, edges, webhook, admin].into_iter().filter_map(Result::err);
+            problems.for_each(|problem| tracing::error!("{problem}"));
             return EXIT_FAILURE;
         }
     };
@@ -169,6 +178,8 @@ fn start(
     let Context { client, board, metrics, args, pen, shutdown, .. } = context.clone();
     tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(ports.health, shutdown.clone()));
     tasks.spawn("the port for edges", serve_edges(context.clone(), ports.edges, publish));
+    tasks.spawn("the webhook", serve_webhook(context.clone(), ports.webhook));
+    tasks.spawn("the Admin API", serve_admin(context.clone(), ports.admin));
     tasks.spawn("the Lease", lease::run(client, args.namespace.clone(), identity(&args.name), grant, shutdown));
     tasks.spawn("the mark of who writes", lease::mark::run(context.clone()));
     for (name, task) in watch::tasks(context) {
@@ -194,6 +205,38 @@ async fn serve_edges(
     publish.send_replace(Some(authority.clone()));
     if let Err(error) = edges::run(listener, board, authority, client, shutdown.requested()).await {
         tracing::error!(%error, "no edge can be served any more");
+    }
+}
+
+/// Waits for the authority, and answers the API server then, which learns of the authority where nobody else tells it.
+async fn serve_webhook(mut context: Context, listener: TcpListener) {
+    let Some(authority) = issuing(&mut context).await else { return };
+    let Context { client, board, args, pen, mut shutdown, .. } = context;
+    let mut trusting = shutdown.clone();
+    let serving = webhook::run(listener, board, authority.clone(), shutdown.requested());
+    match args.webhook_configuration.clone() {
+        Some(name) => {
+            let trusted = webhook::trust(client, name, authority, pen.flag(), trusting.requested());
+            tokio::join!(serving, trusted);
+        }
+        None => serving.await,
+    }
+}
+
+/// Waits for the authority, and answers people then.
+async fn serve_admin(mut context: Context, listener: TcpListener) {
+    let Some(authority) = issuing(&mut context).await else { return };
+    let Context { client, board, mut shutdown, .. } = context;
+    let queries = Arc::new(Queries::new(board.clone()));
+    admin::run(listener, board, queries, authority, client, shutdown.requested()).await;
+}
+
+/// The authority, once there is one. `None`: the process ends.
+async fn issuing(context: &mut Context) -> Option<Arc<Authority>> {
+    let Context { authority, shutdown, .. } = context;
+    tokio::select! {
+        known = authority.wait_for(Option::is_some) => known.ok()?.clone(),
+        () = shutdown.requested() => None,
     }
 }
 

@@ -170,7 +170,8 @@ pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Resul
         fleet.by_hand.remove(&question.pod);
         fleet.drains.remove(&question.pod);
     } else {
-        let unknown = || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
+        let unknown =
+            || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
         fleet.by_hand.insert(question.pod.clone(), uid.ok_or_else(unknown)?);
         // An order that was given stays: with another deadline it would begin anew.
         fleet.drains.entry(question.pod.clone()).or_insert_with(|| DrainOrder {

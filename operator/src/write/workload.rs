@@ -142,8 +142,11 @@ pub(super) async fn run(context: Context, writer: Writer, events: Events) {
         let edges: Vec<ObjectKey> =
             context.board.quietly(|state| state.index.keys(Kind::SipEdge).into_iter().map(|key| key.object).collect());
         memories.retain(|edge, _| edges.contains(edge));
-        namespaces.retain(|namespace, _| edges.iter().any(|edge| edge.namespace == *namespace));
-        trust(&writer, &mut authority, &edges, &mut namespaces).await;
+        // Whoever asks the Admin API looks for it beside the operator.
+        let beside = ObjectKey::new(&context.args.namespace, "");
+        let places: Vec<ObjectKey> = edges.iter().cloned().chain([beside]).collect();
+        namespaces.retain(|namespace, _| places.iter().any(|place| place.namespace == *namespace));
+        trust(&writer, &mut authority, &places, &mut namespaces).await;
         let now = begin.elapsed().as_secs();
         let mut changed = false;
         let mut todo = Vec::new();
@@ -350,7 +353,7 @@ async fn make_keys(writer: &Writer, edge: &ObjectKey) -> Result<(), Trouble> {
     }
 }
 
-/// The certificate of the operator's authority, in each namespace with a SipEdge.
+/// The certificate of the operator's authority, in each namespace with a SipEdge and in its own.
 async fn trust(
     writer: &Writer,
     authority: &mut watch::Receiver<Option<Arc<Authority>>>,
