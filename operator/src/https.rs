@@ -252,41 +252,4 @@ impl Certificate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: hyper::header::HeaderName, value: &str) -> HeaderMap {
-        [(name, HeaderValue::from_str(value).unwrap())].into_iter().collect()
-    }
-
-    #[test]
-    fn a_body_says_how_long_it_is() {
-        assert_eq!(length(&headers(CONTENT_LENGTH, "17"), &Method::POST), Ok(17));
-        assert_eq!(length(&HeaderMap::new(), &Method::GET), Ok(0));
-        assert_eq!(length(&HeaderMap::new(), &Method::POST), Err(StatusCode::LENGTH_REQUIRED));
-        assert_eq!(length(&headers(CONTENT_LENGTH, "-1"), &Method::POST), Err(StatusCode::BAD_REQUEST));
-    }
-
-    #[test]
-    fn only_a_bearer_token_is_one() {
-        let read = |value| token(&headers(AUTHORIZATION, value)).map(|token| token.to_string());
-        assert_eq!(read("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(read("bearer  abc ").as_deref(), Some("abc"));
-        for none in ["Basic abc", "Bearer", "Bearer ", "abc"] {
-            assert_eq!(read(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn a_certificate_is_kept_for_half_of_its_life_and_for_its_names() {
-        let (certificate, key) = Authority::make(1_000_000).unwrap();
-        let authority = Authority::read(&certificate, &key, vec!["sipmcp-operator.system.svc".into()]).unwrap();
-        let certificate = Certificate { authority: Arc::new(authority), made: Mutex::default() };
-        let first = certificate.config(1_000_000).unwrap();
-        assert!(Arc::ptr_eq(&first, &certificate.config(1_000_000 + LIFE / 2 - 1).unwrap()));
-        let second = certificate.config(1_000_000 + LIFE / 2).unwrap();
-        assert!(!Arc::ptr_eq(&first, &second));
-        certificate.authority.answer_to("other.svc");
-        assert!(!Arc::ptr_eq(&second, &certificate.config(1_000_000 + LIFE / 2).unwrap()));
-    }
-}
+mod tests;
