@@ -63,14 +63,14 @@ pub async fn run(args: WhyArgs) -> Result<(), Failure> {
 
 fn line(reason: &Reason, several: bool) -> String {
     let word = if reason.allowed { "allowed" } else { "denied" };
-    let by = match (&*reason.rule, &*reason.policy) {
-        ("", "") => "default: no policy is for this agent".to_owned(),
-        ("", policy) => format!("default of policy {policy}"),
-        (rule, _) => format!("rule {rule}"),
+    let said = match (&*reason.explanation, &*reason.rule, &*reason.policy) {
+        ("", "", "") => format!("{word}: no policy is for this agent"),
+        ("", "", policy) => format!("{word} by the default of policy {policy}"),
+        ("", rule, _) => format!("{word} by rule {rule}"),
+        (explanation, ..) => explanation.to_owned(),
     };
     let who = if several { format!(" ({})", reason.edges.join(", ")) } else { String::new() };
-    let text = if reason.explanation.is_empty() { String::new() } else { format!(": {}", reason.explanation) };
-    escape(format!("{word} by {by}{text}{who}").as_bytes()).to_string()
+    escape(format!("{said}{who}").as_bytes()).to_string()
 }
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
             line(&Reason { allowed, rule: rule.into(), policy: policy.into(), ..Reason::default() }, false)
         };
         assert_eq!(reason(true, "acme/p/r", "acme/p"), "allowed by rule acme/p/r");
-        assert_eq!(reason(false, "", "acme/p"), "denied by default of policy acme/p");
-        assert_eq!(reason(false, "", ""), "denied by default: no policy is for this agent");
+        assert_eq!(reason(false, "", "acme/p"), "denied by the default of policy acme/p");
+        assert_eq!(reason(false, "", ""), "denied: no policy is for this agent");
     }
 }
