@@ -15,6 +15,8 @@ pub struct Near {
     pub older: Option<usize>,
     /// It names a Secret or a ConfigMap that nobody named before, so it is not known whether that is there.
     pub unknown: bool,
+    /// Its namespace is not known yet, so neither are its labels.
+    pub stranger: bool,
 }
 
 impl Index {
@@ -25,7 +27,7 @@ impl Index {
         let origin = Arc::new(Origin::api());
         let key = object.key();
         let at = &key.object;
-        let mut near = Near { snapshot: Snapshot::default(), older: None, unknown: false };
+        let mut near = Near { snapshot: Snapshot::default(), older: None, unknown: false, stranger: false };
         let snapshot = &mut near.snapshot;
         let names = match object {
             Object::Edge(object) => {
@@ -79,6 +81,7 @@ impl Index {
                     }
                 }
                 near.older = self.agents.get(at).is_none().then_some(others);
+                near.stranger = !self.namespaces.contains_key(&at.namespace);
                 self.put_namespace(&at.namespace, &mut near.snapshot.namespaces);
                 self.put_domain(name, &mut near.snapshot, &origin);
                 self.put_edges(&mut near.snapshot, &origin, false);

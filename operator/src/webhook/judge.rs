@@ -58,6 +58,12 @@ pub fn decide(index: &Index, request: &AdmissionRequest<DynamicObject>) -> Decis
     if !own.is_empty() {
         return Decision { faults: own, warnings: Vec::new() };
     }
+    if !index.awaited().is_empty() {
+        let message =
+            "this operator has not listed everything yet; what this object has to do with others is judged later";
+        let warning = Fault { field: String::new(), message: message.to_owned() };
+        return Decision { faults: Vec::new(), warnings: vec![warning] };
+    }
     let Decision { mut faults, mut warnings } = together(index, &new);
     // Whoever mends one of two faults is not held up by the other, which was there before.
     if let Some(Some(Ok(old))) = old.map(|old| read(request, old)) {
@@ -65,10 +71,6 @@ pub fn decide(index: &Index, request: &AdmissionRequest<DynamicObject>) -> Decis
         let known = |fault: &Fault| before.faults.contains(fault);
         warnings.extend(faults.iter().filter(|fault| known(fault)).cloned());
         faults.retain(|fault| !known(fault));
-    }
-    if !index.is_complete() {
-        let message = "this operator has not listed everything yet; what this object refers to is judged later";
-        warnings = vec![Fault { field: String::new(), message: message.to_owned() }];
     }
     Decision { faults, warnings }
 }
@@ -181,6 +183,10 @@ fn together(index: &Index, object: &Object) -> Decision {
     for verdict in validate::references::judge_one(&near.snapshot, key.kind.as_str(), &at, near.older) {
         let fault = Fault { field: verdict.field, message: verdict.message };
         match weigh(verdict.reason) {
+            // It was made a moment ago, and its labels may allow it.
+            Weight::Refused if near.stranger && verdict.reason == Reason::DomainNotAllowed => {
+                decision.warnings.push(fault);
+            }
             Weight::Refused => decision.faults.push(fault),
             Weight::Warned => decision.warnings.push(fault),
             // Only what somebody names is looked for, and nobody named it before.

@@ -100,6 +100,25 @@ fn a_quota_counts_those_that_are_there() {
 }
 
 #[test]
+fn a_domain_that_does_not_allow_the_namespace_is_a_refusal_once_its_labels_are_known() {
+    let Object::Domain(mut owned) = domain("d0", 1) else { panic!("a domain") };
+    owned.spec.allowed_namespaces =
+        serde_json::from_value(json!({"from": "Selector", "selector": {"matchLabels": {"tenant": "acme"}}})).unwrap();
+    let namespace = |tenant: &str| {
+        let metadata = json!({"name": "acme", "labels": {"tenant": tenant}});
+        Object::Namespace(serde_json::from_value(json!({ "metadata": metadata })).unwrap())
+    };
+    let with = |objects: &[Object]| {
+        let there = [Object::Domain(owned.clone()), edge("e0", 1)];
+        create(&index(there.into_iter().chain(objects.iter().cloned())), &agent("a0", 1, "d0", None))
+    };
+    assert_eq!(with(&[namespace("acme")]), Decision::default());
+    assert_eq!(fields(&with(&[namespace("other")]).faults), ["spec.address.domainRef"]);
+    let unknown = with(&[]);
+    assert_eq!((unknown.faults.len(), fields(&unknown.warnings)), (0, vec!["spec.address.domainRef"]));
+}
+
+#[test]
 fn a_domain_has_one_owner_and_a_durability_that_its_edges_can_give() {
     let index = index([domain("d0", 1), edge("e0", 1)]);
     let named = |name: &str, of: &str, durability: &str| {
