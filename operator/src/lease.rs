@@ -25,6 +25,15 @@ pub const NAME: &str = "sipmcp-operator-write";
 pub struct Pen {
     until: watch::Receiver<Option<Instant>>,
     flag: watch::Receiver<bool>,
+    elsewhere: watch::Receiver<bool>,
+    /// Read by every write on its way; whoever lets go of the Lease waits for all of them.
+    strokes: Arc<RwLock<()>>,
+}
+
+/// A write on its way: as long as it is there, the Lease is not let go of.
+#[derive(Debug)]
+pub struct Stroke {
+    _strokes: OwnedRwLockReadGuard<()>,
 }
 
 impl Pen {
