@@ -37,6 +37,8 @@ pub struct Loaded {
     pub objects: Snapshot,
     /// Everything that is wrong, by file and line. Empty: all objects stand.
     pub problems: Vec<Problem>,
+    /// Policies that are not among the objects. What they select is closed, in an older form, too.
+    pub refused: Vec<RefusedPolicy>,
 }
 
 /// One thing that is wrong in a manifest. Its `Display` is `FILE:LINE: FIELD: what is wrong; what to do`.
@@ -259,7 +261,7 @@ impl Reader {
             let message = format!("{} more problems are not listed; correct these first", self.unlisted);
             self.problems.push(Problem { file: PathBuf::new(), line: 0, field: String::new(), message });
         }
-        Loaded { objects: self.snapshot, problems: self.problems }
+        Loaded { objects: self.snapshot, problems: self.problems, refused: self.refused_policies }
     }
 }
 

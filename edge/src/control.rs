@@ -269,10 +269,14 @@ impl Operator {
             state.ledger.apply();
             state.held.judge()
         });
-        let mut loaded = Loaded { objects: judged.objects.clone(), problems: judged.problems.clone() };
+        let mut loaded = Loaded {
+            objects: judged.objects.clone(),
+            problems: judged.problems.clone(),
+            refused: judged.refused.clone(),
+        };
         keep_last_good(&self.good, &mut loaded);
         self.good = loaded.objects.clone();
-        loaded.problems.extend(judged.closed.iter().chain(&judged.warnings).cloned());
+        loaded.problems.extend(judged.warnings.iter().cloned());
         self.read = judged;
         loaded
     }
@@ -295,7 +299,7 @@ impl Operator {
                 *known = word;
             }
         };
-        for problem in self.read.problems.iter().chain(&self.read.closed).chain(problems) {
+        for problem in self.read.problems.iter().chain(problems) {
             add(problem, Outcome::Rejected);
         }
         for problem in &self.read.warnings {

@@ -85,19 +85,20 @@ fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
 }
 
 /// Puts what the last good set had back in where it is missing now and its file has a problem. An object that was deleted from a file
-/// without problems is gone.
+/// without problems is gone, and so is an agent that a refused policy selects: nobody can tell what that would deny.
 pub(crate) fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
     let troubled: BTreeSet<&Path> = loaded.problems.iter().map(|problem| problem.file.as_path()).collect();
     let in_trouble = |file: &Path| troubled.contains(file) || file.parent().is_some_and(|dir| troubled.contains(dir));
-    let now = &mut loaded.objects;
+    let (now, refused) = (&mut loaded.objects, &loaded.refused);
+    let open = |key: &ObjectKey, agent: &McpAgent| !refused.iter().any(|policy| policy.selects(key, agent));
     let mut needs = BTreeSet::new();
-    keep(&good.domains, &mut now.domains, &in_trouble, |_, domain| domain_needs(domain, &mut needs));
-    keep(&good.edges, &mut now.edges, &in_trouble, |key, edge| edge_needs(key, edge, &mut needs));
-    keep(&good.agents, &mut now.agents, &in_trouble, |key, agent| agent_needs(key, agent, &mut needs));
-    keep(&good.policies, &mut now.policies, &in_trouble, |_, _| {});
-    keep(&good.stores, &mut now.stores, &in_trouble, |key, store| store_needs(key, store, &mut needs));
-    keep(&good.secrets, &mut now.secrets, &in_trouble, |_, _| {});
-    keep(&good.config_maps, &mut now.config_maps, &in_trouble, |_, _| {});
+    keep(&good.domains, &mut now.domains, &in_trouble, any, |_, domain| domain_needs(domain, &mut needs));
+    keep(&good.edges, &mut now.edges, &in_trouble, any, |key, edge| edge_needs(key, edge, &mut needs));
+    keep(&good.agents, &mut now.agents, &in_trouble, open, |key, agent| agent_needs(key, agent, &mut needs));
+    keep(&good.policies, &mut now.policies, &in_trouble, any, |_, _| {});
+    keep(&good.stores, &mut now.stores, &in_trouble, any, |key, store| store_needs(key, store, &mut needs));
+    keep(&good.secrets, &mut now.secrets, &in_trouble, any, |_, _| {});
+    keep(&good.config_maps, &mut now.config_maps, &in_trouble, any, |_, _| {});
     // What was kept was refused, perhaps for what it refers to: that comes back as it was, too.
     for key in &needs {
         if let Some(secret) = good.secrets.get(key) {
@@ -109,14 +110,19 @@ pub(crate) fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
     }
 }
 
+fn any<K, T>(_: &K, _: &T) -> bool {
+    true
+}
+
 fn keep<K: Ord + Clone, T>(
     good: &BTreeMap<K, Sourced<T>>,
     now: &mut BTreeMap<K, Sourced<T>>,
     in_trouble: &impl Fn(&Path) -> bool,
+    may: impl Fn(&K, &T) -> bool,
     mut kept: impl FnMut(&K, &T),
 ) {
     for (key, object) in good {
-        if !now.contains_key(key) && in_trouble(&object.origin.file) {
+        if !now.contains_key(key) && in_trouble(&object.origin.file) && may(key, object) {
             now.insert(key.clone(), object.clone());
             kept(key, object);
         }

@@ -263,7 +263,7 @@ async fn prepare(
     status: &Status,
     metrics: Arc<Metrics>,
 ) -> Result<Prepared, Refused> {
-    let Loaded { objects, problems } = &loaded;
+    let Loaded { objects, problems, .. } = &loaded;
     let edge = choose_edge(objects, args.edge.as_deref(), &args.manifests).map_err(|error| match error {
         // An object was refused, perhaps the one: to add another one is no help.
         NoEdge::None(_) if problems.iter().any(|problem| problem.line > 0) => Refused {
@@ -406,7 +406,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
 
     let Prepared { loaded, edge, mut builder, store, health, redis } =
         prepared(args, &mut source, &status, &metrics).await?;
-    let Loaded { objects, problems } = loaded;
+    let Loaded { objects, problems, .. } = loaded;
     let exporter = match &args.otlp_endpoint {
         Some(endpoint) => Some(telemetry::export_to(endpoint, &edge.to_string()).map_err(Refused::usage)?),
         None => None,
@@ -566,7 +566,7 @@ async fn bind_mesh(args: &Args) -> Result<(Option<TcpListener>, Option<String>),
 
 impl Process {
     async fn reload(&mut self) {
-        let Loaded { objects, problems } = self.source.read();
+        let Loaded { objects, problems, .. } = self.source.read();
         self.source.tenants().into_iter().for_each(|(domain, tenant)| self.builder.numbered(domain, tenant));
         let other_way = self.reach_store(&objects).await;
         self.unnumbered = match self.builder.number(&self.parts.store, &objects).await {

@@ -39,6 +39,20 @@ pub struct RefusedPolicy {
     pub targets: Option<Vec<(TargetKind, String)>>,
 }
 
+impl RefusedPolicy {
+    /// The policy would have been for this agent, or may have been: the agent is closed.
+    pub fn selects(&self, key: &ObjectKey, agent: &McpAgent) -> bool {
+        let own_namespace = self.key.as_ref().is_none_or(|policy| policy.namespace == key.namespace);
+        match &self.targets {
+            None => own_namespace,
+            Some(targets) => targets.iter().any(|(kind, name)| match kind {
+                TargetKind::McpAgent => own_namespace && *name == key.name,
+                TargetKind::SipDomain => *name == agent.spec.address.domain_ref.name,
+            }),
+        }
+    }
+}
+
 /// Takes every object that breaks a rule out of the snapshot and says why.
 pub fn settle(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Problem> {
     judge(snapshot, refused).iter().map(Verdict::problem).collect()
@@ -426,7 +440,7 @@ fn agent(
         }
         None => {}
     }
-    for policy in refused.iter().filter(|policy| selects(policy, key, object)) {
+    for policy in refused.iter().filter(|policy| policy.selects(key, object)) {
         let place = policy.origin.place();
         let name = policy.key.as_ref().map_or_else(|| "a policy".to_owned(), |key| format!("policy {key}"));
         let message =
@@ -467,17 +481,6 @@ fn attachment(
     if agent.spec.parent_refs.is_empty() && !snapshot.edges.is_empty() && !snapshot.edges.values().any(anywhere) {
         let message = format!("no listener of any SipEdge allows SipDomain {name:?} (allowedDomains)");
         faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);
-    }
-}
-
-fn selects(policy: &RefusedPolicy, key: &ObjectKey, agent: &McpAgent) -> bool {
-    let own_namespace = policy.key.as_ref().is_none_or(|policy| policy.namespace == key.namespace);
-    match &policy.targets {
-        None => own_namespace,
-        Some(targets) => targets.iter().any(|(kind, name)| match kind {
-            TargetKind::McpAgent => own_namespace && *name == key.name,
-            TargetKind::SipDomain => *name == agent.spec.address.domain_ref.name,
-        }),
     }
 }
 

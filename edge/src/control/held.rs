@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crds::core_v1::{ConfigMap, Secret};
 use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, Reason, SessionStore, SipDomain, SipEdge, TargetKind};
+use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate::references::{RefusedPolicy, judge};
 use crds::validate::{self, Finding};
 use edge_api::control::{self, Delta, Kind, Upsert, Versioned};
@@ -122,8 +122,8 @@ pub struct Judged {
     pub objects: Snapshot,
     /// What is not in `objects` for these reasons; its last good form may stand in its place.
     pub problems: Vec<Problem>,
-    /// What is not in `objects` and must not be there in an older form either: a policy may deny something that nobody can read.
-    pub closed: Vec<Problem>,
+    /// Policies that cannot be read. What they select is closed, in an older form, too.
+    pub refused: Vec<RefusedPolicy>,
     /// What is there all the same.
     pub warnings: Vec<Problem>,
 }
@@ -309,16 +309,12 @@ impl Held {
                 }
             }
         }
-        let (mut closed, mut warnings) = (Vec::new(), Vec::new());
+        let mut warnings = Vec::new();
         for verdict in judge(&mut objects, &refused) {
-            let to = match (verdict.stands, verdict.reason) {
-                (true, _) => &mut warnings,
-                (false, Reason::InvalidPolicy) => &mut closed,
-                (false, _) => &mut problems,
-            };
+            let to = if verdict.stands { &mut warnings } else { &mut problems };
             to.push(verdict.problem());
         }
-        Judged { objects, problems, closed, warnings }
+        Judged { objects, problems, refused, warnings }
     }
 }
 

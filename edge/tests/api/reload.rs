@@ -147,3 +147,53 @@ fn sighup_reads_at_once_and_ends_nothing() {
     let status = edge.status_until(|status| status["configVersion"] == 2);
     assert_eq!(status["state"], "running");
 }
+
+const DENIES: &str = "\
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpCapabilityPolicy
+metadata: {name: denies}
+spec:
+  targetRefs: [{kind: McpAgent, name: echo}]
+  rules:
+    - {name: everybody, from: [{anonymous: {}}], action: Allow}
+    - {name: nothing, from: [{anonymous: {}}], methods: [{name: tools/call, params: [drop]}], action: Deny}
+";
+
+fn agents(status: &Value) -> usize {
+    status["agents"].as_array().map_or(usize::MAX, Vec::len)
+}
+
+#[test]
+fn sec_6_an_agent_whose_policy_cannot_be_read_is_closed_whatever_it_was_before() {
+    let port = free_port();
+    let manifests = Manifests::new()
+        .with_domain()
+        .with_edge(&format!("{{name: udp, protocol: UDP, port: {port}, address: 127.0.0.1}}"));
+    manifests.write("agent.yaml", AGENT);
+    let edge = Edge::start(&manifests);
+    assert_eq!(agents(&edge.status()), 1);
+
+    // A new policy with a mistake: what it would have denied is not known, and the file of the agent is sound.
+    manifests.write("policy.yaml", &DENIES.replace("action: Deny", "acton: Deny"));
+    let status = edge.status_until(|status| !no_problems(status));
+    assert_eq!(agents(&status), 0, "{status:#}");
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("did you mean action?") && problems.contains("is closed"), "{problems}");
+
+    // Mended: it answers again.
+    manifests.write("policy.yaml", DENIES);
+    let status = edge.status_until(no_problems);
+    assert_eq!(agents(&status), 1, "{status:#}");
+
+    // The same mistake in a policy that was good, and one in the agent as well: neither stands in an older form.
+    manifests.write("policy.yaml", &DENIES.replace("action: Deny", "acton: Deny"));
+    manifests.write("agent.yaml", &AGENT.replace("capabilities:", "capabilites:"));
+    let status = edge.status_until(|status| status["problems"].to_string().contains("capabilites"));
+    let status = if agents(&status) == 0 { status } else { edge.status_until(|status| agents(status) == 0) };
+    assert!(status["problems"].to_string().contains("did you mean action?"), "{status:#}");
+
+    manifests.write("agent.yaml", AGENT);
+    manifests.write("policy.yaml", DENIES);
+    let status = edge.status_until(no_problems);
+    assert_eq!(agents(&status), 1, "{status:#}");
+}

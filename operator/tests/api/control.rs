@@ -14,6 +14,7 @@ use edge_api::control::{
 };
 use operator::authority::Authority;
 use operator::identity::Identity;
+use operator::index::Object;
 use operator::key::{Key, Kind};
 use operator::plan::delta::{MAX_OUTSTANDING, Outcome, UNANSWERED_MS};
 use operator::plan::fleet::DrainOrder;
@@ -450,7 +451,35 @@ fn an_unreadable_policy_closes_its_agents() {
         ..Delta::default()
     });
     let judged = held.judge();
-    assert_eq!((judged.objects.agents.len(), judged.closed.len(), judged.problems.len()), (0, 1, 1));
+    assert_eq!((judged.objects.agents.len(), judged.refused.len(), judged.problems.len()), (0, 1, 2));
+}
+
+/// The same where the agent has another fault as well, for which its last good form would stand.
+#[tokio::test]
+async fn sec_6_an_unreadable_policy_closes_an_agent_that_has_another_fault_too() {
+    let authority = authority();
+    let replica = Replica::start(&authority).await;
+    replica.reset(objects(&[("a", 1), ("b", 1)]));
+    let files = Files::new(&authority, &token());
+    let mut edge = Edge::start(files.settings(replica.address, "e-0"));
+    edge.until("two agents", |loaded| loaded.objects.agents.len() == 2).await;
+
+    // Both agents name a Secret that is gone; of one the policy cannot be used either.
+    let mut policy = policy_json("p-a", "a");
+    policy["metadata"]["generation"] = 2.into();
+    policy["spec"]["rules"][0]["from"][0] = serde_json::json!({});
+    let mut objects = objects(&[("a", 1), ("b", 1)]);
+    objects.retain(|object| object.key() != Key::of(Kind::Secret, "acme", "token"));
+    objects.retain(|object| object.key() != Key::of(Kind::McpCapabilityPolicy, "acme", "p-a"));
+    objects.push(Object::Policy(serde_json::from_value(policy).unwrap()));
+    replica.reset(objects);
+    let loaded = edge
+        .until("a policy and a Secret are missed", |loaded| {
+            let said = |text: &str| loaded.problems.iter().any(|problem| problem.to_string().contains(text));
+            said("is closed") && said("Secret acme/token is not there")
+        })
+        .await;
+    assert_eq!(agents(&loaded), [("b".to_owned(), 1)], "{:?}", loaded.problems);
 }
 
 #[tokio::test]
