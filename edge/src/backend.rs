@@ -19,6 +19,7 @@ mod sse;
 mod tls;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -40,6 +41,8 @@ pub struct Backends(Arc<Shared>);
 struct Shared {
     runtime: Handle,
     agents: ArcSwap<BTreeMap<String, Arc<Backend>>>,
+    /// Where connections go, by agent.
+    routes: ArcSwap<BTreeMap<String, Vec<SocketAddr>>>,
     /// Bounded by the limits of the backends: a call over them ends at once.
     calls: Mutex<HashMap<BackendId, AbortHandle>>,
 }
@@ -52,7 +55,8 @@ pub struct ConfigureError(pub BTreeMap<String, BackendConfigError>);
 impl Backends {
     /// Calls run on `runtime`, not on the thread of the shard that starts them.
     pub fn new(runtime: Handle) -> Self {
-        let shared = Shared { runtime, agents: ArcSwap::default(), calls: Mutex::default() };
+        let shared =
+            Shared { runtime, agents: ArcSwap::default(), routes: ArcSwap::default(), calls: Mutex::default() };
         Self(Arc::new(shared))
     }
 
@@ -71,7 +75,10 @@ impl Backends {
                 continue;
             }
             match Backend::new(agent.clone(), config) {
-                Ok(backend) => drop(agents.insert(agent, Arc::new(backend))),
+                Ok(backend) => {
+                    backend.route(self.0.routes.load().get(&agent).cloned());
+                    agents.insert(agent, Arc::new(backend));
+                }
                 Err(error) => drop(errors.insert(agent, error)),
             }
         }
@@ -80,6 +87,15 @@ impl Backends {
         }
         self.0.agents.store(Arc::new(agents));
         Ok(())
+    }
+
+    /// Where connections to the backends go, by agent key; those of agents that are not here go where the name of the URL leads. A backend
+    /// that is configured later begins with it. Connections to other addresses are used no more, calls under way on them go on.
+    pub fn route(&self, routes: BTreeMap<String, Vec<SocketAddr>>) {
+        for (agent, backend) in &**self.0.agents.load() {
+            backend.route(routes.get(agent).cloned());
+        }
+        self.0.routes.store(Arc::new(routes));
     }
 
     /// Begins a call; never waits. Its events go to `events`, whose bound slows the backend down when it is full.

@@ -3,6 +3,7 @@
 
 mod answers;
 pub mod cache;
+pub mod endpoints;
 pub mod enrol;
 pub mod held;
 pub mod ledger;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::manifests::keep_last_good;
 use crate::mesh::tls::MeshTls;
 use cache::Cache;
+use endpoints::Endpoints;
 use enrol::Enrolled;
 use held::{Held, Judged, Key};
 use ledger::{Ledger, Verdicts, Word};
@@ -285,6 +287,12 @@ impl Operator {
     #[must_use]
     pub fn tenants(&self) -> BTreeMap<String, u16> {
         self.shared.with(|state| state.held.tenants())
+    }
+
+    /// Where the Services of backends answer, by the name of the Service.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeMap<ObjectKey, Endpoints> {
+        self.shared.with(|state| state.held.endpoints())
     }
 
     /// What was read is in use but for these problems, and what the listeners say.

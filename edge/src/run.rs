@@ -481,7 +481,7 @@ async fn start(args: &Args, runtime: Handle) -> Result<Started, Refused> {
         ready: false,
         listen_again: None,
     };
-    let Applied { config, listener_problems, told, refused } = process.apply(built, &problems).await;
+    let Applied { config, listener_problems, told, refused } = process.apply(&objects, built, &problems).await;
     silent.extend(listener_problems.iter().cloned());
     if strict && !silent.is_empty() {
         return Err(Refused { lines: silent, code: EXIT_FAILURE });
@@ -587,7 +587,7 @@ impl Process {
         tell(&built.problems);
         let trust = built.trust.clone();
         self.node.lease(built.lease).await;
-        let Applied { config, listener_problems, told, refused } = self.apply(built, &problems).await;
+        let Applied { config, listener_problems, told, refused } = self.apply(&objects, built, &problems).await;
         for problem in &listener_problems {
             tracing::error!("{problem}");
         }
@@ -661,7 +661,7 @@ impl Process {
     }
 
     /// Gives everything but the cores its part of a configuration.
-    async fn apply(&mut self, built: Built, problems: &[Problem]) -> Applied {
+    async fn apply(&mut self, objects: &Snapshot, built: Built, problems: &[Problem]) -> Applied {
         let Built { mut config, listeners, backends, unaudited, settle_seconds, problems: more, .. } = built;
         let mut told = lines(problems);
         told.extend(lines(&more));
@@ -669,6 +669,8 @@ impl Process {
         self.parts.net.configure(config.edge.limits.sip_body_bytes, domains);
         let listener_problems = self.listen(&listeners).await;
         config.listeners = self.parts.net.listeners();
+        // First: a new backend begins with its route.
+        self.parts.backends.route(self.source.routes(objects));
         let backend_problems = self.backends(backends);
         tell(&backend_problems);
         self.parts.metrics.configure(&config);

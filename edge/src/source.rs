@@ -1,13 +1,15 @@
 //! Where the configuration comes from: files, or an operator. Both give the same [`Loaded`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crds::manifest::{Loaded, ObjectKey, Problem};
+use crds::manifest::{Loaded, ObjectKey, Problem, Snapshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::args::Args;
 use crate::control::cache::Cache;
+use crate::control::endpoints::routes;
 use crate::control::report::Reporter;
 use crate::control::{COLD_START, Event, Operator, Settings};
 use crate::identity::EdgeId;
@@ -121,6 +123,15 @@ impl Source {
         match self {
             Source::Files { .. } => BTreeMap::new(),
             Source::Operator(operator) => operator.tenants(),
+        }
+    }
+
+    /// Where connections to the backends of agents go, by agent; the others are looked up by their names.
+    #[must_use]
+    pub fn routes(&self, objects: &Snapshot) -> BTreeMap<String, Vec<SocketAddr>> {
+        match self {
+            Source::Files { .. } => BTreeMap::new(),
+            Source::Operator(operator) => routes(objects, &operator.endpoints()),
         }
     }
 

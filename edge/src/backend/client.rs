@@ -1,10 +1,12 @@
 //! The client of one backend: Streamable HTTP of MCP 2025-11-25 (sessions, server stream, resumption) and 2026-07-28.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use edge_core::effect::{BackendAction, BackendCall};
 use edge_core::input::{BackendEvent, BackendFailure, BackendId};
@@ -49,6 +51,10 @@ pub struct Backend {
     authorization: Option<HeaderValue>,
     pool: Arc<Pool>,
     places: Places,
+    /// Where connections go; `None`: where the name leads.
+    route: ArcSwapOption<Vec<SocketAddr>>,
+    /// The address of the route at which the next connection begins.
+    turn: AtomicUsize,
     /// The last attempt to connect failed; the log says so once.
     is_down: AtomicBool,
 }
@@ -76,12 +82,22 @@ impl Backend {
             endpoint,
             tls,
             authorization,
+            route: ArcSwapOption::empty(),
+            turn: AtomicUsize::new(0),
             is_down: AtomicBool::new(false),
         })
     }
 
     pub fn config(&self) -> &BackendConfig {
         &self.config
+    }
+
+    /// From now on connections go there, also instead of the kept ones that go elsewhere; `None`: where the name leads.
+    pub fn route(&self, to: Option<Vec<SocketAddr>>) {
+        if self.route.load().as_deref() == to.as_ref() {
+            return;
+        }
+        self.route.store(to.map(Arc::new));
     }
 
     pub fn stats(&self) -> Stats {
@@ -153,7 +169,7 @@ impl Backend {
         deadline: Option<Instant>,
     ) -> Result<(Response<Incoming>, Connection), BackendFailure> {
         loop {
-            let kept = self.pool.take().await;
+            let kept = self.kept().await;
             let is_new = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
@@ -172,8 +188,25 @@ impl Backend {
         }
     }
 
+    /// A kept connection, but for those to where nothing is ready any more.
+    async fn kept(&self) -> Option<Connection> {
+        loop {
+            let connection = self.pool.take().await?;
+            if self.route.load().as_ref().is_none_or(|route| route.contains(&connection.peer())) {
+                return Some(connection);
+            }
+        }
+    }
+
     async fn connect(&self) -> Result<Connection, BackendFailure> {
-        let opened = Connection::open(&self.endpoint, self.tls.as_ref(), self.config.limits.connect_timeout).await;
+        let route = self.route.load_full().map(|route| {
+            let mut route = route.to_vec();
+            let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(route.len()).unwrap_or(0);
+            route.rotate_left(first);
+            route
+        });
+        let limit = self.config.limits.connect_timeout;
+        let opened = Connection::open(&self.endpoint, route, self.tls.as_ref(), limit).await;
         self.note_health(opened.as_ref().err());
         opened.map_err(|_| BackendFailure::Unreachable)
     }

@@ -1,6 +1,7 @@
 //! One connection to a backend: resolve, connect, TLS, HTTP/1.1.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub(super) enum ConnectError {
     Resolve(#[source] io::Error),
     #[error("the name has no address")]
     NoAddress,
+    #[error("nothing is ready behind its Service")]
+    NothingReady,
     #[error("connect: {0}")]
     Connect(#[source] io::Error),
     #[error("TLS: {0}")]
@@ -46,6 +49,7 @@ pub(super) enum ConnectError {
 /// An open connection. Dropping it closes the socket at once, also in the middle of an answer: in the modern era that
 /// is how a request is cancelled.
 pub(super) struct Connection {
+    peer: SocketAddr,
     sender: SendRequest<Body>,
     task: JoinHandle<()>,
 }
@@ -65,24 +69,33 @@ pub(super) enum SendError {
 }
 
 impl Connection {
-    /// Connects to the first address that answers.
+    /// Connects to the first address that answers: of the route, or of the name.
     pub(super) async fn open(
         endpoint: &Endpoint,
+        route: Option<Vec<SocketAddr>>,
         tls: Option<&TlsConnector>,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        tokio::time::timeout(timeout, Self::dial(endpoint, tls)).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
+        tokio::time::timeout(timeout, Self::dial(endpoint, route, tls))
+            .await
+            .unwrap_or(Err(ConnectError::Timeout(timeout)))
     }
 
-    async fn dial(endpoint: &Endpoint, tls: Option<&TlsConnector>) -> Result<Self, ConnectError> {
-        let addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-            .await
-            .map_err(ConnectError::Resolve)?
-            .collect();
-        let mut last = ConnectError::NoAddress;
+    async fn dial(
+        endpoint: &Endpoint,
+        route: Option<Vec<SocketAddr>>,
+        tls: Option<&TlsConnector>,
+    ) -> Result<Self, ConnectError> {
+        let (addresses, mut last) = match route {
+            Some(route) => (route, ConnectError::NothingReady),
+            None => {
+                let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+                (found.map_err(ConnectError::Resolve)?.collect(), ConnectError::NoAddress)
+            }
+        };
         for address in addresses {
             match TcpStream::connect(address).await {
-                Ok(stream) => return Self::handshake(stream, endpoint, tls).await,
+                Ok(stream) => return Self::handshake(stream, address, endpoint, tls).await,
                 Err(error) => last = ConnectError::Connect(error),
             }
         }
@@ -91,6 +104,7 @@ impl Connection {
 
     async fn handshake(
         stream: TcpStream,
+        peer: SocketAddr,
         endpoint: &Endpoint,
         tls: Option<&TlsConnector>,
     ) -> Result<Self, ConnectError> {
@@ -103,14 +117,17 @@ impl Connection {
         match (&endpoint.server_name, tls) {
             (Some(name), Some(tls)) => {
                 let stream = tls.connect(name.clone(), stream).await.map_err(ConnectError::Tls)?;
-                Self::http(stream).await
+                Self::http(stream, peer).await
             }
             (Some(_), None) => Err(ConnectError::Tls(io::Error::other("https without a TLS configuration"))),
-            (None, _) => Self::http(stream).await,
+            (None, _) => Self::http(stream, peer).await,
         }
     }
 
-    async fn http(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Self, ConnectError> {
+    async fn http(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: SocketAddr,
+    ) -> Result<Self, ConnectError> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(2 * MAX_HEAD_BYTES)
@@ -119,7 +136,11 @@ impl Connection {
             .map_err(ConnectError::Http)?;
         // An error of the connection reaches whoever waits for an answer on it; without one it does not matter.
         let task = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { sender, task })
+        Ok(Self { peer, sender, task })
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Whether the server has closed it.

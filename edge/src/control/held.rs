@@ -15,6 +15,8 @@ use edge_api::control::{self, Delta, Kind, Upsert, Versioned};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::endpoints::{self, Endpoints};
+
 /// Objects at one time, as the contract has it.
 pub const MAX_HELD: usize = 131_072;
 /// Octets of all objects together, as they travel.
@@ -105,8 +107,7 @@ enum Read {
     Secret(Sourced<Secret>),
     ConfigMap(Sourced<ConfigMap>),
     Namespace(Labels),
-    /// Nothing here looks at it.
-    Unused,
+    Endpoints(Endpoints),
 }
 
 /// What is wrong with an object by itself.
@@ -267,6 +268,16 @@ impl Held {
         self.objects.values().filter_map(number).collect()
     }
 
+    /// Where the Services of backends answer, by the name of the Service.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeMap<ObjectKey, Endpoints> {
+        let here = |(key, object): (&Key, &Object)| match &object.read {
+            Ok(Read::Endpoints(endpoints)) => Some((key.object.clone(), endpoints.clone())),
+            _ => None,
+        };
+        self.objects.iter().filter_map(here).collect()
+    }
+
     /// What is to be kept over a restart: what stood last, then what could not be read instead of some of it.
     #[must_use]
     pub fn kept(&self) -> (Vec<Upsert>, Vec<Upsert>) {
@@ -299,7 +310,8 @@ impl Held {
                 Ok(Read::Secret(read)) => drop(objects.secrets.insert(at, read.clone())),
                 Ok(Read::ConfigMap(read)) => drop(objects.config_maps.insert(at, read.clone())),
                 Ok(Read::Namespace(labels)) => drop(objects.namespaces.insert(at.name, labels.clone())),
-                Ok(Read::Unused) => {}
+                // Of no rule: see [`Held::endpoints`].
+                Ok(Read::Endpoints(_)) => {}
                 Err(unread) => {
                     let origin = key.origin();
                     problems.extend(unread.findings.iter().map(|f| origin.problem(&*f.field, &*f.message)));
@@ -349,7 +361,11 @@ fn read(key: &Key, json: &Bytes) -> Result<Read, Unread> {
             let object: Namespace = serde_json::from_slice(json).map_err(|error| unread("", error.to_string()))?;
             Ok(Read::Namespace(object.metadata.labels))
         }
-        Kind::Endpoints | Kind::Unspecified => Ok(Read::Unused),
+        Kind::Endpoints => {
+            endpoints::read(json).map(Read::Endpoints).map_err(|error| unread("ports", error.to_string()))
+        }
+        // No key has this kind.
+        Kind::Unspecified => Err(unread("kind", "is not known to this edge")),
     }
 }
 

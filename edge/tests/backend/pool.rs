@@ -165,3 +165,36 @@ async fn a_new_configuration_keeps_what_did_not_change_and_refuses_what_is_wrong
     client.backends.configure(BTreeMap::new()).expect("none");
     assert_eq!(client.failure(modern("ping", None, PING)).await, BackendFailure::Unreachable);
 }
+
+#[tokio::test]
+async fn reg_9_connections_go_where_the_service_is_ready() {
+    let pong = || http("200 OK", "application/json", PONG);
+    let (first, second) = (Server::answering(pong()).await, Server::answering(pong()).await);
+    // No resolver knows this name.
+    let url = "http://billing-mcp.acme.invalid:8080/mcp";
+    let client = Client::new(url);
+    let route = |to: &[&Server]| {
+        let to = to.iter().map(|server| server.address).collect();
+        client.backends.route(BTreeMap::from([("acme/agent".to_owned(), to)]));
+    };
+    let ping = || modern("ping", None, PING);
+    assert_eq!(client.failure(ping()).await, BackendFailure::Unreachable);
+    route(&[&first]);
+    assert_eq!(client.answer(ping()).await, PONG);
+    // The connection that is kept leads to what is not ready any more.
+    until("it is kept", || client.backends.stats()["acme/agent"].idle_connections == 1).await;
+    route(&[&second]);
+    assert_eq!(client.answer(ping()).await, PONG);
+    assert_eq!((first.requests(), second.requests()), (1, 1));
+    route(&[]);
+    assert_eq!(client.failure(ping()).await, BackendFailure::Unreachable);
+    // One that is configured later begins with its route, and a route that nobody gives leads to the name.
+    route(&[&first]);
+    let mut other = BackendConfig::new(url);
+    other.limits.requests = 7;
+    client.backends.configure(BTreeMap::from([("acme/agent".to_owned(), other)])).expect("a good configuration");
+    assert_eq!(client.answer(ping()).await, PONG);
+    assert_eq!(first.requests(), 2);
+    client.backends.route(BTreeMap::new());
+    assert_eq!(client.failure(ping()).await, BackendFailure::Unreachable);
+}

@@ -105,7 +105,11 @@ impl Index {
                 snapshot.policies.insert(at.clone(), Sourced { object: Arc::new((**object).clone()), origin });
                 names
             }
-            Object::Secret(_) | Object::ConfigMap(_) | Object::Namespace(_) | Object::Unreadable(..) => BTreeSet::new(),
+            Object::Secret(_)
+            | Object::ConfigMap(_)
+            | Object::Namespace(_)
+            | Object::Endpoints(..)
+            | Object::Unreadable(..) => BTreeSet::new(),
         };
         self.put_named(names, &mut near);
         near

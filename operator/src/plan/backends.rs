@@ -42,6 +42,10 @@ impl Backends {
     /// A new or changed Service. Returns it where its endpoints may be others now.
     pub fn apply_service(&mut self, service: &Service) -> Option<ObjectKey> {
         let key = key_of(&service.metadata);
+        // Its name leads elsewhere, which no slice tells: edges look it up.
+        if service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName")) {
+            return self.delete_service(&key);
+        }
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let ports = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
         let ports: BTreeMap<u16, String> =
@@ -192,5 +196,15 @@ mod tests {
         assert!(backends.services_in(Some("elsewhere")).is_empty());
         backends.delete_slice(&ObjectKey::new("acme", "s1"));
         assert!(backends.of_service.is_empty(), "what nobody needs takes no room");
+    }
+
+    #[test]
+    fn a_service_whose_name_leads_elsewhere_is_looked_up() {
+        let mut backends = Backends::default();
+        backends.apply_service(&service());
+        let mut elsewhere = service();
+        elsewhere.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
+        assert_eq!(backends.apply_service(&elsewhere), Some(key()));
+        assert_eq!((backends.endpoints(&key()), backends.apply_service(&elsewhere)), (None, None));
     }
 }

@@ -166,7 +166,11 @@ fn own(object: &Object) -> Vec<Fault> {
         Object::Domain(object) => validate::domain(&object.spec),
         Object::Agent(object) => validate::agent(&object.spec),
         Object::Policy(policy) => validate::policy(&object.key().object, &policy.spec),
-        Object::Secret(_) | Object::ConfigMap(_) | Object::Namespace(_) | Object::Unreadable(..) => Vec::new(),
+        Object::Secret(_)
+        | Object::ConfigMap(_)
+        | Object::Namespace(_)
+        | Object::Endpoints(..)
+        | Object::Unreadable(..) => Vec::new(),
     };
     findings.into_iter().map(|validate::Finding { field, message }| Fault { field, message }).collect()
 }
