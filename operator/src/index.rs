@@ -149,13 +149,14 @@ impl Object {
 
 impl Index {
     /// Kinds that must be complete before any edge is told that it has everything.
-    const NEEDED: [Kind; 6] = [
+    const NEEDED: [Kind; 7] = [
         Kind::Namespace,
         Kind::SipEdge,
         Kind::SessionStore,
         Kind::SipDomain,
         Kind::McpAgent,
         Kind::McpCapabilityPolicy,
+        Kind::Endpoints,
     ];
 
     /// Takes a new or changed object.
@@ -260,7 +261,10 @@ impl Index {
                 result = result.and(Err(full));
             }
         }
-        self.synced.insert(kind);
+        // Whoever waits for everything hears of it, also where there was nothing.
+        if self.synced.insert(kind) {
+            self.changed();
+        }
         result
     }
 
@@ -306,7 +310,7 @@ impl Index {
         Self::NEEDED.iter().all(|kind| self.synced.contains(kind)) && self.fetches.is_empty()
     }
 
-    /// Kinds of ours that were not listed yet, and namespaces.
+    /// Kinds of ours that were not listed yet, and namespaces and endpoints.
     #[must_use]
     pub fn awaited(&self) -> Vec<Kind> {
         Self::NEEDED.into_iter().filter(|kind| !self.synced.contains(kind)).collect()

@@ -163,7 +163,7 @@ fn a_list_of_one_namespace_takes_nothing_away_from_another() {
     index.reset_namespace(Kind::McpAgent, "acme", vec![agent("b", 1, "d0", None)]).unwrap();
     assert_eq!(index.keys(Kind::McpAgent), [key(Kind::McpAgent, "b")].into());
     assert!(index.revision() != revision && index.awaited().is_empty());
-    assert_eq!(Index::default().awaited().len(), 6);
+    assert_eq!(Index::default().awaited().len(), 7);
 }
 
 /// The API server of a test: the last form of each object.

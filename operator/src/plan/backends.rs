@@ -29,6 +29,8 @@ pub struct Backends {
     slices: BTreeMap<ObjectKey, Slice>,
     /// Names of the slices of each Service, in its namespace.
     of_service: BTreeMap<ObjectKey, BTreeSet<String>>,
+    services_listed: bool,
+    slices_listed: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +112,13 @@ impl Backends {
     #[must_use]
     pub fn slices_in(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
         within(self.slices.keys(), namespace)
+    }
+
+    /// The Services, or the slices, were listed: what is not here is not there. True where both are, for the first time.
+    pub fn listed(&mut self, services: bool) -> bool {
+        let before = self.services_listed && self.slices_listed;
+        *(if services { &mut self.services_listed } else { &mut self.slices_listed }) = true;
+        !before && self.services_listed && self.slices_listed
     }
 
     /// Where connections to a Service may go; a port without a ready endpoint has none. `None`: there is no such Service.

@@ -19,6 +19,8 @@ use std::fmt::Debug;
 trait Part:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
 {
+    const IS_SERVICE: bool;
+
     /// These return the Services whose endpoints may be others now.
     fn apply(&self, state: &mut State) -> BTreeSet<ObjectKey>;
     fn delete(key: &ObjectKey, state: &mut State) -> BTreeSet<ObjectKey>;
@@ -26,6 +28,8 @@ trait Part:
 }
 
 impl Part for Service {
+    const IS_SERVICE: bool = true;
+
     fn apply(&self, state: &mut State) -> BTreeSet<ObjectKey> {
         state.backends.apply_service(self).into_iter().collect()
     }
@@ -40,6 +44,8 @@ impl Part for Service {
 }
 
 impl Part for EndpointSlice {
+    const IS_SERVICE: bool = false;
+
     fn apply(&self, state: &mut State) -> BTreeSet<ObjectKey> {
         state.backends.apply_slice(self)
     }
@@ -61,7 +67,8 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
 }
 
 fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> Task {
-    let watch = Watch::<Read<K>>::namespaced(kind, context);
+    // Who may not list them leaves it to the edges to look the Services up.
+    let watch = Watch { optional: true, ..Watch::<Read<K>>::namespaced(kind, context) };
     let board = context.board.clone();
     let take = move |namespace: Option<&str>, step: Step<Read<K>>| {
         if board.quietly(|state| take(state, namespace, step)) {
@@ -76,6 +83,7 @@ fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> T
 fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>) -> bool {
     let before = state.index.revision();
     let mut changed = BTreeSet::new();
+    let whole = matches!(step, Step::Reset(_));
     match step {
         Step::Nothing => {}
         Step::Apply(Read::Whole(object)) => changed = object.apply(state),
@@ -86,6 +94,17 @@ fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>
     }
     for service in changed {
         tell(state, service);
+    }
+    if whole && state.backends.listed(K::IS_SERVICE) {
+        // Only now an edge may be told that it has everything: what it has of an earlier operator's stays until then.
+        let endpoints = |service: ObjectKey| {
+            let endpoints = state.backends.endpoints(&service)?;
+            Some(Object::Endpoints(service, endpoints))
+        };
+        let all = state.backends.services_in(None).into_iter().filter_map(endpoints).collect();
+        if let Err(full) = state.index.reset(Kind::Endpoints, all) {
+            tracing::warn!("not all endpoints are taken: {full}");
+        }
     }
     state.index.revision() != before
 }
@@ -117,5 +136,61 @@ fn tell(state: &mut State, service: ObjectKey) {
         None => {
             state.index.delete(&Key::new(Kind::Endpoints, service), None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{agent, domain, edge, index};
+    use serde_json::json;
+
+    fn read<K: DeserializeOwned>(value: serde_json::Value) -> Read<K> {
+        Read::Whole(Box::new(serde_json::from_value(value).unwrap()))
+    }
+
+    fn service(name: &str) -> Read<Service> {
+        read(json!({"metadata": {"name": name, "namespace": "acme"}, "spec": {"ports": [{"port": 80}]}}))
+    }
+
+    fn slice(service: &str) -> Read<EndpointSlice> {
+        let metadata = json!({"name": format!("{service}-x"), "namespace": "acme", "labels": {"kubernetes.io/service-name": service}});
+        let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+        read(json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints}))
+    }
+
+    fn awaited(state: &State) -> bool {
+        state.index.awaited().contains(&Kind::Endpoints)
+    }
+
+    #[test]
+    fn reg_9_endpoints_are_known_when_services_and_slices_are_and_not_before() {
+        let mut state = State::default();
+        assert!(!take(&mut state, None, Step::Reset(vec![slice("billing")])));
+        assert!(awaited(&state), "an edge keeps what it has");
+        assert!(take(&mut state, None, Step::Reset(vec![service("billing")])));
+        assert!(!awaited(&state));
+        let key = Key::of(Kind::Endpoints, "acme", "billing");
+        assert!(String::from_utf8_lossy(&state.index.content(&key).unwrap().json).contains("10.0.0.1:8080"));
+        // Without any, somebody hears of it all the same.
+        let mut none = State::default();
+        take(&mut none, None, Step::<Read<Service>>::Reset(Vec::new()));
+        assert!(take(&mut none, None, Step::<Read<EndpointSlice>>::Reset(Vec::new())) && !awaited(&none));
+    }
+
+    #[test]
+    fn edges_are_told_of_endpoints_that_an_agent_names_and_nobody_is_woken_for_others() {
+        let Object::Agent(mut billing) = agent("a", 1, "d0", None) else { panic!("an agent") };
+        let http = json!({"serviceRef": {"name": "billing", "port": 80}});
+        billing.spec.backend = serde_json::from_value(json!({"mcpHttp": http})).unwrap();
+        let index = index([edge("e", 1), domain("d0", 1), Object::Agent(billing)]);
+        let mut state = State { index, ..State::default() };
+        take(&mut state, None, Step::Reset(vec![service("billing"), service("other")]));
+        assert!(take(&mut state, None, Step::Apply(slice("billing"))));
+        assert!(!take(&mut state, None, Step::Apply(slice("other"))));
+        let wanted = crate::plan::delta::wanted(&state.index, &ObjectKey::new("system", "e"));
+        let told: Vec<_> = wanted.keys().filter(|key| key.kind == Kind::Endpoints).collect();
+        assert_eq!(told, [&Key::of(Kind::Endpoints, "acme", "billing")]);
+        assert!(take(&mut state, None, Step::Delete(service("billing"))));
     }
 }

@@ -483,6 +483,43 @@ async fn sec_6_an_unreadable_policy_closes_an_agent_that_has_another_fault_too()
 }
 
 #[tokio::test]
+async fn reg_9_an_edge_is_told_where_the_service_of_a_backend_is_ready() {
+    let authority = authority();
+    let replica = Replica::start(&authority).await;
+    let mut by_service = agent_json("a", 1);
+    by_service["spec"]["backend"] = serde_json::json!({"mcpHttp": {"serviceRef": {"name": "billing", "port": 80}}});
+    let ready = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Object::Endpoints(ObjectKey::new("acme", "billing"), [(80, addresses)].into())
+    };
+    let mut objects = objects(&[]);
+    objects.push(Object::Agent(serde_json::from_value(by_service).unwrap()));
+    objects.push(ready(&["10.0.0.1:8080"]));
+    replica.reset(objects);
+    let files = Files::new(&authority, &token());
+    let mut edge = Edge::start(files.settings(replica.address, "e-0"));
+    let loaded = edge.until("an agent", |loaded| loaded.objects.agents.len() == 1).await;
+    assert_eq!(loaded.problems, []);
+    let route = |edge: &Edge| edge::control::endpoints::routes(&loaded.objects, &edge.client.endpoints());
+    let to = |address: &str| [("acme/a".to_owned(), vec![address.parse().unwrap()])].into();
+    assert_eq!(route(&edge), to("10.0.0.1:8080"));
+    replica.apply(ready(&["[fd00::2]:8080"]));
+    while route(&edge) != to("[fd00::2]:8080") {
+        edge.next().await;
+        edge.client.read();
+        edge.client.applied(&[], &[]);
+    }
+    // Nothing is ready, which is no reason to look for it elsewhere.
+    replica.apply(ready(&[]));
+    while route(&edge) != [("acme/a".to_owned(), Vec::new())].into() {
+        edge.next().await;
+        edge.client.read();
+        edge.client.applied(&[], &[]);
+    }
+    programmed(&replica, "e-0").await;
+}
+
+#[tokio::test]
 async fn after_a_reconnect_only_what_changed_travels() {
     let authority = authority();
     let files = Files::new(&authority, &token());
