@@ -37,15 +37,16 @@ pub async fn token(cluster: &Cluster, account: Option<&(String, String)>) -> Res
 async fn made(cluster: &Cluster, namespace: &str, name: &str) -> Result<Zeroizing<String>, Failure> {
     let accounts = Api::<ServiceAccount>::namespaced(cluster.client.clone(), namespace);
     let spec = TokenRequestSpec {
-        audiences: vec![AUDIENCE.to_owned()],
+        audiences: Some(vec![AUDIENCE.to_owned()]),
         expiration_seconds: Some(LIFE_SECONDS),
         ..TokenRequestSpec::default()
     };
-    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
     let answer = accounts.create_token_request(name, &PostParams::default(), &request).await;
     let doing = format!("make a token for ServiceAccount {namespace}/{name}");
     let status = answer.map_err(|error| refused(&doing, &error))?.status;
-    let token = status.ok_or_else(|| Failure::unreachable(format!("cannot {doing}: the answer is empty")))?.token;
+    let token = status.and_then(|status| status.token);
+    let token = token.ok_or_else(|| Failure::unreachable(format!("cannot {doing}: the answer is empty")))?;
     Ok(Zeroizing::new(token))
 }
 

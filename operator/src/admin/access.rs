@@ -83,7 +83,7 @@ impl Cluster {
 
     async fn review(&self, token: &str, audience: Option<&str>) -> Result<TokenReviewStatus, Refused> {
         let audiences = audience.map(|audience| vec![audience.to_owned()]);
-        let spec = TokenReviewSpec { audiences, token: Some(token.to_owned()) };
+        let spec = TokenReviewSpec { audiences, token: token.to_owned() };
         let mut review = TokenReview { spec, ..TokenReview::default() };
         let reviews = Api::<TokenReview>::all(self.client.clone());
         let answer = timeout(PATIENCE, reviews.create(&PostParams::default(), &review)).await;

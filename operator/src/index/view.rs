@@ -39,11 +39,13 @@ impl View {
         self.verdicts.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The listeners of a SipEdge at which an agent answers.
+    /// The listeners of a SipEdge at which an agent answers: an edge does not tell them apart, so all or none.
     #[must_use]
     pub fn listeners_of(&self, agent: &ObjectKey, edge: &ObjectKey) -> BTreeSet<String> {
         match (self.objects.agents.get(agent), self.objects.edges.get(edge)) {
-            (Some(object), Some(serving)) => self.objects.listeners_of(agent, object, edge, serving),
+            (Some(object), Some(serving)) if self.objects.serves(edge, serving, agent, object) => {
+                serving.spec.listeners.iter().map(|listener| listener.name.clone()).collect()
+            }
             _ => BTreeSet::new(),
         }
     }

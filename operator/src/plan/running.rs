@@ -388,7 +388,7 @@ fn ordinal(set: &str, pod: &str) -> Option<u32> {
 fn stateful(set: &StatefulSet) -> Set {
     let status = set.status.clone().unwrap_or_default();
     Set {
-        wanted: whole(set.spec.as_ref().and_then(|spec| spec.replicas)),
+        wanted: whole(set.spec.replicas),
         revision: status.update_revision.unwrap_or_default(),
         current: status.observed_generation >= set.metadata.generation,
     }

@@ -88,7 +88,7 @@ impl Cluster {
 #[tonic::async_trait]
 impl Tokens for Cluster {
     async fn review(&self, token: &str) -> Result<Bearer, Refused> {
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
+        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() };
         let mut review = TokenReview { spec, ..TokenReview::default() };
         let reviews = Api::<TokenReview>::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await;

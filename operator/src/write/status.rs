@@ -285,7 +285,8 @@ async fn patch(writer: &Writer, key: &Key, due: &Due) -> Result<Object, Failure>
         ($api:expr, $variant:ident) => {{
             let params = PatchParams::apply(MANAGER).force();
             let patch = Patch::Apply(&body);
-            let patched = $api.patch_status(&key.object.name, &params, &patch);
+            let api = $api;
+            let patched = api.patch_status(&key.object.name, &params, &patch);
             let mut written = writer.write(key.kind.as_str(), patched).await?;
             written.metadata.managed_fields = None;
             Ok(Object::$variant(Box::new(written)))
