@@ -22,7 +22,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
 pub enum Source {
-    Files { manifests: Manifests, poll: Interval },
+    Files { manifests: Box<Manifests>, poll: Interval },
     Operator(Box<Operator>),
 }
 
@@ -43,7 +43,7 @@ impl Source {
                     EdgeId::of_host().map_err(|error| format!("--edge-id is needed, the host name is none: {error}"))?
                 }
             };
-            return Ok((Source::Files { manifests: Manifests::new(args.manifests.clone()), poll }, id));
+            return Ok((Source::Files { manifests: Box::new(Manifests::new(args.manifests.clone())), poll }, id));
         };
         let edge = args.edge.as_deref().and_then(|edge| edge.split_once('/'));
         let edge = edge.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());

@@ -123,7 +123,7 @@ impl Ledger {
     }
 
     /// The next thing to say.
-    pub fn next(&mut self) -> Option<Results> {
+    pub fn pop(&mut self) -> Option<Results> {
         self.out.pop_front()
     }
 
@@ -183,13 +183,16 @@ mod tests {
         Verdicts::Judged([(key(name), word)].into())
     }
 
-    /// Nonce, then name, version and outcome of each item.
-    fn said(ledger: &mut Ledger) -> Vec<(u64, Vec<(String, String, Outcome)>)> {
+    /// Name, version and outcome.
+    type Told = (String, String, Outcome);
+
+    /// Nonce, then each item.
+    fn said(ledger: &mut Ledger) -> Vec<(u64, Vec<Told>)> {
         let item = |item: &Item| (item.key.clone().unwrap_or_default().name, item.version.clone(), item.outcome());
-        std::iter::from_fn(|| ledger.next()).map(|r| (r.nonce, r.items.iter().map(item).collect())).collect()
+        std::iter::from_fn(|| ledger.pop()).map(|r| (r.nonce, r.items.iter().map(item).collect())).collect()
     }
 
-    fn one(name: &str, version: &str, outcome: Outcome) -> (String, String, Outcome) {
+    fn one(name: &str, version: &str, outcome: Outcome) -> Told {
         (name.to_owned(), version.to_owned(), outcome)
     }
 

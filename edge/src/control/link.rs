@@ -65,7 +65,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         failures += 1;
         // Also where TLS broke for a reason that does not say so: the authority may be another one.
-        if stranger || failures % 4 == 0 {
+        if stranger || failures.is_multiple_of(4) {
             enrolled = None;
         }
         tracing::warn!(reason, "no control stream; what is held goes on");
@@ -185,8 +185,7 @@ impl Stream {
         let out = self.out.clone();
         loop {
             if self.said.is_empty() {
-                self.said
-                    .extend(shared.with(|state| state.ledger.next()).map(from_edge::Message::Results).map(wrapped));
+                self.said.extend(shared.with(|state| state.ledger.pop()).map(from_edge::Message::Results).map(wrapped));
             }
             tokio::select! {
                 biased;

@@ -28,9 +28,12 @@ enum Step {
     Take { uid: String },
 }
 
+/// Uid, and what is waited for.
+type Waits = BTreeMap<Key, (String, String)>;
+
 /// What is to be done, and what is waited for.
-fn steps(state: &State, now: i64) -> (Vec<(Key, Step)>, BTreeMap<Key, (String, String)>) {
-    let (mut steps, mut waits) = (Vec::new(), BTreeMap::new());
+fn steps(state: &State, now: i64) -> (Vec<(Key, Step)>, Waits) {
+    let (mut steps, mut waits) = (Vec::new(), Waits::new());
     for (key, leaving) in &state.leaving {
         match judge(state, key, leaving, now) {
             Verdict::Go => steps.push((key.clone(), Step::Take { uid: leaving.uid.clone() })),
@@ -68,7 +71,7 @@ fn meta<'a>(state: &'a State, key: &Key) -> Option<&'a ObjectMeta> {
 
 pub(super) async fn run(context: Context, writer: Writer, events: Events) {
     let mut rounds = Rounds::new(&context, LATEST);
-    let mut told = BTreeMap::<Key, (String, String)>::new();
+    let mut told = Waits::new();
     // What was done in the last round and has not come back by the watch yet is not done again at once.
     let mut done = BTreeMap::<Key, (Step, u32)>::new();
     while rounds.next().await.is_ok() {

@@ -113,8 +113,12 @@ impl Replica {
             let fetches: Vec<Key> = state.index.fetches().cloned().collect();
             for key in fetches {
                 match objects.iter().find(|object| object.key() == key) {
-                    Some(object) => drop(state.index.apply(object.clone()).unwrap()),
-                    None => drop(state.index.delete(&key, None)),
+                    Some(object) => {
+                        state.index.apply(object.clone()).unwrap();
+                    }
+                    None => {
+                        state.index.delete(&key, None);
+                    }
                 }
             }
         });
