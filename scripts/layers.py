@@ -40,8 +40,8 @@ PURE = {
 }
 # Libraries with few users.
 ONLY = {
-    "kube": {"crds", "operator"},
-    "k8s-openapi": {"crds", "operator"},
+    "kube": {"crds", "operator", "cli"},
+    "k8s-openapi": {"crds", "operator", "cli"},
     "rmcp": {"echo-agent", "ledger-agent", "interop"},
     "redis": {"session-store-redis"},
     "redb": {"session-store-file"},
