@@ -194,3 +194,70 @@ pub fn choose_edge(objects: &Snapshot, wanted: Option<&str>, paths: &[PathBuf]) 
 pub fn lines(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOMAIN: &str =
+        "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {name: demo}\nspec: {domain: demo.example}\n";
+    const AGENT: &str = "\
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpAgent
+metadata: {name: echo}
+spec:
+  address: {user: echo, domainRef: {name: demo}}
+  backend: {mcpHttp: {url: \"http://127.0.0.1:1/mcp\"}}
+  capabilities: {source: Discovered}
+";
+    const POLICY: &str = "\
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpCapabilityPolicy
+metadata: {name: everybody}
+spec:
+  targetRefs: [{kind: SipDomain, name: demo}]
+  rules: [{name: everybody, from: [{anonymous: {}}], action: Allow}]
+";
+
+    #[test]
+    fn sec_6_what_a_refused_policy_selects_is_not_kept_whatever_else_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let [broken_agent, broken_policy] = [AGENT, POLICY].map(|text| text.replace("spec:", "spec:\n  colour: red"));
+        write("domain.yaml", DOMAIN);
+        write("agent.yaml", AGENT);
+        write("policy.yaml", POLICY);
+        let mut manifests = Manifests::new(vec![folder.path().to_owned()]);
+        let mut read = || {
+            let Loaded { objects, problems, .. } = manifests.read();
+            (objects.domains.len(), objects.agents.len(), objects.policies.len(), problems.is_empty())
+        };
+        assert_eq!(read(), (1, 1, 1, true));
+        write("agent.yaml", &broken_agent);
+        assert_eq!(read(), (1, 1, 1, false), "as it last was");
+        // Each way in which the agent would have been kept: a fault of its own, of its domain, and none but the policy's.
+        write("policy.yaml", &broken_policy);
+        assert_eq!(read().1, 0);
+        write("agent.yaml", AGENT);
+        assert_eq!(read().1, 0);
+        write("policy.yaml", POLICY);
+        assert_eq!(read(), (1, 1, 1, true));
+        write("policy.yaml", &broken_policy);
+        assert_eq!(read().1, 0);
+        write("policy.yaml", POLICY);
+        assert_eq!(read(), (1, 1, 1, true));
+        write("policy.yaml", &broken_policy);
+        write("domain.yaml", "{{{");
+        assert_eq!((read().0, read().1), (1, 0));
+        // Whose targets cannot be told is for every agent of its namespace; whose name cannot, for every agent.
+        write("domain.yaml", DOMAIN);
+        write("policy.yaml", POLICY);
+        assert_eq!(read(), (1, 1, 1, true));
+        write("policy.yaml", &POLICY.replace("[{kind: SipDomain, name: demo}]", "7"));
+        assert_eq!(read().1, 0);
+        write("policy.yaml", POLICY);
+        assert_eq!(read(), (1, 1, 1, true));
+        write("policy.yaml", "kind: McpCapabilityPolicy\n  {{{");
+        assert_eq!(read().1, 0);
+    }
+}

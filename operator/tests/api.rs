@@ -4,3 +4,5 @@
 mod control;
 #[path = "api/harness.rs"]
 mod harness;
+#[path = "api/process.rs"]
+mod process;
