@@ -61,7 +61,7 @@ pub enum Object {
     Namespace(core::Namespace),
     /// Ready endpoints of the Service of this name. All are kept: an agent may name any of them a moment later.
     Endpoints(ObjectKey, Endpoints),
-    /// It does not fit its type; only its name is known.
+    /// It does not fit its type, or there was no room for it; only its name is known.
     Unreadable(Key, Unreadable),
 }
 
@@ -222,6 +222,11 @@ impl Index {
             Err(full) => {
                 self.forget(&key);
                 self.changed();
+                if key.kind == Kind::McpCapabilityPolicy {
+                    // What it would deny is denied, whether there is room for it or not: the agents that it selects are closed.
+                    let targets = Some(names.into_iter().filter_map(references::target).collect());
+                    self.unreadable(key, Unreadable { error: full.to_string(), targets });
+                }
                 return Err(full);
             }
         }

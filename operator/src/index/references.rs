@@ -125,6 +125,15 @@ pub(super) fn of_policy(key: &ObjectKey, policy: &McpCapabilityPolicy) -> BTreeS
     policy.spec.target_refs.iter().map(|reference| target(reference.kind, &reference.name)).collect()
 }
 
+/// What a policy names, as the policy does.
+pub(super) fn target(name: Key) -> Option<(TargetKind, String)> {
+    match name.kind {
+        Kind::McpAgent => Some((TargetKind::McpAgent, name.object.name)),
+        Kind::SipDomain => Some((TargetKind::SipDomain, name.object.name)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -155,6 +155,29 @@ fn reg_9_an_edge_is_told_where_a_backend_answers_and_nobody_of_other_services() 
 }
 
 #[test]
+fn sec_6_a_policy_for_which_there_is_no_room_closes_what_it_selects() {
+    let all = [edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None), agent("b", 1, "d0", None)];
+    let mut index = index(all);
+    let agents = |index: &Index| {
+        let told = index.view().snapshot(index, &ObjectKey::new("system", "e")).agents;
+        told.keys().map(|key| key.name.clone()).collect::<Vec<_>>()
+    };
+    let Object::Policy(mut large) = policy("p", 1, "b") else { panic!("a policy") };
+    large.spec.rules[0].name = "r".repeat(MAX_OBJECT_BYTES);
+    assert!(matches!(index.apply(Object::Policy(large)), Err(Full::Object(_))));
+    assert!(index.is_short(Kind::McpCapabilityPolicy), "it is listed again");
+    assert_eq!(agents(&index), ["a"]);
+    index.apply(policy("p", 2, "b")).unwrap();
+    assert_eq!(agents(&index), ["a", "b"]);
+    // One that is gone closes nothing any more.
+    let Object::Policy(mut large) = policy("p", 3, "b") else { panic!("a policy") };
+    large.spec.rules[0].name = "r".repeat(MAX_OBJECT_BYTES);
+    assert!(index.apply(Object::Policy(large)).is_err());
+    index.reset(Kind::McpCapabilityPolicy, Vec::new()).unwrap();
+    assert_eq!((agents(&index).len(), index.is_short(Kind::McpCapabilityPolicy)), (2, false));
+}
+
+#[test]
 fn a_list_of_one_namespace_takes_nothing_away_from_another() {
     let mut index = index([edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None), agent("b", 1, "d0", None)]);
     let revision = index.revision();
