@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crds::manifest::{Loaded, ObjectKey, Problem, Snapshot};
 use edge_core::config::Config;
-use edge_core::input::StoreHealth;
 use edge_core::lease::Membership;
 use edge_core::state::Shard;
 use session_store_file::StoreFile;
@@ -45,7 +44,7 @@ use crate::net::listener;
 use crate::node::{self, End, NodeHandle, NodeParts};
 use crate::source::Source;
 use crate::status::Status;
-use crate::store::{LAST_RETRY, Opened, Opening, RETRY, Store};
+use crate::store::{LAST_RETRY, Opened, Opening, RETRY, Store, StoreState};
 use crate::telemetry::{self, Exporter};
 
 /// For a heartbeat of the others to be answered.
@@ -252,7 +251,7 @@ struct Prepared {
     edge: ObjectKey,
     builder: Builder,
     store: Store,
-    health: watch::Receiver<StoreHealth>,
+    health: watch::Receiver<StoreState>,
     redis: Option<RedisConfig>,
 }
 

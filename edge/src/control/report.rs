@@ -123,7 +123,7 @@ fn count(number: usize) -> u32 {
 }
 
 fn health(parts: &Parts, store: &Key) -> StoreHealth {
-    let trouble = match *parts.health.borrow() {
+    let trouble = match parts.health.borrow().health {
         input::StoreHealth::Closed => None,
         input::StoreHealth::Open | input::StoreHealth::Recovering { .. } => {
             Some(parts.store.trouble().unwrap_or_default())
