@@ -3,7 +3,7 @@
 use edge_api::control::query::What;
 use edge_api::control::{Answer, EraseAnswer, ExportAnswer, Query, WhyAnswer, WhyQuery, answer};
 use edge_core::config::Config;
-use mcp_sip::policy::{Decision, Policies, Principal, Request};
+use mcp_sip::policy::{Arguments, Decision, Policies, Principal, Request};
 
 use super::report::Reporter;
 use crate::conversations::{self, Failure};
@@ -72,7 +72,9 @@ fn why(config: &Config, asked: &WhyQuery) -> Result<WhyAnswer, String> {
     };
     let subject = (!asked.param.is_empty()).then_some(&*asked.param);
     let policies = Policies { agent: &agent.policies, domain: &domain.policies };
-    let Decision { allowed, policy, rule } = policies.evaluate(&Request::method(principal, &asked.method, subject));
+    // Nobody asks with arguments: a rule with a condition allows where that condition holds.
+    let request = Request::method(principal, &asked.method, subject, Arguments::Unknown);
+    let Decision { allowed, policy, rule } = policies.evaluate(&request);
     let word = if allowed { "allowed" } else { "denied" };
     let explanation = match (policy, rule) {
         (Some(policy), Some(rule)) => format!("{word} by rule {rule:?} of policy {policy}"),

@@ -134,7 +134,7 @@ mod tests {
         for (domain, number) in numbered {
             index.number(domain, *number);
         }
-        let mut domains = vec![domain("d0", 1), domain("d1", 1)];
+        let mut domains = [domain("d0", 1), domain("d1", 1)];
         if let (Object::Domain(domain), Some(number)) = (&mut domains[1], status) {
             domain.status = Some(crds::v1alpha1::SipDomainStatus { tenant_number: Some(number), ..Default::default() });
         }

@@ -142,7 +142,10 @@ impl Replica {
     }
 
     pub async fn stop(mut self) {
-        drop(self.stop.take().map(|stop| stop.send(())));
+        if let Some(stop) = self.stop.take() {
+            // Whoever waited for it may have ended before.
+            let _ = stop.send(());
+        }
         timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
     }
 }

@@ -46,7 +46,7 @@ fn read_message(stream: &mut TcpStream) -> (String, String) {
 fn backend() -> (SocketAddr, mpsc::Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (asked, questions) = mpsc::channel();
+    let (asked, questions) = mpsc::sync_channel(64);
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             let asked = asked.clone();
