@@ -97,7 +97,12 @@ impl Backend {
         if self.route.load().as_deref() == to.as_ref() {
             return;
         }
+        let by_name = to.is_none();
         self.route.store(to.map(Arc::new));
+        if by_name {
+            // Those that a route brought lead to where the name need not lead.
+            self.pool.clear();
+        }
     }
 
     pub fn stats(&self) -> Stats {

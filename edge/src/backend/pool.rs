@@ -65,6 +65,11 @@ impl Pool {
         }
     }
 
+    /// Keeps none of those that wait.
+    pub(super) fn clear(&self) {
+        self.state().idle.clear();
+    }
+
     /// How many connections wait.
     pub(super) fn len(&self) -> usize {
         self.state().idle.len()

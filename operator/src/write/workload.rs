@@ -396,7 +396,7 @@ async fn trust(
 mod tests {
     use super::*;
     use crate::plan::running::{INSTANCE, Listed, Thing};
-    use crate::testing::{edge, index};
+    use crate::testing::{edge, index, store};
 
     fn e() -> ObjectKey {
         ObjectKey::new("system", "e")
@@ -423,11 +423,18 @@ mod tests {
         Thing::Pod(thing(name, uid, revision, json!({"status": status})))
     }
 
+    /// More than one edge needs a store.
+    fn shared() -> crds::v1alpha1::LocalRef {
+        serde_json::from_value(json!({"name": "main"})).unwrap()
+    }
+
     /// A SipEdge that wants so many pods, and what runs.
     fn state(wanted: Option<u32>, things: &[Thing]) -> State {
         let crate::index::Object::Edge(mut object) = edge("e", 1) else { panic!("an edge") };
         object.spec.replicas = wanted;
-        let mut state = State { index: index([crate::index::Object::Edge(object)]), ..State::default() };
+        object.spec.session_store_ref = Some(shared());
+        let objects = [crate::index::Object::Edge(object), store("main", 1)];
+        let mut state = State { index: index(objects), ..State::default() };
         for listed in [Listed::StatefulSets, Listed::DaemonSets, Listed::Pods, Listed::Services] {
             let of_kind: Vec<_> = things.iter().filter(|thing| thing.listed() == listed).cloned().collect();
             state.running.reset(listed, None, &of_kind);
@@ -483,6 +490,7 @@ mod tests {
         assert_eq!(state.fleets[&e()].drains["e-1"].reason, "scale-down");
         let crate::index::Object::Edge(mut object) = edge("e", 2) else { panic!("an edge") };
         object.spec.replicas = Some(2);
+        object.spec.session_store_ref = Some(shared());
         state.index.apply(crate::index::Object::Edge(object)).unwrap();
         assert_eq!(round(&mut state, &mut memory, 1).action, Action::Resume { ordinal: 1 });
         assert!(state.fleets[&e()].drains.is_empty());
