@@ -1,10 +1,12 @@
-//! Writes the CustomResourceDefinitions to `crds/generated/`, one file per kind. Run it after a change of a type.
+//! Writes the CustomResourceDefinitions, one file per kind: to `crds/generated/`, and as templates of the chart `sipmcp-crds`. Run it after a
+//! change of a type.
 
+use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("generated")) {
+    match write() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crdgen: {error}");
@@ -13,12 +15,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn write(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    std::fs::create_dir_all(folder)?;
+fn write() -> Result<(), Box<dyn Error>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     for crd in crds::schema::all() {
-        let file = folder.join(format!("{}.yaml", crd.spec.names.plural));
-        std::fs::write(&file, crds::schema::to_yaml(crd)?).map_err(|error| format!("{}: {error}", file.display()))?;
-        println!("{}", file.display());
+        let name = format!("{}.yaml", crd.spec.names.plural);
+        put(&here.join("generated"), &name, &crds::schema::to_yaml(crd)?)?;
+        put(&here.join("../charts/sipmcp-crds/templates"), &name, &crds::schema::to_template(crd)?)?;
     }
+    Ok(())
+}
+
+fn put(folder: &Path, name: &str, text: &str) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join(name);
+    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    println!("{}", file.display());
     Ok(())
 }

@@ -7,19 +7,25 @@ use std::path::Path;
 
 #[test]
 fn the_committed_definitions_are_the_generated_ones() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("generated");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = here.join("generated");
+    let chart = here.join("../charts/sipmcp-crds/templates");
     let mut names = Vec::new();
     for crd in crds::schema::all() {
         let name = format!("{}.yaml", crd.spec.names.plural);
-        let committed = std::fs::read_to_string(folder.join(&name)).unwrap_or_default();
-        assert_eq!(committed, crds::schema::to_yaml(crd).unwrap(), "{name}: run `cargo run -p crds --bin crdgen`");
+        let committed = |folder: &Path| std::fs::read_to_string(folder.join(&name)).unwrap_or_default();
+        let advice = format!("{name}: run `cargo run -p crds --bin crdgen`");
+        assert_eq!(committed(&folder), crds::schema::to_yaml(crd).unwrap(), "{advice}");
+        assert_eq!(committed(&chart), crds::schema::to_template(crd).unwrap(), "chart sipmcp-crds, {advice}");
         names.push(name);
     }
-    let mut found: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    found.sort();
     names.sort();
-    assert_eq!(found, names, "a file that no type stands for");
+    for folder in [folder, chart] {
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut found: Vec<_> = files.filter(|file| file.ends_with(".yaml")).collect();
+        found.sort();
+        assert_eq!(found, names, "a file that no type stands for: {}", folder.display());
+    }
 }
 
 /// Calls `look` with every schema below, its path first.
