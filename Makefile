@@ -5,7 +5,7 @@ SEEDS ?= 500
 MUTANT ?=
 TIME ?= 60
 
-.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz cluster cluster-down kind install clean
+.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz charts cluster cluster-down kind install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench-sip: ## CPU per call, registration and exchange, in pairs with Kamailio (r
 
 fuzz: ## cargo-fuzz on every target for TIME seconds each
 	@scripts/fuzz.sh $(TIME)
+
+charts: ## the Helm charts: lint, rendered with many values, what they refuse (the first time helm is built, a minute or two)
+	@scripts/charts.sh
 
 cluster: ## a real Kubernetes on this machine (Linux, root): NODES=n, CLUSTER="--prefix other"; prints where its kubeconfig is
 	@scripts/cluster.sh up --nodes $(or $(NODES),1) $(CLUSTER)

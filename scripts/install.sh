@@ -13,6 +13,7 @@
 #   install.sh go              a Go of at least 1.21, which fetches the one that a go.mod names
 #   install.sh cluster         what a node of the test cluster needs from Debian: containerd, runc, CNI, etcd …
 #   install.sh helm            helm 3
+#   install.sh yaml            Python's yaml, for the tests of the charts
 #   install.sh kind            kind
 #   install.sh all
 set -euo pipefail
@@ -184,6 +185,14 @@ install_helm() {
   go_install helm $want $h/cmd/helm "$flags"
 }
 
+install_yaml() {
+  have python3 || apt_install python3
+  python3 -c 'import yaml' 2>/dev/null && return 0
+  # A Python that is not Debian's does not see Debian's packages.
+  [ "$(readlink -f "$(command -v python3)")" = "$(readlink -f /usr/bin/python3 2>/dev/null)" ] || die "python3 has no yaml: python3 -m pip install PyYAML"
+  apt_install python3-yaml
+}
+
 install_kind() {
   go_install kind v0.33.0 sigs.k8s.io/kind ""
 }
@@ -198,7 +207,7 @@ main() {
   mkdir -p "$CACHE"
   for what in "$@"; do
     case $what in
-      rust | everything | modern | peers | redis | valkey | libfaketime | openssl | kamailio | deny | wasm | go | cluster | helm | kind) "install_$what" ;;
+      rust | everything | modern | peers | redis | valkey | libfaketime | openssl | kamailio | deny | wasm | go | cluster | helm | yaml | kind) "install_$what" ;;
       all) for w in rust wasm everything modern peers redis valkey libfaketime deny; do "install_$w"; done ;;
       *) die "install.sh: unknown part '$what'" ;;
     esac

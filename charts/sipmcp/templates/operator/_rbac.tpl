@@ -40,13 +40,11 @@ What the operator may do with objects of a namespace. It writes by server-side a
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [get, list, watch]
-# Those that specs name, one by one: never a list of all. RBAC cannot say which names. `create` is for the Secret <edge>-keys.
+# Of all of them only the metadata are watched, and what a spec names is read; RBAC can say neither. `create` is for the Secret <edge>-keys and for
+# the ConfigMap with the certificate of the authority.
 - apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, create]
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [get, create]
+  resources: [secrets, configmaps]
+  verbs: [get, list, watch, create]
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [sipmcp-operator-ca]
@@ -61,10 +59,16 @@ What the operator may do with objects of a namespace. It writes by server-side a
 - apiGroups: [sipmcp.dev]
   resources: [sipdomains/status]
   verbs: [patch]
-# Labels of namespaces; addresses of nodes.
+# Addresses of nodes.
 - apiGroups: [""]
-  resources: [namespaces, nodes]
+  resources: [nodes]
   verbs: [get, list, watch]
+{{- if eq .Values.rbac.scope "cluster" }}
+# Their labels, which a SipDomain may ask for. Without them a namespace is known by its name.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get, list, watch]
+{{- end }}
 # Who enrols, and who asks the Admin API.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
@@ -92,15 +96,15 @@ What the operator may do with objects of a namespace. It writes by server-side a
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [sipmcp-operator-write]
-  verbs: [get, list, watch, patch, update]
-# Its authority.
+  verbs: [get, update]
+# Its authority, which is made once and never replaced.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [sipmcp-operator-ca]
-  verbs: [get, list, watch, patch]
+  verbs: [get]
 # The numbers of the tenants.
 - apiGroups: [""]
   resources: [configmaps]
@@ -108,7 +112,7 @@ What the operator may do with objects of a namespace. It writes by server-side a
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [sipmcp-tenants]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, update]
 {{- end }}
 
 {{/* Arguments: root, kind, name. */}}
