@@ -28,7 +28,7 @@
 {{/* Labels by which a part's pods are selected: they never change. Arguments: root, part. */}}
 {{- define "sipmcp.selector" -}}
 app.kubernetes.io/name: sipmcp
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .part }}
 {{- end }}
 
