@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# The Helm charts: lint, rendering with many values, what they refuse (charts/tests). The last line says how many passed.
+# The Helm charts. The last line says how many tests passed.
+#   charts.sh            lint, rendering with many values, what they refuse (charts/tests/test_charts.py)
+#   charts.sh server     the same renderings, shown to the API server of KUBECONFIG (charts/tests/server.py)
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
@@ -8,5 +10,9 @@ cd "$ROOT"
 for name in $(compgen -e | grep '^HELM_' || true); do unset "$name"; done
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
-export HELM_CACHE_HOME=$home/cache HELM_CONFIG_HOME=$home/config HELM_DATA_HOME=$home/data KUBECONFIG=$home/none
-PYTHONDONTWRITEBYTECODE=1 python3 "$ROOT/charts/tests/test_charts.py" "$@"
+export HELM_CACHE_HOME=$home/cache HELM_CONFIG_HOME=$home/config HELM_DATA_HOME=$home/data PYTHONDONTWRITEBYTECODE=1
+case ${1:-} in
+  server) python3 "$ROOT/charts/tests/server.py" ;;
+  # Rendering asks no cluster.
+  *) KUBECONFIG=$home/none python3 "$ROOT/charts/tests/test_charts.py" "$@" ;;
+esac

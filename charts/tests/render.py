@@ -139,13 +139,27 @@ def _object(schema, value, path, definitions):
     return found
 
 
+# The definitions of ServiceMonitor, PodMonitor and PrometheusRule are in this Go module.
+MONITORS = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+
+
+def module(name):
+    """Where a Go module lies in the cache of this machine; it may not be there."""
+    cache = os.environ.get("GOMODCACHE")
+    if not cache:
+        try:
+            cache = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, timeout=30).stdout.strip()
+        except OSError:
+            cache = ""
+    return pathlib.Path(cache or "/nowhere") / name
+
+
 @functools.cache
 def kubernetes():
     """The schemas of Kubernetes' own kinds, by (apiVersion, kind), and all definitions: out of its Go module, where the cluster of the tests was
     built. None where it was not."""
     version = re.search(r"^\s*(?:require\s+)?k8s\.io/kubernetes (v\S+)", (ROOT / "e2e/cluster/go.mod").read_text(), re.M).group(1)
-    cache = os.environ.get("GOMODCACHE") or _go_cache()
-    file = pathlib.Path(cache or "/nowhere") / f"k8s.io/kubernetes@{version}/api/openapi-spec/swagger.json"
+    file = module(f"k8s.io/kubernetes@{version}") / "api/openapi-spec/swagger.json"
     if not file.is_file():
         return None
     definitions = json.loads(file.read_text())["definitions"]
@@ -156,22 +170,27 @@ def kubernetes():
     return kinds, definitions
 
 
-def _go_cache():
-    try:
-        return subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, timeout=30).stdout.strip()
-    except OSError:
-        return None
+def defined(files):
+    """The schemas of definitions in files, by (apiVersion, kind)."""
+    kinds = {}
+    for file in sorted(files):
+        spec = yaml.load(file.read_text(), Loader=Strict)["spec"]
+        for version in spec["versions"]:
+            schema = dict(version["schema"]["openAPIV3Schema"])
+            plain = {name: {} for name in ("apiVersion", "kind", "metadata")}
+            schema["properties"] = {**schema["properties"], **plain}
+            kinds[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
+    return kinds
+
+
+@functools.cache
+def monitors():
+    """Those of the Prometheus operator; empty where its module is not in the cache."""
+    folder = module(MONITORS) / "example/prometheus-operator-crd"
+    return defined(folder.glob("*_servicemonitors.yaml")) | defined(folder.glob("*_podmonitors.yaml")) | defined(folder.glob("*_prometheusrules.yaml"))
 
 
 @functools.cache
 def ours():
-    """The schemas of our kinds, as crdgen wrote them, by (apiVersion, kind)."""
-    kinds = {}
-    for file in sorted((ROOT / "crds/generated").glob("*.yaml")):
-        spec = yaml.safe_load(file.read_text())["spec"]
-        for version in spec["versions"]:
-            schema = dict(version["schema"]["openAPIV3Schema"])
-            plain = {name: {} for name in ("apiVersion", "kind", "metadata")}
-            schema["properties"] = {**plain, **schema["properties"]}
-            kinds[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
-    return kinds
+    """Those of our kinds, as crdgen wrote them."""
+    return defined((ROOT / "crds/generated").glob("*.yaml"))

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from render import CHARTS, NAMESPACE, RELEASE, ROOT, Unrendered, helm, kubernetes, name_of, ours, pods_of, problems, render, run
+from render import CHARTS, NAMESPACE, RELEASE, ROOT, Unrendered, helm, kubernetes, monitors, name_of, ours, pods_of, problems, render, run
 from values import BAD, EVERYTHING, GOOD, NAMESPACED
 
 RENDERED = {}
@@ -181,6 +181,14 @@ class EveryRendering(unittest.TestCase):
                 self.assertTrue(thing["kind"] in FOREIGN or thing["apiVersion"].startswith("sipmcp.dev/"), name_of(thing))
                 continue
             self.assertEqual(problems(schema, thing, name_of(thing), definitions), [])
+
+    @unittest.skipUnless(monitors(), "the Go module of the Prometheus operator is not in the cache; scripts/charts.sh server brings it")
+    @every
+    def test_monitors_and_rules_keep_the_schema_of_the_prometheus_operator(self, _, things):
+        for thing in things:
+            schema = monitors().get((thing["apiVersion"], thing["kind"]))
+            if schema:
+                self.assertEqual(problems(schema, thing, name_of(thing), {}), [])
 
     @every
     def test_objects_of_our_kinds_keep_the_schema_of_crdgen(self, values, things):
