@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Helm charts. The last line says how many tests passed.
-#   charts.sh            lint, rendering with many values, what they refuse (charts/tests/test_charts.py)
+#   charts.sh            lint, rendering with many values, what they refuse (charts/tests/run.py)
 #   charts.sh server     the same renderings, shown to the API server of KUBECONFIG (charts/tests/server.py)
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -14,5 +14,5 @@ export HELM_CACHE_HOME=$home/cache HELM_CONFIG_HOME=$home/config HELM_DATA_HOME=
 case ${1:-} in
   server) python3 "$ROOT/charts/tests/server.py" ;;
   # Rendering asks no cluster.
-  *) KUBECONFIG=$home/none python3 "$ROOT/charts/tests/test_charts.py" "$@" ;;
+  *) KUBECONFIG=$home/none python3 "$ROOT/charts/tests/run.py" "$@" ;;
 esac
