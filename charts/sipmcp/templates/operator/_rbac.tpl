@@ -1,5 +1,5 @@
 {{/*
-What the operator may do with objects of a namespace. It writes by server-side apply, which is `patch`, and `create` where nothing is there yet.
+What the operator may do with objects of a namespace. It writes by server-side apply: `patch`, and `create` where nothing is there yet.
 */}}
 {{- define "sipmcp.rules.namespaced" -}}
 - apiGroups: [sipmcp.dev]
@@ -112,7 +112,7 @@ What the operator may do with objects of a namespace. It writes by server-side a
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [sipmcp-tenants]
-  verbs: [get, list, watch, patch, update]
+  verbs: [get, list, watch, update]
 {{- end }}
 
 {{/* Arguments: root, kind, name. */}}
