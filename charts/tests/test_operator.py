@@ -53,6 +53,15 @@ class Operator(unittest.TestCase):
         self.assertEqual(found["--edge-image"], "sipmcp.dev/sipmcp-edge@sha256:" + "a" * 64)
         self.assertEqual(found["--edge-image-pull-policy"], "Always")
 
+    def test_images_of_ones_own_machine_are_never_pulled(self):
+        values = yaml.safe_load((CHARTS / "values-dev.yaml").read_text())
+        things = render("sipmcp", {**values, "demo": {"enabled": True, **values["demo"]}})
+        for deployment in (thing for thing in things if thing["kind"] == "Deployment"):
+            for container in deployment["spec"]["template"]["spec"]["containers"]:
+                self.assertEqual((container["image"].rsplit(":", 1)[1], container["imagePullPolicy"]), ("dev", "Never"))
+        found = self.arguments(values)
+        self.assertEqual((found["--edge-image"], found["--edge-image-pull-policy"]), ("sipmcp.dev/sipmcp-edge:dev", "Never"))
+
     def test_where_pods_run(self):
         deployment, pod = self.pod(EVERYTHING)
         self.assertEqual(pod["priorityClassName"], "system-cluster-critical")
