@@ -9,6 +9,8 @@ from render import Unrendered, render
 from values import GOOD
 
 DEFINITIONS = "definitions"
+# The operator keeps it on the pod that writes; no template has it.
+WRITER = "sipmcp.dev/writer"
 
 
 @functools.cache

@@ -99,4 +99,9 @@ class Monitoring(unittest.TestCase):
             text = workload.read_text()
             for value in edges["selector"]["matchLabels"].values():
                 self.assertIn(f'"{value}"', text, "a label that the operator gives to edges")
-            self.assertIn(f'"name": "{edges["podMetricsEndpoints"][0]["port"]}"', text, "a named port of the edges' pods")
+            (endpoint,) = edges["podMetricsEndpoints"]
+            (container,) = re.findall(r'"name": "(\w+)", "image"', text)
+            (port,) = re.findall(r"HEALTH_PORT: u16 = (\d+);", text)
+            kept = [one["regex"] for one in endpoint["relabelings"] if one.get("action") == "keep"]
+            places = {one["replacement"] for one in endpoint["relabelings"] if one.get("targetLabel") == "__address__"}
+            self.assertEqual((kept, places), ([container], {f"$1:{port}", f"[$1]:{port}"}))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 from render import CHARTS, NAMESPACE, ROOT, helm, render
-from shared import kinds, only, within
+from shared import WRITER, kinds, only, within
 from values import BAD, EVERYTHING, GOOD, NAMESPACED
 
 
@@ -25,7 +25,7 @@ class Operator(unittest.TestCase):
         self.assertEqual(found["--listen-edges"], "0.0.0.0:8443")
         self.assertEqual(found["--listen-health"], "0.0.0.0:8080")
         self.assertEqual(found["--service"], "sipmcp-operator.sipmcp-system.svc")
-        self.assertEqual(found["--service-address"], "$(SIPMCP_OPERATOR_SERVICE_HOST):8443")
+        self.assertEqual(found["--service-address"], "$(SIPMCP_OPERATOR_EDGES_SERVICE_HOST):8443")
         version = yaml.safe_load((CHARTS / "sipmcp/Chart.yaml").read_text())["appVersion"]
         self.assertEqual(found["--edge-image"], f"sipmcp.dev/sipmcp-edge:{version}")
         self.assertNotIn("--watch-namespaces", found)
@@ -35,7 +35,7 @@ class Operator(unittest.TestCase):
         self.assertEqual(self.arguments({"operator": {"address": "sip-op.example:443"}})["--service-address"], "sip-op.example:443")
         named = self.arguments({"fullnameOverride": "voice"}, "voice-operator")
         self.assertEqual(named["--service"], "voice-operator.sipmcp-system.svc")
-        self.assertEqual(named["--service-address"], "$(VOICE_OPERATOR_SERVICE_HOST):8443")
+        self.assertEqual(named["--service-address"], "$(VOICE_OPERATOR_EDGES_SERVICE_HOST):8443")
 
     def test_every_argument_is_a_flag_of_the_program(self):
         source = ROOT / "operator/src/config.rs"
@@ -92,15 +92,25 @@ class Operator(unittest.TestCase):
 
     def test_the_services(self):
         things = render("sipmcp")
-        service = only(things, "Service", "sipmcp-operator")["spec"]
-        self.assertEqual({port["name"]: port["port"] for port in service["ports"]}, {"edges": 8443, "admin": 9444})
-        self.assertNotIn("clusterIP", service)
-        self.assertNotIn("sessionAffinity", service)
+        everybody, writer = only(things, "Service", "sipmcp-operator")["spec"], only(things, "Service", "sipmcp-operator-edges")["spec"]
+        self.assertEqual({port["name"]: port["port"] for port in everybody["ports"]}, {"admin": 9444})
+        self.assertEqual({port["name"]: port["port"] for port in writer["ports"]}, {"edges": 8443})
+        self.assertEqual(writer["selector"], {**everybody["selector"], WRITER: "true"})
+        for service in (everybody, writer):
+            self.assertNotIn("clusterIP", service)
+            self.assertNotIn("sessionAffinity", service)
         self.assertEqual(only(things, "Service", "sipmcp-operator-metrics")["spec"]["clusterIP"], "None")
-        fixed = only(render("sipmcp", GOOD["a fixed address"]), "Service", "sipmcp-operator")["spec"]
+        fixed = only(render("sipmcp", GOOD["a fixed address"]), "Service", "sipmcp-operator-edges")["spec"]
         self.assertEqual(fixed["clusterIP"], "10.96.0.77")
-        other = only(render("sipmcp", {**GOOD["other ports"], "webhook": {"enabled": True}}), "Service", "sipmcp-operator")["spec"]
-        self.assertEqual({port["name"]: port["port"] for port in other["ports"]}, {"edges": 443, "webhook": 9000, "admin": 9001})
+        other = render("sipmcp", {**GOOD["other ports"], "webhook": {"enabled": True}})
+        ports = {port["name"]: port["port"] for name in ("", "-edges") for port in only(other, "Service", f"sipmcp-operator{name}")["spec"]["ports"]}
+        self.assertEqual(ports, {"edges": 443, "webhook": 9000, "admin": 9001})
+
+    def test_the_label_of_who_writes_is_the_operators(self):
+        source = ROOT / "operator/src/lease/mark.rs"
+        if not source.is_file():
+            self.skipTest("operator/src/lease/mark.rs is not there yet")
+        self.assertIn(f'"{WRITER}"', source.read_text())
 
     def test_network_policies(self):
         policy = only(render("sipmcp"), "NetworkPolicy")["spec"]

@@ -1,4 +1,6 @@
-//! The CustomResourceDefinitions as the API server takes them.
+//! The CustomResourceDefinitions as the API server takes them, and the document about them.
+
+pub mod reference;
 
 use crate::v1alpha1::{McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

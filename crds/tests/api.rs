@@ -2,6 +2,7 @@
 
 mod api {
     mod cel;
+    mod effects;
     mod examples;
     mod generated;
     mod invalid;

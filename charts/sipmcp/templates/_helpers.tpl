@@ -54,7 +54,7 @@ app.kubernetes.io/component: {{ .part }}
 {{- end }}
 {{- end }}
 
-{{/* IP:port where edges reach the operator. The kubelet gives every container the ClusterIPs of its namespace's Services. */}}
+{{/* IP:port where edges reach the operator: that of the Service <operator>-edges. The kubelet gives every container the ClusterIPs of its namespace's Services. */}}
 {{- define "sipmcp.address" -}}
 {{- $ip := .Values.operator.service.clusterIP }}
 {{- if .Values.operator.address }}
@@ -62,7 +62,7 @@ app.kubernetes.io/component: {{ .part }}
 {{- else if $ip }}
 {{- printf (ternary "[%s]:%v" "%s:%v" (contains ":" $ip)) $ip .Values.operator.ports.edges }}
 {{- else }}
-{{- printf "$(%s_SERVICE_HOST):%v" (include "sipmcp.operator" . | upper | replace "-" "_") .Values.operator.ports.edges }}
+{{- printf "$(%s_EDGES_SERVICE_HOST):%v" (include "sipmcp.operator" . | upper | replace "-" "_") .Values.operator.ports.edges }}
 {{- end }}
 {{- end }}
 

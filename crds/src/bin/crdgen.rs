@@ -1,5 +1,5 @@
-//! Writes the CustomResourceDefinitions, one file per kind: to `crds/generated/`, and as templates of the chart `sipmcp-crds`. Run it after a
-//! change of a type.
+//! Writes the CustomResourceDefinitions, one file per kind: to `crds/generated/`, and as templates of the chart `sipmcp-crds`; and `docs/crds.md`. Run
+//! it after a change of a type.
 
 use std::error::Error;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn write() -> Result<(), Box<dyn Error>> {
         put(&here.join("generated"), &name, &crds::schema::to_yaml(crd)?)?;
         put(&here.join("../charts/sipmcp-crds/templates"), &name, &crds::schema::to_template(crd)?)?;
     }
-    Ok(())
+    put(&here.join("../docs"), "crds.md", &crds::schema::reference::markdown())
 }
 
 fn put(folder: &Path, name: &str, text: &str) -> Result<(), Box<dyn Error>> {

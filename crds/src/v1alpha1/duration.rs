@@ -4,15 +4,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// The form: the subset of Go's durations that Gateway API allows (GEP-2257), in whole seconds.
-const PATTERN: &str = "^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$";
-
 /// A length of time in whole seconds: `30m`, `24h`, `1h30m`, `90s`. Units in this order, each once.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(transparent)]
 pub struct Duration(String);
 
 impl Duration {
+    /// The form: the subset of Go's durations that Gateway API allows (GEP-2257), in whole seconds.
+    pub const PATTERN: &str = "^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$";
+
     /// A duration as it would stand in a manifest.
     pub fn new(text: impl Into<String>) -> Self {
         Duration(text.into())
@@ -49,7 +49,7 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "minLength": 2, "maxLength": 18, "pattern": PATTERN})
+        json_schema!({"type": "string", "minLength": 2, "maxLength": 18, "pattern": Self::PATTERN})
     }
 }
 

@@ -1,4 +1,4 @@
-//! `generated/` is what the types say.
+//! `generated/` and `docs/crds.md` are what the types say.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -19,6 +19,8 @@ fn the_committed_definitions_are_the_generated_ones() {
         assert_eq!(committed(&chart), crds::schema::to_template(crd).unwrap(), "chart sipmcp-crds, {advice}");
         names.push(name);
     }
+    let document = std::fs::read_to_string(here.join("../docs/crds.md")).unwrap_or_default();
+    assert_eq!(document, crds::schema::reference::markdown(), "docs/crds.md: run `cargo run -p crds --bin crdgen`");
     names.sort();
     for folder in [folder, chart] {
         let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

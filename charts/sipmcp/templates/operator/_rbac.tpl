@@ -105,6 +105,15 @@ What the operator may do with objects of a namespace. It writes by server-side a
   resources: [secrets]
   resourceNames: [sipmcp-operator-ca]
   verbs: [get]
+# The certificate of its authority, for kubectl sipmcp.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [sipmcp-operator-ca]
+  verbs: [get, patch]
+# The label by which the Service for edges selects the pod that writes: one replica has it, and takes it from a dead one.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, patch]
 # The numbers of the tenants.
 - apiGroups: [""]
   resources: [configmaps]
