@@ -107,7 +107,9 @@ fn names(source: &str) -> Vec<String> {
 #[test]
 fn a_field_and_a_test_are_found_as_they_are_written() {
     let fields = fields();
-    for field in ["McpCapabilityPolicy.spec.rules[].from[].anonymous", "SipEdge.spec.overlay", "SipEdge.spec.listeners[].port"] {
+    for field in
+        ["McpCapabilityPolicy.spec.rules[].from[].anonymous", "SipEdge.spec.overlay", "SipEdge.spec.listeners[].port"]
+    {
         assert!(fields.contains(field), "{field}");
     }
     for none in ["SipEdge.spec.listeners", "SipEdge.status.conditions[].type", "SipEdge.spec.listeners[].tls"] {

@@ -20,7 +20,9 @@ fn the_committed_definitions_are_the_generated_ones() {
         names.push(name);
     }
     let document = std::fs::read_to_string(here.join("../docs/crds.md")).unwrap_or_default();
-    assert_eq!(document, crds::schema::reference::markdown(), "docs/crds.md: run `cargo run -p crds --bin crdgen`");
+    let written = crds::schema::reference::markdown();
+    let other = written.lines().zip(document.lines()).find(|(written, there)| written != there);
+    assert!(document == written, "docs/crds.md: run `cargo run -p crds --bin crdgen`; {other:#?}");
     names.sort();
     for folder in [folder, chart] {
         let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

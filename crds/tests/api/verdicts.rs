@@ -74,3 +74,52 @@ fn an_edge_does_not_judge_again_what_lies_outside_its_own_selection() {
     assert_eq!(found, []);
     assert_eq!(snapshot.agents.len(), 4);
 }
+
+#[test]
+fn a_domain_finds_what_it_names_in_the_namespace_that_it_names() {
+    let domain = |namespace: &str| {
+        format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {{name: d}}\nspec:\n  domain: d.example\n  authentication:\n    \
+             digest: {{usersSecretRef: {{name: users{namespace}}}}}\n    clientCertificates: {{caBundleRef: {{name: ca{namespace}}}}}\n  \
+             dataProtection: {{keySecretRef: {{name: state{namespace}}}}}\n---\n"
+        )
+    };
+    let hash = "a".repeat(64);
+    let named = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: users, namespace: acme}}\nstringData: {{alice: 'SHA-256:{hash}'}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: state, namespace: acme}}\nstringData: {{'0': '{hash}'}}\n---\n\
+         apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: acme}}\ndata: {{ca.crt: '-----BEGIN CERTIFICATE-----'}}\n"
+    );
+    let lost = |namespace: &str| {
+        let found = manifest::parse([("m.yaml", format!("{}{named}", domain(namespace)))]).problems;
+        found.into_iter().map(|problem| problem.field).collect::<Vec<_>>()
+    };
+    assert_eq!(lost(", namespace: acme"), [""; 0]);
+    let all = [
+        "spec.authentication.clientCertificates.caBundleRef",
+        "spec.authentication.digest.usersSecretRef",
+        "spec.dataProtection.keySecretRef",
+    ];
+    for elsewhere in ["", ", namespace: other"] {
+        let mut lost = lost(elsewhere);
+        lost.sort();
+        assert_eq!(lost, all, "{elsewhere:?}");
+    }
+}
+
+#[test]
+fn a_realm_of_its_own_stands_in_the_place_of_the_domain() {
+    let realm = |own: &str| {
+        let text = format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {{name: d}}\nspec:\n  domain: d.example\n  \
+             authentication: {{digest: {{usersSecretRef: {{name: users}}{own}}}}}\n---\n\
+             apiVersion: v1\nkind: Secret\nmetadata: {{name: users}}\nstringData: {{alice: 'SHA-256:{}'}}\n",
+            "a".repeat(64)
+        );
+        let loaded = manifest::parse([("m.yaml", text)]);
+        assert_eq!(loaded.problems, []);
+        loaded.objects.domains["d"].spec.digest_realm().unwrap().to_owned()
+    };
+    assert_eq!(realm(""), "d.example");
+    assert_eq!(realm(", realm: 'Acme phones'"), "Acme phones");
+}
