@@ -100,7 +100,7 @@ class Monitoring(unittest.TestCase):
             for value in edges["selector"]["matchLabels"].values():
                 self.assertIn(f'"{value}"', text, "a label that the operator gives to edges")
             (endpoint,) = edges["podMetricsEndpoints"]
-            (container,) = re.findall(r'"name": "(\w+)", "image"', text)
+            (container,) = re.findall(r'"name": "(\w+)", "image": installation', text)
             (port,) = re.findall(r"HEALTH_PORT: u16 = (\d+);", text)
             kept = [one["regex"] for one in endpoint["relabelings"] if one.get("action") == "keep"]
             places = {one["replacement"] for one in endpoint["relabelings"] if one.get("targetLabel") == "__address__"}
