@@ -5,10 +5,10 @@ SEEDS ?= 500
 MUTANT ?=
 TIME ?= 60
 
-.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz charts cluster cluster-down kind install clean
+.PHONY: help demo test check nightly build fmt lint layers deny wasm unit sim interop kill bench-micro bench-sip fuzz charts e2e e2e-scale cluster cluster-down kind install clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: ## a tool of a real MCP server answers over SIP; then the edge is killed and another one answers, with the ladder
 	@scripts/demo.sh
@@ -63,6 +63,12 @@ fuzz: ## cargo-fuzz on every target for TIME seconds each
 
 charts: ## the Helm charts: lint, rendered with many values, what they refuse (the first time helm is built, a minute or two)
 	@scripts/charts.sh
+
+e2e: ## the tests on a real Kubernetes: of KUBECONFIG, else one that is started here (Linux, root, Go); E2E="name of a test"
+	@scripts/e2e.sh $(E2E)
+
+e2e-scale: ## from apply to routable with many agents: AGENTS=n (10000); memory of operator and edges
+	@scripts/e2e.sh --scale --agents $(or $(AGENTS),10000) apply_to_routable_at_scale
 
 cluster: ## a real Kubernetes on this machine (Linux, root): NODES=n, CLUSTER="--prefix other"; prints where its kubeconfig is
 	@scripts/cluster.sh up --nodes $(or $(NODES),1) $(CLUSTER)

@@ -11,7 +11,7 @@ source "$ROOT/images/oci.sh"
 cd "$ROOT"
 IMAGES=$ROOT/target/images
 # The programs of this project that go into images, and the package of each.
-declare -A PACKAGES=([sipmcp-edge]=edge [sipmcp]=cli [echo-agent]=echo-agent)
+declare -A PACKAGES=([sipmcp-operator]=operator [sipmcp-edge]=edge [sipmcp]=cli [echo-agent]=echo-agent)
 
 # make_image NAME BINARY BUSYBOX ARGUMENT…: non-root, and nothing in it is written to but /tmp and /data, which a pod mounts.
 make_image() {
@@ -35,7 +35,7 @@ make_image() {
 
 dev_images() {
   local name own=() bin
-  [ $# -gt 0 ] || set -- sipmcp-edge echo-agent redis-server
+  [ $# -gt 0 ] || set -- sipmcp-operator sipmcp-edge echo-agent redis-server
   for name in "$@"; do
     [ -z "${PACKAGES[$name]:-}" ] || own+=("$name")
   done

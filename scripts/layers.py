@@ -24,6 +24,7 @@ ARROWS = {
     "kill": {"mcp-sip", "sip-proto"},
     "bench": {"sip-proto"},
     "sim": {"edge-core", "session-store", "mcp-sip", "sip-proto"},
+    "e2e-tests": {"crds", "sip-proto", "mcp-sip"},
     "interop": {"edge", "cli", "crds", "edge-core", "session-store", "mcp-sip", "sip-proto", "echo-agent"},
 }
 # Tests may start real peers.
@@ -40,8 +41,8 @@ PURE = {
 }
 # Libraries with few users.
 ONLY = {
-    "kube": {"crds", "operator", "cli"},
-    "k8s-openapi": {"crds", "operator", "cli"},
+    "kube": {"crds", "operator", "cli", "e2e-tests"},
+    "k8s-openapi": {"crds", "operator", "cli", "e2e-tests"},
     "rmcp": {"echo-agent", "ledger-agent", "interop"},
     "redis": {"session-store-redis"},
     "redb": {"session-store-file"},

@@ -25,5 +25,10 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// So many characters `0-9a-f`.
 pub fn token(length: usize) -> String {
     let octets = random::<32>();
-    octets.iter().flat_map(|octet| [octet >> 4, octet & 15]).take(length).map(|half| char::from_digit(half.into(), 16).unwrap_or('0')).collect()
+    octets
+        .iter()
+        .flat_map(|octet| [octet >> 4, octet & 15])
+        .take(length)
+        .map(|half| char::from_digit(half.into(), 16).unwrap_or('0'))
+        .collect()
 }

@@ -145,7 +145,13 @@ impl Space<'_> {
     /// # Errors
     /// It does not run.
     pub async fn echo(&self) -> Fallible<()> {
-        self.apply_all(&service(ECHO, &self.world.args.echo_image, ECHO_PORT, json!([format!("--listen=0.0.0.0:{ECHO_PORT}")]))).await?;
+        self.apply_all(&service(
+            ECHO,
+            &self.world.args.echo_image,
+            ECHO_PORT,
+            json!([format!("--listen=0.0.0.0:{ECHO_PORT}")]),
+        ))
+        .await?;
         self.running(ECHO).await
     }
 
@@ -154,7 +160,18 @@ impl Space<'_> {
     /// # Errors
     /// It does not run.
     pub async fn store(&self) -> Fallible<()> {
-        let args = json!(["--bind", "0.0.0.0", "--port", REDIS_PORT.to_string(), "--protected-mode", "no", "--save", "", "--dir", "/data"]);
+        let args = json!([
+            "--bind",
+            "0.0.0.0",
+            "--port",
+            REDIS_PORT.to_string(),
+            "--protected-mode",
+            "no",
+            "--save",
+            "",
+            "--dir",
+            "/data"
+        ]);
         self.apply_all(&service("redis", &self.world.args.redis_image, REDIS_PORT, args)).await?;
         let ip = self.cluster_ip("redis").await?;
         let redis = json!({"redis": {"topology": "Single", "addresses": [format!("{ip}:{REDIS_PORT}")]}});
@@ -215,7 +232,11 @@ impl Space<'_> {
         until(&format!("{count} edges to be ready"), PATIENCE, || async {
             let pods = self.edge_pods().await?;
             let ready = pods.iter().filter(|pod| is_ready(pod)).count();
-            crate::ensure!(pods.len() == count as usize && ready == pods.len(), "{ready} of {} pods are ready", pods.len());
+            crate::ensure!(
+                pods.len() == count as usize && ready == pods.len(),
+                "{ready} of {} pods are ready",
+                pods.len()
+            );
             let edge = edges.get(EDGE).await.map_err(said("read the SipEdge"))?;
             has(&edge, "Ready", "True", None)?;
             let connected = edge.data["status"]["edges"]["connected"].as_u64();

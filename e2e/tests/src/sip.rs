@@ -50,7 +50,8 @@ pub fn accepted(response: Message) -> Result<Message, Lost> {
         200..=299 => Ok(response),
         status => {
             let phrase = String::from_utf8_lossy(response.reason().unwrap_or_default()).into_owned();
-            let warning = response.headers_named("Warning").next().map(|text| String::from_utf8_lossy(text).into_owned());
+            let warning =
+                response.headers_named("Warning").next().map(|text| String::from_utf8_lossy(text).into_owned());
             Err(Lost::Refused(status, format!("{phrase} {}", warning.unwrap_or_default()).trim().to_owned()))
         }
     }
@@ -60,7 +61,10 @@ pub fn accepted(response: Message) -> Result<Message, Lost> {
 pub fn result(answer: &Value) -> Result<Value, Lost> {
     match answer.get("error") {
         None => Ok(answer["result"].clone()),
-        Some(error) => Err(Lost::Rpc(error["code"].as_i64().unwrap_or(0), error["message"].as_str().unwrap_or_default().to_owned())),
+        Some(error) => Err(Lost::Rpc(
+            error["code"].as_i64().unwrap_or(0),
+            error["message"].as_str().unwrap_or_default().to_owned(),
+        )),
     }
 }
 

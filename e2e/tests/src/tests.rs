@@ -25,27 +25,58 @@ const fn long(name: &'static str, shows: &'static str, seconds: u64, body: Body)
 
 /// All of them.
 pub const ALL: &[Test] = &[
-    test("three_commands_to_a_talking_agent", "quickstart: two charts, one call", 400, |s| Box::pin(demo::three_commands(s))),
-    test("invalid_examples_are_refused_with_their_field", "OBS-6; schema, CEL and webhook", 300, |s| Box::pin(refused::invalid(s))),
+    test("three_commands_to_a_talking_agent", "quickstart: two charts, one call", 400, |s| {
+        Box::pin(demo::three_commands(s))
+    }),
+    test("invalid_examples_are_refused_with_their_field", "OBS-6; schema, CEL and webhook", 300, |s| {
+        Box::pin(refused::invalid(s))
+    }),
     test("valid_examples_are_taken", "schema and webhook", 120, |s| Box::pin(refused::valid(s))),
-    test("what_the_webhook_alone_can_see_is_refused", "conflicts over several objects", 240, |s| Box::pin(refused::conflicts(s))),
-    test("apply_to_routable", "REG-9; apply to routable on 3 edges, 100 and 1000 agents; only a delta travels", 1200, |s| Box::pin(routable::thousand(s))),
+    test("what_the_webhook_alone_can_see_is_refused", "conflicts over several objects", 240, |s| {
+        Box::pin(refused::conflicts(s))
+    }),
+    test(
+        "apply_to_routable",
+        "REG-9; apply to routable on 3 edges, 100 and 1000 agents; only a delta travels",
+        1200,
+        |s| Box::pin(routable::thousand(s)),
+    ),
     long("apply_to_routable_at_scale", "the same at scale, memory", 5400, |s| Box::pin(routable::scale(s))),
-    test("a_lost_reference_closes_and_heals", "conditions, reasons, events; fails closed in its own scope", 300, |s| Box::pin(heals::lost_reference(s))),
+    test("a_lost_reference_closes_and_heals", "conditions, reasons, events; fails closed in its own scope", 300, |s| {
+        Box::pin(heals::lost_reference(s))
+    }),
     test("two_operators_one_writer", "Lease, takeover of the Lease", 300, |s| Box::pin(operators::one_writer(s))),
-    test("edges_go_on_without_an_operator", "operator killed; a restarted edge starts from its file", 400, |s| Box::pin(operators::without(s))),
+    test("edges_go_on_without_an_operator", "operator killed; a restarted edge starts from its file", 400, |s| {
+        Box::pin(operators::without(s))
+    }),
     test("a_deleted_pod_comes_again", "pod deleted; calls go on", 300, |s| Box::pin(faults::deleted_pod(s))),
-    test("n1_calls_survive_forced_deletions", "N1: 20 forced pod deletions, grace 0", 900, |s| Box::pin(faults::forced_deletions(s))),
-    test("a_lost_store_keeps_edges_up_and_heals", "N10, first half; Redis pod deleted", 300, |s| Box::pin(faults::lost_store(s))),
+    test("n1_calls_survive_forced_deletions", "N1: 20 forced pod deletions, grace 0", 900, |s| {
+        Box::pin(faults::forced_deletions(s))
+    }),
+    test("a_lost_store_keeps_edges_up_and_heals", "N10, first half; Redis pod deleted", 300, |s| {
+        Box::pin(faults::lost_store(s))
+    }),
     test("rolling_upgrade_under_load", "P12, N2: 50 calls/s, 0 failed", 600, |s| Box::pin(upgrade::under_load(s))),
-    test("n11_a_draining_edge_answers_options_with_503", "N11, first half: SIP-native health", 240, |s| Box::pin(upgrade::options_while_draining(s))),
-    test("scale_goes_through_the_subresource_in_order", "ordered scale-down through /scale", 300, |s| Box::pin(upgrade::scale(s))),
+    test("n11_a_draining_edge_answers_options_with_503", "N11, first half: SIP-native health", 240, |s| {
+        Box::pin(upgrade::options_while_draining(s))
+    }),
+    test("scale_goes_through_the_subresource_in_order", "ordered scale-down through /scale", 300, |s| {
+        Box::pin(upgrade::scale(s))
+    }),
     test("sec_a_tenant_reaches_nothing_of_another", "SEC-15; RBAC, Admin API", 300, |s| Box::pin(rights::tenants(s))),
     test("n9_why_names_the_deciding_rule", "N9, first half", 240, |s| Box::pin(rights::why(s))),
-    test("sec_pods_run_without_rights", "read-only, non-root, no capabilities, audience-bound token", 300, |s| Box::pin(hardened::pods(s))),
-    test("transports_through_a_cluster_ip", "UDP, TCP, TLS, WSS; advertised address", 300, |s| Box::pin(transports::cluster_ip(s))),
-    test("transports_through_a_node_port", "the same, source address kept", 300, |s| Box::pin(transports::node_port(s))),
-    test("transports_on_the_host_network", "the same, source address kept", 300, |s| Box::pin(transports::host_network(s))),
+    test("sec_pods_run_without_rights", "read-only, non-root, no capabilities, audience-bound token", 300, |s| {
+        Box::pin(hardened::pods(s))
+    }),
+    test("transports_through_a_cluster_ip", "UDP, TCP, TLS, WSS; advertised address", 300, |s| {
+        Box::pin(transports::cluster_ip(s))
+    }),
+    test("transports_through_a_node_port", "the same, source address kept", 300, |s| {
+        Box::pin(transports::node_port(s))
+    }),
+    test("transports_on_the_host_network", "the same, source address kept", 300, |s| {
+        Box::pin(transports::host_network(s))
+    }),
 ];
 
 #[cfg(test)]
@@ -60,7 +91,11 @@ mod checks {
         let short: BTreeSet<&str> = ALL.iter().map(|test| &test.name[..test.name.len().min(24)]).collect();
         assert_eq!(short.len(), ALL.len(), "the first 24 characters name the namespace");
         for test in ALL {
-            assert!(test.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{}", test.name);
+            assert!(
+                test.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{}",
+                test.name
+            );
         }
     }
 }

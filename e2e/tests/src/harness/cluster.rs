@@ -19,7 +19,8 @@ pub const SYSTEM: &str = "sipmcp-system";
 /// Who writes here.
 const MANAGER: &str = "sipmcp-e2e";
 /// Kinds without a namespace, of those that are written here.
-const CLUSTER_WIDE: [&str; 5] = ["SipDomain", "Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
+const CLUSTER_WIDE: [&str; 5] =
+    ["SipDomain", "Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
 
 /// Everything that the tests of one run share.
 pub struct World {
@@ -40,12 +41,15 @@ impl World {
     /// # Errors
     /// There is no cluster, or it does not answer.
     pub async fn open(mut args: Args) -> Fallible<World> {
-        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
         (args.root, args.out, args.dumps) = (absolute(&args.root)?, absolute(&args.out)?, absolute(&args.dumps)?);
         let bin = absolute(&args.bin)?;
         let config = Config::infer().await.map_err(|error| format!("no cluster: {error}; set KUBECONFIG"))?;
-        let client = Client::try_from(config.clone()).map_err(|error| format!("the kubeconfig cannot be used: {error}"))?;
-        let version = client.apiserver_version().await.map_err(|error| format!("the API server does not answer: {error}"))?;
+        let client =
+            Client::try_from(config.clone()).map_err(|error| format!("the kubeconfig cannot be used: {error}"))?;
+        let version =
+            client.apiserver_version().await.map_err(|error| format!("the API server does not answer: {error}"))?;
         let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(said("list nodes"))?;
         let common = Map::from_iter([
             ("kubernetes".to_owned(), json!(version.git_version)),
@@ -76,7 +80,9 @@ impl World {
     }
 
     fn at(&self, namespace: &str, object: &Value) -> Fallible<(Api<DynamicObject>, String)> {
-        let text = |name: &str| object[name].as_str().map(str::to_owned).ok_or_else(|| format!("an object without {name}: {object}"));
+        let text = |name: &str| {
+            object[name].as_str().map(str::to_owned).ok_or_else(|| format!("an object without {name}: {object}"))
+        };
         let name = object["metadata"]["name"].as_str().ok_or_else(|| format!("an object without a name: {object}"))?;
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(namespace);
         Ok((self.api(&text("apiVersion")?, &text("kind")?, namespace), name.to_owned()))
@@ -89,7 +95,9 @@ impl World {
     pub async fn apply(&self, namespace: &str, object: &Value) -> Fallible<DynamicObject> {
         let (api, name) = self.at(namespace, object)?;
         let params = PatchParams::apply(MANAGER).force();
-        api.patch(&name, &params, &Patch::Apply(object)).await.map_err(said(&format!("apply {} {name}", object["kind"])))
+        api.patch(&name, &params, &Patch::Apply(object))
+            .await
+            .map_err(said(&format!("apply {} {name}", object["kind"])))
     }
 
     /// What the API server would say; nothing is kept. Unknown fields are refused.
@@ -108,7 +116,8 @@ impl World {
     /// The API server does not take it.
     pub async fn create(&self, namespace: &str, object: &Value) -> Fallible<DynamicObject> {
         let (api, name) = self.at(namespace, object)?;
-        let typed: DynamicObject = serde_json::from_value(object.clone()).map_err(|error| format!("{name}: {error}"))?;
+        let typed: DynamicObject =
+            serde_json::from_value(object.clone()).map_err(|error| format!("{name}: {error}"))?;
         api.create(&PostParams::default(), &typed).await.map_err(said(&format!("create {} {name}", object["kind"])))
     }
 
@@ -126,7 +135,8 @@ impl World {
     /// They cannot be listed.
     pub async fn pods_of(&self, namespace: &str, labels: &str) -> Fallible<Vec<Pod>> {
         let list = self.pods(namespace).list(&ListParams::default().labels(labels)).await.map_err(said("list pods"))?;
-        let mut pods: Vec<Pod> = list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+        let mut pods: Vec<Pod> =
+            list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
@@ -191,7 +201,9 @@ mod tests {
 
     #[test]
     fn a_condition_of_an_older_generation_says_nothing() {
-        let of = |generation| object(json!([{"type": "Ready", "status": "True", "reason": "Ready", "observedGeneration": generation}]));
+        let of = |generation| {
+            object(json!([{"type": "Ready", "status": "True", "reason": "Ready", "observedGeneration": generation}]))
+        };
         assert!(has(&of(3), "Ready", "True", Some("Ready")).is_ok());
         assert!(has(&of(2), "Ready", "True", None).is_err());
         assert!(has(&of(3), "Ready", "False", None).unwrap_err().contains("is True"));

@@ -55,7 +55,11 @@ impl Figures {
 /// # Errors
 /// It is ten times its goal.
 pub fn bearable(what: &str, figure: f64, goal: f64) -> Fallible<()> {
-    if figure < goal * FAILS_AT { Ok(()) } else { Err(format!("{what} is {figure:.0}; the goal is {goal:.0}, and at ten times that the test fails")) }
+    if figure < goal * FAILS_AT {
+        Ok(())
+    } else {
+        Err(format!("{what} is {figure:.0}; the goal is {goal:.0}, and at ten times that the test fails"))
+    }
 }
 
 pub fn ms(time: Duration) -> f64 {
@@ -66,7 +70,12 @@ pub fn ms(time: Duration) -> f64 {
 pub fn percentile(times: &[Duration], share: f64) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank among few")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a rank among few"
+    )]
     let rank = (share.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }

@@ -37,7 +37,8 @@ impl World {
     /// helm failed.
     pub async fn install_operator(&self, settings: &[&str]) -> Fallible<Ran> {
         let values = self.args.values.to_string_lossy().into_owned();
-        let mut arguments = vec!["install", "sipmcp", "charts/sipmcp", "-n", SYSTEM, "--create-namespace", "-f", &*values];
+        let mut arguments =
+            vec!["install", "sipmcp", "charts/sipmcp", "-n", SYSTEM, "--create-namespace", "-f", &*values];
         settings.iter().for_each(|setting| arguments.extend(["--set", *setting]));
         let ran = self.helm(&arguments).await?;
         self.ours.store(true, Ordering::Relaxed);
@@ -135,6 +136,10 @@ impl World {
         self.helm(&["uninstall", "sipmcp", "-n", SYSTEM, "--wait"]).await?;
         self.helm(&["uninstall", "sipmcp-crds"]).await?;
         let spaces = self.api("v1", "Namespace", "");
-        spaces.delete(SYSTEM, &kube::api::DeleteParams::background()).await.map(drop).map_err(super::cluster::said("delete the namespace"))
+        spaces
+            .delete(SYSTEM, &kube::api::DeleteParams::background())
+            .await
+            .map(drop)
+            .map_err(super::cluster::said("delete the namespace"))
     }
 }

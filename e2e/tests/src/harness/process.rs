@@ -70,5 +70,11 @@ pub async fn run(world: &World, program: &str, arguments: &[&str], limit: Durati
     let output = output.map_err(|_| format!("`{line}` did not end within {} s", limit.as_secs()))?;
     let output = output.map_err(|error| format!("`{line}` cannot be started: {error}"))?;
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-    Ok(Ran { line, code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr), took: begin.elapsed() })
+    Ok(Ran {
+        line,
+        code: output.status.code().unwrap_or(-1),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+        took: begin.elapsed(),
+    })
 }

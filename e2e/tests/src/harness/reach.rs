@@ -26,7 +26,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Octets for T {}
 pub enum Way {
     Direct(SocketAddr),
     /// Through the API server; the pod sees a connection of its own host.
-    Forwarded { pods: Api<Pod>, pod: String, port: u16 },
+    Forwarded {
+        pods: Api<Pod>,
+        pod: String,
+        port: u16,
+    },
 }
 
 impl Way {

@@ -152,7 +152,8 @@ impl<'a> Space<'a> {
                 let there = spaces.get_opt(name).await.map_err(said("read namespaces"))?;
                 if let Some(there) = there {
                     let why = there.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                    let why: Vec<&str> = why.iter().filter(|c| c["status"] == "True").filter_map(|c| c["message"].as_str()).collect();
+                    let why: Vec<&str> =
+                        why.iter().filter(|c| c["status"] == "True").filter_map(|c| c["message"].as_str()).collect();
                     return Err(format!("namespace {name} is there: {}", why.join("; ")));
                 }
             }

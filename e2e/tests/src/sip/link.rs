@@ -187,7 +187,12 @@ impl Link {
     ///
     /// # Errors
     /// The connection broke, or nothing came until `deadline`.
-    pub async fn ask(&self, method: &str, build: impl FnOnce(&str) -> Request, deadline: Instant) -> Result<(Bytes, Message), Lost> {
+    pub async fn ask(
+        &self,
+        method: &str,
+        build: impl FnOnce(&str) -> Request,
+        deadline: Instant,
+    ) -> Result<(Bytes, Message), Lost> {
         let branch = format!("z9hG4bK{}", token(24));
         let key = format!("{branch} {method}");
         let bytes = build(&self.via(&branch)).build();

@@ -57,11 +57,23 @@ type Build<'a> = &'a (dyn Fn(u32, &str, &Link) -> Request + Sync);
 impl Phone {
     /// `known`: it has the user of the test's domain.
     pub fn new(ways: Vec<Way>, tls: Option<Tls>, domain: &str, known: bool) -> Phone {
-        Phone { ways, tls, domain: domain.to_owned(), known, desk: Arc::default(), link: Mutex::default(), moves: AtomicU64::new(0) }
+        Phone {
+            ways,
+            tls,
+            domain: domain.to_owned(),
+            known,
+            desk: Arc::default(),
+            link: Mutex::default(),
+            moves: AtomicU64::new(0),
+        }
     }
 
     fn from(&self) -> String {
-        if self.known { format!("sip:{}@{}", USER.0, self.domain) } else { "sip:anonymous@anonymous.invalid".to_owned() }
+        if self.known {
+            format!("sip:{}@{}", USER.0, self.domain)
+        } else {
+            "sip:anonymous@anonymous.invalid".to_owned()
+        }
     }
 
     /// The connection that stands, or a new one; not to `avoid` where another edge answers.
@@ -94,7 +106,15 @@ impl Phone {
 
     /// Sends what `build` makes for a CSeq, a Via and a connection, to the first edge that takes it. In a dialog a 500 says that another request
     /// overtook this one.
-    async fn ask(&self, method: &str, uri: &str, body: &[u8], cseq: &(dyn Fn() -> u32 + Sync), build: Build<'_>, deadline: Instant) -> Result<(Bytes, Message), Lost> {
+    async fn ask(
+        &self,
+        method: &str,
+        uri: &str,
+        body: &[u8],
+        cseq: &(dyn Fn() -> u32 + Sync),
+        build: Build<'_>,
+        deadline: Instant,
+    ) -> Result<(Bytes, Message), Lost> {
         let mut avoid = None;
         let mut refusals = 0;
         let mut credentials: Option<(&'static str, String)> = None;
@@ -153,10 +173,21 @@ impl Phone {
         }
     }
 
-    fn credentials(&self, challenge: &Message, method: &str, uri: &str, body: &[u8]) -> Result<(&'static str, String), Lost> {
+    fn credentials(
+        &self,
+        challenge: &Message,
+        method: &str,
+        uri: &str,
+        body: &[u8],
+    ) -> Result<(&'static str, String), Lost> {
         let status = challenge.status().unwrap_or(0);
         let (asked, name) = header_names(status).unwrap_or(("", "Authorization"));
-        let user = ClientUser { username: USER.0, realm: &self.domain, secret: ClientSecret::Password(USER.1), allow_md5: false };
+        let user = ClientUser {
+            username: USER.0,
+            realm: &self.domain,
+            secret: ClientSecret::Password(USER.1),
+            allow_md5: false,
+        };
         let request = DigestRequest { method, uri, body };
         let given = answer(challenge.headers_named(asked), &request, &user, 1, &token(16));
         given.map(|given| (name, given.value)).map_err(|error| Lost::Refused(status, error.to_string()))
@@ -183,7 +214,9 @@ impl Phone {
             let (call_id, tag, cseq) = (&call_id, &tag, &cseq);
             async move {
                 let next = || cseq.fetch_add(1, Ordering::Relaxed) + 1;
-                let build = |cseq: u32, via: &str, _: &Link| with_mcp(self.head("MESSAGE", uri, call_id, tag, cseq, via), &header, &body);
+                let build = |cseq: u32, via: &str, _: &Link| {
+                    with_mcp(self.head("MESSAGE", uri, call_id, tag, cseq, via), &header, &body)
+                };
                 self.ask("MESSAGE", uri, &body, &next, &build, deadline).await.map(drop)
             }
         })
@@ -211,7 +244,8 @@ impl Phone {
         let odd = |why: String| Lost::Refused(200, why);
         let invite = Message::parse(sent, Transportation::Datagram).map_err(|refusal| odd(format!("{refusal:?}")))?;
         let state = DialogState::uac(&invite, &response, self.tls.is_some()).map_err(|error| odd(error.to_string()))?;
-        let dialog = Dialog { contact: super::contact_host(&response), state: Plain::new(state), gate: Mutex::default() };
+        let dialog =
+            Dialog { contact: super::contact_host(&response), state: Plain::new(state), gate: Mutex::default() };
         let number = cseq.load(Ordering::Relaxed);
         if let Ok((_, link)) = self.link(None).await {
             link.send(|via| dialog.state().ack_2xx(number, via)).await;
@@ -219,7 +253,13 @@ impl Phone {
         Ok(dialog)
     }
 
-    async fn in_dialog(&self, dialog: &Dialog, method: &str, mcp: Option<(&str, &Bytes)>, deadline: Instant) -> Result<(), Lost> {
+    async fn in_dialog(
+        &self,
+        dialog: &Dialog,
+        method: &str,
+        mcp: Option<(&str, &Bytes)>,
+        deadline: Instant,
+    ) -> Result<(), Lost> {
         let _open = dialog.gate.lock().await;
         let uri = dialog.state().remote_target.clone();
         // Four thousand million requests are not reached.
@@ -291,7 +331,8 @@ impl Phone {
         let id = u32::from_le_bytes(random());
         let meta = json!({"io.modelcontextprotocol/protocolVersion": REVISION, "io.modelcontextprotocol/clientCapabilities": {}});
         let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
-        let body = Bytes::from(json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string());
+        let body =
+            Bytes::from(json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string());
         let mut answered = self.desk.expect(exchange.as_str());
         let outcome = loop {
             if let Err(lost) = send(header.clone(), body.clone()).await {

@@ -42,7 +42,8 @@ fn options(transport: &str, domain: &str) -> Bytes {
 }
 
 fn seen(response: Message, ours: IpAddr) -> Seen {
-    let via = response.headers(HeaderId::Via).next().map(|via| String::from_utf8_lossy(via).into_owned()).unwrap_or_default();
+    let via =
+        response.headers(HeaderId::Via).next().map(|via| String::from_utf8_lossy(via).into_owned()).unwrap_or_default();
     let received = via.split(';').find_map(|part| part.trim().strip_prefix("received=").map(str::to_owned));
     let received = received.and_then(|text| text.trim_matches(['[', ']']).parse().ok());
     Seen { response, ours, received }

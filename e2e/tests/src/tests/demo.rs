@@ -20,7 +20,9 @@ const CALL: Duration = Duration::from_secs(30);
 pub async fn three_commands(space: &Space<'_>) -> Fallible<Outcome> {
     let world = space.world;
     if world.args.installed {
-        return Ok(Outcome::Skipped("the charts are installed already, so there is no beginning from nothing".to_owned()));
+        return Ok(Outcome::Skipped(
+            "the charts are installed already, so there is no beginning from nothing".to_owned(),
+        ));
     }
     let begin = Instant::now();
     world.install_definitions().await?;

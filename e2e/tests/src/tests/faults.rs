@@ -87,7 +87,9 @@ pub async fn deleted_pod(space: &Space<'_>) -> Fallible<Outcome> {
     space.edges_ready(EDGES).await?;
     let connected = begin.elapsed();
     // The new one got its configuration and the old one's state.
-    let way = Way::to_pod(space.world, &space.world.pods(&space.name).get(&name).await.map_err(said("read it"))?, TLS_PORT).await?;
+    let way =
+        Way::to_pod(space.world, &space.world.pods(&space.name).get(&name).await.map_err(said("read it"))?, TLS_PORT)
+            .await?;
     let alone = Phone::new(vec![way], Some(tls), &space.domain(), true);
     alone.page(&uri, "echo", &json!({"text": "anew"}), LIMIT).await?;
     space.world.figures.tell(
@@ -199,7 +201,11 @@ pub async fn lost_store(space: &Space<'_>) -> Fallible<Outcome> {
     let begin = Instant::now();
     space.running("redis").await?;
     until("calls to be taken again", PATIENCE, || async {
-        phone.page(&uri, "echo", &json!({"text": "after"}), Duration::from_secs(8)).await.map(drop).map_err(String::from)
+        phone
+            .page(&uri, "echo", &json!({"text": "after"}), Duration::from_secs(8))
+            .await
+            .map(drop)
+            .map_err(String::from)
     })
     .await?;
     space.comes("SessionStore", "main", "Reachable", "True", None).await?;

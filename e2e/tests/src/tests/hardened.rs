@@ -53,7 +53,11 @@ async fn runs(world: &World, pod: &Pod, container: &str) -> Fallible<()> {
         line.trim_start_matches(':').split_whitespace().next().unwrap_or_default().to_owned()
     };
     ensure!(value("Uid") == "65532", "{name} runs as {}", value("Uid"));
-    ensure!(value("CapEff").chars().all(|c| c == '0') && !value("CapEff").is_empty(), "{name} has capabilities {}", value("CapEff"));
+    ensure!(
+        value("CapEff").chars().all(|c| c == '0') && !value("CapEff").is_empty(),
+        "{name} has capabilities {}",
+        value("CapEff")
+    );
     ensure!(value("NoNewPrivs") == "1", "{name} may get more privileges");
     ensure!(value("Seccomp") == "2", "{name} has no seccomp filter");
     ensure!(said.contains("Read-only file system"), "{name} can write to its root: {said}");

@@ -27,7 +27,8 @@ async fn event(space: &Space<'_>, kind: &str, name: &str, reason: &str) -> Falli
         let of = |event: &&Event| {
             event.involved_object.kind.as_deref() == Some(kind) && event.involved_object.name.as_deref() == Some(name)
         };
-        let about: Vec<String> = list.items.iter().filter(of).map(|e| format!("{:?} {:?}", e.reason, e.message)).collect();
+        let about: Vec<String> =
+            list.items.iter().filter(of).map(|e| format!("{:?} {:?}", e.reason, e.message)).collect();
         ensure!(about.iter().any(|text| text.contains(reason)), "there are {about:?}");
         Ok(())
     })
@@ -42,7 +43,8 @@ async fn delete(space: &Space<'_>, kind: &str, name: &str) -> Fallible<()> {
 pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
     let tls = world_of_calls(space, json!({})).await?;
     let (phone, uri) = (phone(space, &tls).await?, format!("sip:{AGENT}@{}", space.domain()));
-    let say = |text: &'static str| phone.page(&uri, "echo", &json_text(text), LIMIT);
+    let (phone, uri) = (&phone, &*uri);
+    let say = |text: &'static str| async move { phone.page(uri, "echo", &json_text(text), LIMIT).await };
 
     // The backend of one agent; another one is as it was.
     let mut lonely = agent(space, "lonely");
@@ -69,7 +71,10 @@ pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
     delete(space, "Secret", TLS).await?;
     space.comes("SipEdge", EDGE, "ResolvedRefs", "False", Some("SecretNotFound")).await?;
     event(space, "SipEdge", EDGE, "SecretNotFound").await?;
-    stays("connected callers are served", Duration::from_secs(3), || async { say("still").await.map(drop).map_err(String::from) }).await?;
+    stays("connected callers are served", Duration::from_secs(3), || async {
+        say("still").await.map(drop).map_err(String::from)
+    })
+    .await?;
     let authority = space.authority().await?;
     space.comes("SipEdge", EDGE, "ResolvedRefs", "True", None).await?;
     space.comes("SipEdge", EDGE, "Programmed", "True", None).await?;
@@ -77,7 +82,7 @@ pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
     let anew = crate::sip::link::Tls { config: authority.client_config()?, domain: space.domain() };
     let other = super::faults::phone(space, &anew).await?;
     until("the new certificate to be shown", PATIENCE, || async {
-        other.page(&uri, "echo", &json_text("anew"), LIMIT).await.map(drop).map_err(String::from)
+        other.page(uri, "echo", &json_text("anew"), LIMIT).await.map(drop).map_err(String::from)
     })
     .await?;
 
@@ -98,7 +103,7 @@ pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
     space.apply_all(&tenant(space)).await?;
     stands("True", None).await?;
     until("calls to be taken again", PATIENCE, || async {
-        other.page(&uri, "echo", &json_text("healed"), LIMIT).await.map(drop).map_err(String::from)
+        other.page(uri, "echo", &json_text("healed"), LIMIT).await.map(drop).map_err(String::from)
     })
     .await?;
     Ok(Outcome::Passed)

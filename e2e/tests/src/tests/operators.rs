@@ -125,8 +125,16 @@ pub async fn without(space: &Space<'_>) -> Fallible<Outcome> {
     space.comes("McpAgent", AGENT, "Ready", "True", None).await?;
     // What was written meanwhile arrives.
     space.comes("McpAgent", "late", "Programmed", "True", None).await?;
-    world.figures.tell("without-operator", json!({"calls": made, "failed": wrong.len(), "restart_from_file_ms": ms(restarted)}))?;
-    ensure!(made > 0 && wrong.is_empty(), "{} of {made} calls failed without an operator: {:?}", wrong.len(), wrong.first());
+    world.figures.tell(
+        "without-operator",
+        json!({"calls": made, "failed": wrong.len(), "restart_from_file_ms": ms(restarted)}),
+    )?;
+    ensure!(
+        made > 0 && wrong.is_empty(),
+        "{} of {made} calls failed without an operator: {:?}",
+        wrong.len(),
+        wrong.first()
+    );
     Ok(Outcome::Passed)
 }
 

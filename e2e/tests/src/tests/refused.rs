@@ -31,7 +31,8 @@ struct Bad {
 /// `#! FIELD: MESSAGE` and `#!cel FIELD: MESSAGE` at the ends of lines say what is wrong.
 fn marks(document: &str) -> Vec<String> {
     let lines = document.lines().filter(|line| !line.starts_with('#'));
-    let marks = lines.flat_map(|line| line.split(" #!").skip(1)).map(|mark| mark.strip_prefix("cel ").unwrap_or(mark).trim());
+    let marks =
+        lines.flat_map(|line| line.split(" #!").skip(1)).map(|mark| mark.strip_prefix("cel ").unwrap_or(mark).trim());
     let seen = marks.filter(|mark| !OF_FILES.iter().any(|text| mark.contains(text)));
     seen.filter_map(|mark| mark.split_once(':').map(|(field, _)| field.to_owned())).collect()
 }
@@ -62,7 +63,8 @@ fn names(said: &str, field: &str) -> bool {
     (1..=parts.len()).rev().any(|count| {
         let path = parts[..count].join(".");
         // The API server says `spec.x: Invalid value`, the webhook `spec.x: …`, strict decoding `unknown field "spec.x"`.
-        let ends = [format!("{path}:"), format!("{path}\""), format!("{path}["), format!("{path}."), format!("{path} ")];
+        let ends =
+            [format!("{path}:"), format!("{path}\""), format!("{path}["), format!("{path}."), format!("{path} ")];
         ends.iter().any(|end| said.contains(end.as_str()))
     })
 }
@@ -114,7 +116,8 @@ pub async fn invalid(space: &Space<'_>) -> Fallible<Outcome> {
             Ok(()) => wrong.push(format!("{place}: taken, though {fields:?} is wrong")),
             Err(kube::Error::Api(status)) => {
                 by_webhook += usize::from(status.message.contains("admission webhook"));
-                let causes = status.details.iter().flat_map(|details| &details.causes).map(|cause| format!("{}: ", cause.field));
+                let causes =
+                    status.details.iter().flat_map(|details| &details.causes).map(|cause| format!("{}: ", cause.field));
                 let said = status.message.clone() + " " + &causes.collect::<String>();
                 if !fields.iter().any(|field| names(&said, field)) {
                     wrong.push(format!("{place}: none of {fields:?} is named: {}", status.message));
@@ -123,7 +126,9 @@ pub async fn invalid(space: &Space<'_>) -> Fallible<Outcome> {
             Err(error) => return Err(format!("{place}: {error}")),
         }
     }
-    world.figures.tell("invalid-refused", json!({"objects": all.len(), "wrong": wrong.len(), "by_webhook": by_webhook}))?;
+    world
+        .figures
+        .tell("invalid-refused", json!({"objects": all.len(), "wrong": wrong.len(), "by_webhook": by_webhook}))?;
     ensure!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
     Ok(Outcome::Passed)
 }
@@ -192,7 +197,10 @@ mod tests {
         let all = bad(&root).unwrap();
         assert!(all.len() > 40, "{}", all.len());
         for Bad { place, fields, .. } in &all {
-            assert!(fields.iter().all(|field| field.starts_with("spec") || field.starts_with("metadata")), "{place}: {fields:?}");
+            assert!(
+                fields.iter().all(|field| field.starts_with("spec") || field.starts_with("metadata")),
+                "{place}: {fields:?}"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::config::AuthInfo;
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::faults::{AGENT, world_of_calls};
@@ -42,15 +42,17 @@ async fn as_account(world: &World, namespace: &str, name: &str) -> Fallible<Clie
     let accounts = Api::<ServiceAccount>::namespaced(world.client.clone(), namespace);
     let spec = TokenRequestSpec { expiration_seconds: Some(600), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-    let answer = accounts.create_token_request(name, &PostParams::default(), &request).await.map_err(said("make a token"))?;
-    let token = answer.status.map(|status| status.token).ok_or("a TokenRequest without a token")?;
+    let answer =
+        accounts.create_token_request(name, &PostParams::default(), &request).await.map_err(said("make a token"))?;
+    let token = answer.status.and_then(|status| status.token).ok_or("a TokenRequest without a token")?;
     as_token(world, &token)
 }
 
 /// The cluster as the bearer of a token sees it.
 pub fn as_token(world: &World, token: &str) -> Fallible<Client> {
     let auth_info: AuthInfo = serde_json::from_value(json!({"token": token})).map_err(|error| error.to_string())?;
-    let config = Config { auth_info, ..world.config.clone() };
+    let mut config = world.config.clone();
+    config.auth_info = auth_info;
     Client::try_from(config).map_err(|error| error.to_string())
 }
 
@@ -111,14 +113,24 @@ pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
         forbidden(&format!("another tenant's {kind}"), ours(&alice, kind, &other).list(&all).await)?;
     }
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    forbidden("an agent in another's namespace", ours(&alice, "McpAgent", &other).create(&dry, &object(&stranger)?).await)?;
-    let domains = Api::<DynamicObject>::all_with(alice.clone(), &ApiResource::from_gvk(&GroupVersionKind::gvk("sipmcp.dev", "v1alpha1", "SipDomain")));
-    forbidden("the domains of the cluster", domains.delete(&theirs, &kube::api::DeleteParams { dry_run: true, ..Default::default() }).await.map(drop))?;
+    forbidden(
+        "an agent in another's namespace",
+        ours(&alice, "McpAgent", &other).create(&dry, &object(&stranger)?).await,
+    )?;
+    let domains = Api::<DynamicObject>::all_with(
+        alice.clone(),
+        &ApiResource::from_gvk(&GroupVersionKind::gvk("sipmcp.dev", "v1alpha1", "SipDomain")),
+    );
+    forbidden(
+        "the domains of the cluster",
+        domains.delete(&theirs, &kube::api::DeleteParams { dry_run: true, ..Default::default() }).await.map(drop),
+    )?;
     // What edges and the operator have for themselves.
     let system = Api::<Secret>::namespaced(alice, crate::harness::cluster::SYSTEM);
     forbidden("the operator's authority", system.get("sipmcp-operator-ca").await)?;
 
-    let (own_domain, boss, clerk) = (space.own("tenant"), format!("{}/boss", space.name), format!("{}/alice", space.name));
+    let (own_domain, boss, clerk) =
+        (space.own("tenant"), format!("{}/boss", space.name), format!("{}/alice", space.name));
     let own = until("the sessions of one's own domain", PATIENCE, || async {
         admin(space, &["sessions", &own_domain], &space.name, &boss).await?.ok()
     })
@@ -134,7 +146,8 @@ pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
         let ran = admin(space, arguments, namespace, who).await?;
         ensure!(ran.code == REFUSED, "{what}: {}", ran.told());
     }
-    let everywhere = run(world, "kubectl", &["sipmcp", "sessions", &own_domain, "-A", "--service-account", &boss], LIMIT).await?;
+    let everywhere =
+        run(world, "kubectl", &["sipmcp", "sessions", &own_domain, "-A", "--service-account", &boss], LIMIT).await?;
     ensure!(everywhere.code == REFUSED, "sessions of all namespaces: {}", everywhere.told());
     Ok(Outcome::Passed)
 }
@@ -169,7 +182,10 @@ pub async fn why(space: &Space<'_>) -> Fallible<Outcome> {
         let one = &answers[0];
         ensure!(answers.as_array().is_some_and(|all| all.len() == 1), "the edges do not agree: {answers}");
         ensure!(one["allowed"] == allowed, "{caller} {tool}: {one}");
-        ensure!(one["rule"].as_str().is_some_and(|is| is.ends_with(rule) && !is.is_empty()), "{caller} {tool}: no rule {rule:?} in {one}");
+        ensure!(
+            one["rule"].as_str().is_some_and(|is| is.ends_with(rule) && !is.is_empty()),
+            "{caller} {tool}: no rule {rule:?} in {one}"
+        );
     }
     // Arguments are not known when tools are listed.
     let lying = json!({"targetRefs": [{"kind": "McpAgent", "name": AGENT}], "rules": [

@@ -102,9 +102,17 @@ async fn megabytes(world: &World, namespace: &str, labels: &str) -> Fallible<f64
     for pod in world.pods_of(namespace, labels).await? {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let request = http::Request::get(format!("/api/v1/nodes/{node}/proxy/stats/summary")).body(Vec::new());
-        let stats: Value = world.client.request(request.map_err(|error| error.to_string())?).await.map_err(said("read a node's statistics"))?;
+        let stats: Value = world
+            .client
+            .request(request.map_err(|error| error.to_string())?)
+            .await
+            .map_err(said("read a node's statistics"))?;
         let name = pod.name_any();
-        let of = stats["pods"].as_array().into_iter().flatten().find(|of| of["podRef"]["name"] == name && of["podRef"]["namespace"] == namespace);
+        let of = stats["pods"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|of| of["podRef"]["name"] == name && of["podRef"]["namespace"] == namespace);
         let octets = of.and_then(|of| of["containers"][0]["memory"]["workingSetBytes"].as_f64());
         most = most.max(octets.unwrap_or(0.0) / 1e6);
     }
@@ -151,7 +159,10 @@ pub async fn thousand(space: &Space<'_>) -> Fallible<Outcome> {
     let goal = json!({"goal_ms": ms(GOAL), "edges": EDGES});
     world.figures.tell("apply-to-routable-100", with(times(&few), goal.clone()))?;
     let (written, converged) = many(space, &phones, "crowd", 1000 - MEASURED).await?;
-    world.figures.tell("converge-1000", json!({"written_ms": ms(written), "total_ms": ms(converged), "agents": 1000 - MEASURED}))?;
+    world.figures.tell(
+        "converge-1000",
+        json!({"written_ms": ms(written), "total_ms": ms(converged), "agents": 1000 - MEASURED}),
+    )?;
     let crowd = measured(space, &phones, "more").await?;
     world.figures.tell("apply-to-routable-1000", with(with(times(&crowd), goal), memory(space).await))?;
     bearable("p99 with 100 agents (ms)", ms(percentile(&few, 0.99)), ms(GOAL))?;
@@ -175,7 +186,9 @@ pub async fn scale(space: &Space<'_>) -> Fallible<Outcome> {
     let found = measured(space, &phones, "more").await?;
     world.figures.tell(&format!("apply-to-routable-{count}"), times(&found))?;
     let (took, octets) = delta(space, "crowd-50").await?;
-    world.figures.tell(&format!("one-agent-changed-{count}"), json!({"status_ms": ms(took), "edges_received_octets": octets}))?;
+    world
+        .figures
+        .tell(&format!("one-agent-changed-{count}"), json!({"status_ms": ms(took), "edges_received_octets": octets}))?;
     ensure!(octets < DELTA_OCTETS, "one agent of {count} changed, and {octets} octets came to the edges");
     Ok(Outcome::Passed)
 }

@@ -58,9 +58,26 @@ async fn works(space: &Space<'_>, way: &Way4<'_>) -> Fallible<()> {
     for (transport, port) in way.ports {
         let (name, proxy) = (transport.to_lowercase(), format!("sip:{}", SocketAddr::new(way.host, port)));
         let text = format!("text=by {name}");
-        let arguments = ["call", &*uri, "--tool", "echo", "--arg", &*text, "--transport", &*name, "--proxy", &*proxy, "--ca", &*ca, "--json"];
+        let arguments = [
+            "call",
+            &*uri,
+            "--tool",
+            "echo",
+            "--arg",
+            &*text,
+            "--transport",
+            &*name,
+            "--proxy",
+            &*proxy,
+            "--ca",
+            &*ca,
+            "--json",
+        ];
         // kube-proxy writes its rules a moment after the endpoints are there.
-        let ran = until(&format!("a call by {transport}"), PATIENCE, || async { run(space.world, "sipmcp", &arguments, LIMIT).await?.ok() }).await?;
+        let ran = until(&format!("a call by {transport}"), PATIENCE, || async {
+            run(space.world, "sipmcp", &arguments, LIMIT).await?.ok()
+        })
+        .await?;
         ensure!(ran.text() == format!("by {name}"), "by {transport} the agent said {}", ran.out);
     }
     let port = way.ports[2].1;
@@ -98,7 +115,9 @@ async fn source_is_kept(space: &Space<'_>, way: &Way4<'_>) -> Fallible<()> {
 }
 
 pub async fn cluster_ip(space: &Space<'_>) -> Fallible<Outcome> {
-    let authority = begin(space, json!({"mode": "ClusterIP", "advertise": {"from": "ServiceAddress"}}), 2, Security::Restricted).await?;
+    let authority =
+        begin(space, json!({"mode": "ClusterIP", "advertise": {"from": "ServiceAddress"}}), 2, Security::Restricted)
+            .await?;
     let ip = space.cluster_ip(EDGE).await?;
     let host: IpAddr = ip.parse().map_err(|_| format!("the Service's address is {ip}"))?;
     if !reaches(SocketAddr::new(host, LISTENERS[1].1)).await {
@@ -110,10 +129,15 @@ pub async fn cluster_ip(space: &Space<'_>) -> Fallible<Outcome> {
 
 /// The address that the pod's node has among the nodes.
 async fn node_of(space: &Space<'_>, pod: &Pod) -> Fallible<IpAddr> {
-    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).ok_or_else(|| format!("{} has no node", pod.name_any()))?;
+    let name = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone())
+        .ok_or_else(|| format!("{} has no node", pod.name_any()))?;
     let node = Api::<Node>::all(space.world.client.clone()).get(&name).await.map_err(said("read the node"))?;
     let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-    let internal = addresses.iter().find(|address| address.type_ == "InternalIP").and_then(|address| address.address.parse().ok());
+    let internal =
+        addresses.iter().find(|address| address.type_ == "InternalIP").and_then(|address| address.address.parse().ok());
     internal.ok_or_else(|| format!("node {name} has no InternalIP"))
 }
 
@@ -127,12 +151,18 @@ pub async fn node_port(space: &Space<'_>) -> Fallible<Outcome> {
     for (transport, port) in &mut ports {
         let name = transport.to_lowercase();
         let found = given.iter().find(|port| port["name"] == name.as_str()).and_then(|port| port["nodePort"].as_u64());
-        *port = found.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("no node port for {transport}"))?;
+        *port =
+            found.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("no node port for {transport}"))?;
     }
     let pods = space.edge_pods().await?;
     let host = node_of(space, &pods[0]).await?;
     let tcp = SocketAddr::new(host, ports[1].1);
-    if until("the node port", Duration::from_secs(20), || async { if reaches(tcp).await { Ok(()) } else { Err(format!("{tcp}")) } }).await.is_err() {
+    if until("the node port", Duration::from_secs(20), || async {
+        if reaches(tcp).await { Ok(()) } else { Err(format!("{tcp}")) }
+    })
+    .await
+    .is_err()
+    {
         return Ok(Outcome::Skipped(format!("this machine has no way to the node {host}")));
     }
     let way = Way4 { host, ports, advertised: host.to_string(), authority: &authority };

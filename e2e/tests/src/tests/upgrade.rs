@@ -114,15 +114,20 @@ async fn load(callers: Arc<Callers>, uri: String, tally: Arc<Tally>, stop: Arc<A
 
 /// P12 and N2: every edge is exchanged, one after another, while calls come and dialogs stand.
 pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
-    let tls = world_of_calls(space, json!({"drain": {"settleSeconds": 2, "inFlightSeconds": 10, "dialogSeconds": 5}})).await?;
+    let tls = world_of_calls(space, json!({"drain": {"settleSeconds": 2, "inFlightSeconds": 10, "dialogSeconds": 5}}))
+        .await?;
     let uri = format!("sip:{AGENT}@{}", space.domain());
-    let backend = space.world.api("apps/v1", "Deployment", &space.name).get("echo").await.map_err(said("read the backend"))?;
+    let backend =
+        space.world.api("apps/v1", "Deployment", &space.name).get("echo").await.map_err(said("read the backend"))?;
     let first = phones(space, &tls).await?;
     let callers = Arc::new(Callers { phones: Mutex::new(first.clone()) });
     let mut standing = Vec::new();
     for number in 0..STANDING {
         let phone = first[number % first.len()].clone();
-        let dialog = phone.invite(&uri, Duration::from_secs(20)).await.map_err(|lost| format!("a dialog that is to stand: {lost}"))?;
+        let dialog = phone
+            .invite(&uri, Duration::from_secs(20))
+            .await
+            .map_err(|lost| format!("a dialog that is to stand: {lost}"))?;
         standing.push((phone, dialog));
     }
     let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
@@ -141,7 +146,8 @@ pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
             dropped.push(lost.to_string());
         }
     }
-    let after = space.world.api("apps/v1", "Deployment", &space.name).get("echo").await.map_err(said("read the backend"))?;
+    let after =
+        space.world.api("apps/v1", "Deployment", &space.name).get("echo").await.map_err(said("read the backend"))?;
     let failed = tally.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let good = tally.times.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let made = tally.made.load(Ordering::Relaxed);
@@ -151,7 +157,12 @@ pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
         "upgrade_ms": ms(took), "goal_failed": 0, "goal_upgrade_ms": ms(GOAL),
     });
     space.world.figures.tell("rolling-upgrade", with(times(&good), more))?;
-    ensure!(made > 0 && failed.is_empty(), "{} of {made} calls failed:\n{}", failed.len(), failed[..failed.len().min(10)].join("\n"));
+    ensure!(
+        made > 0 && failed.is_empty(),
+        "{} of {made} calls failed:\n{}",
+        failed.len(),
+        failed[..failed.len().min(10)].join("\n")
+    );
     ensure!(dropped.is_empty(), "{} of {STANDING} dialogs are gone:\n{}", dropped.len(), dropped.join("\n"));
     ensure!(after.metadata.uid == backend.metadata.uid, "the backend was made anew");
     ensure!(took < GOAL * 10, "the upgrade took {} s", took.as_secs());
@@ -164,18 +175,18 @@ async fn roll(space: &Space<'_>, tls: &Tls, callers: &Callers) -> Fallible<()> {
     let edges = space.world.ours("SipEdge", &space.name);
     let overlay = json!({"spec": {"overlay": {"metadata": {"annotations": {"sipmcp.dev/e2e": "next"}}}}});
     space.world.merge(&edges, EDGE, &overlay).await?;
-    let mut known = old.clone();
+    let known = Mutex::new(old.clone());
     until_every("the fleet to be exchanged", GOAL * 4, Duration::from_millis(500), || {
-        let known = &mut known;
-        let old = &old;
+        let (known, old) = (&known, &old);
         async move {
             let pods = space.edge_pods().await?;
             // One at a time: never more than one is missing.
             let ready = pods.iter().filter(|pod| crate::harness::cluster::is_ready(pod)).count();
             let now: Vec<_> = pods.iter().map(|pod| pod.metadata.uid.clone()).collect();
-            if now != *known && ready == EDGES as usize {
+            let is_known = *known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) == now;
+            if !is_known && ready == EDGES as usize {
                 callers.set(phones(space, tls).await?);
-                known.clone_from(&now);
+                known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone_from(&now);
             }
             let left = now.iter().filter(|uid| old.contains(uid)).count();
             ensure!(left == 0 && ready == EDGES as usize, "{left} old pods, {ready} ready");
@@ -188,7 +199,8 @@ async fn roll(space: &Space<'_>, tls: &Tls, callers: &Callers) -> Fallible<()> {
 
 /// N11: an edge that drains says so in SIP, before it is gone.
 pub async fn options_while_draining(space: &Space<'_>) -> Fallible<Outcome> {
-    let tls = world_of_calls(space, json!({"drain": {"settleSeconds": 10, "inFlightSeconds": 10, "dialogSeconds": 5}})).await?;
+    let tls = world_of_calls(space, json!({"drain": {"settleSeconds": 10, "inFlightSeconds": 10, "dialogSeconds": 5}}))
+        .await?;
     let pod = space.edge_pods().await?.remove(0);
     let name = pod.name_any();
     let way = Way::to_pod(space.world, &pod, TLS_PORT).await?;
@@ -221,7 +233,8 @@ pub async fn scale(space: &Space<'_>) -> Fallible<Outcome> {
     let selector = scale.status.as_ref().and_then(|status| status.selector.clone()).unwrap_or_default();
     ensure!(selector.contains(EDGE), "the scale's selector is {selector:?}");
     let hpa = space.world.api("autoscaling/v2", "HorizontalPodAutoscaler", &space.name);
-    let target = hpa.get(EDGE).await.map_err(said("read the autoscaler"))?.data["spec"]["scaleTargetRef"]["kind"].clone();
+    let target =
+        hpa.get(EDGE).await.map_err(said("read the autoscaler"))?.data["spec"]["scaleTargetRef"]["kind"].clone();
     ensure!(target == "SipEdge", "the autoscaler scales {target}");
     let patch = Patch::Merge(json!({"spec": {"replicas": EDGES - 1}}));
     edges.patch_scale(EDGE, &PatchParams::default(), &patch).await.map_err(said("write the scale"))?;
@@ -229,7 +242,10 @@ pub async fn scale(space: &Space<'_>) -> Fallible<Outcome> {
     let after: Vec<_> = space.edge_pods().await?.into_iter().map(|pod| (pod.name_any(), pod.metadata.uid)).collect();
     let stayed: Vec<_> = before.into_iter().take(after.len()).map(|pod| (pod.name_any(), pod.metadata.uid)).collect();
     ensure!(after == stayed, "{stayed:?} should have stayed, {after:?} are there");
-    phone(space, &tls).await?.page(&format!("sip:{AGENT}@{}", space.domain()), "echo", &json!({"text": "fewer"}), Duration::from_secs(20)).await?;
+    phone(space, &tls)
+        .await?
+        .page(&format!("sip:{AGENT}@{}", space.domain()), "echo", &json!({"text": "fewer"}), Duration::from_secs(20))
+        .await?;
     // Nobody puts it back: from now on the number is the autoscaler's.
     let edge = until("the SipEdge's status", PATIENCE, || async {
         let edge = edges.get(EDGE).await.map_err(said("read it"))?;
