@@ -68,6 +68,7 @@ for argument in "$@"; do
 done
 
 own=no
+unset SIPMCP_E2E_CLUSTER
 if [ -z "${KUBECONFIG:-}" ]; then
   own=yes
   [ "$(uname -s)" = Linux ] || not_run "a cluster on this machine needs Linux; KUBECONFIG names another one"
@@ -96,7 +97,7 @@ if [ $own = yes ]; then
   fi
   archives=("${IMAGES[@]/#/$ROOT/target/images/}")
   "$ROOT/scripts/cluster.sh" image --prefix $PREFIX "${archives[@]/%/.tar}"
-  export KUBECONFIG=$ROOT/target/cluster/$PREFIX/kubeconfig
+  export KUBECONFIG=$ROOT/target/cluster/$PREFIX/kubeconfig SIPMCP_E2E_CLUSTER=$PREFIX
   export PATH=$ROOT/target/cluster/$PREFIX:$PATH
 fi
 have kubectl || not_run "kubectl is not here"

@@ -31,6 +31,9 @@ pub struct Args {
     /// The charts are installed already, with the webhook, and stay
     #[arg(long)]
     pub installed: bool,
+    /// The cluster is the one of `scripts/cluster.sh --prefix NAME`: its cables can be pulled
+    #[arg(long, value_name = "NAME", env = "SIPMCP_E2E_CLUSTER")]
+    pub cluster: Option<String>,
     /// Folder with the programs sipmcp and kubectl-sipmcp
     #[arg(long, env = "SIPMCP_BIN", default_value = "target/debug")]
     pub bin: PathBuf,

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    // One provider for the API server and the edges. A second installation would be refused, and changes nothing.
+    let _ = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

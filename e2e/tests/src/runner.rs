@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -51,12 +50,18 @@ struct Counts {
 /// Runs what the arguments name; exit code 0 without a failure.
 pub async fn run(args: Args) -> ExitCode {
     let world = match World::open(args).await {
-        Ok(world) => Arc::new(world),
+        Ok(world) => world,
         Err(why) => {
             eprintln!("e2e: {why}");
             return ExitCode::from(2);
         }
     };
+    if !world.args.installed
+        && let Err(why) = world.is_free().await
+    {
+        eprintln!("e2e: {why}");
+        return ExitCode::from(2);
+    }
     let mut counts = Counts::default();
     let interrupted = tokio::select! {
         () = all(&world, &mut counts) => false,
@@ -64,6 +69,7 @@ pub async fn run(args: Args) -> ExitCode {
     };
     if interrupted {
         eprintln!("e2e: stopped; cleaning up");
+        let _ = world.operators_back().await;
         leftovers(&world).await;
     }
     if !world.args.keep
@@ -127,6 +133,8 @@ async fn one(world: &World, test: &Test) -> Fallible<Outcome> {
             Err(format!("{why}\nevents, pods and logs: {}", folder.display()))
         }
     };
+    let back = world.operators_back().await;
+    let ended = ended.and_then(|outcome| back.map(|()| outcome));
     if world.args.keep {
         return ended;
     }

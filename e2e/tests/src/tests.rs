@@ -1,5 +1,6 @@
 //! The tests, in the order in which they run: the first one finds a cluster without us.
 
+mod cut;
 mod demo;
 mod faults;
 mod hardened;
@@ -56,6 +57,12 @@ pub const ALL: &[Test] = &[
     test("a_lost_store_keeps_edges_up_and_heals", "N10, first half; Redis pod deleted", 300, |s| {
         Box::pin(faults::lost_store(s))
     }),
+    test(
+        "n7_a_node_is_cut_off_and_the_status_says_so",
+        "N7: node cut off; PartiallyProgrammed within 15 s",
+        500,
+        |s| Box::pin(cut::node_cut_off(s)),
+    ),
     test("rolling_upgrade_under_load", "P12, N2: 50 calls/s, 0 failed", 600, |s| Box::pin(upgrade::under_load(s))),
     test("n11_a_draining_edge_answers_options_with_503", "N11, first half: SIP-native health", 240, |s| {
         Box::pin(upgrade::options_while_draining(s))

@@ -33,7 +33,9 @@ pub struct World {
     pub run: String,
     pub figures: Figures,
     pub installed: OnceCell<()>,
-    /// This run has installed the release `sipmcp`.
+    /// Replicas that the operator had before a test took them away.
+    pub away: tokio::sync::Mutex<Option<i64>>,
+    /// This run has installed something.
     pub ours: std::sync::atomic::AtomicBool,
 }
 
@@ -57,7 +59,17 @@ impl World {
         ]);
         let figures = Figures::new(args.out.clone(), common);
         let run = token(5);
-        Ok(World { args, client, config, bin, run, figures, installed: OnceCell::new(), ours: false.into() })
+        Ok(World {
+            args,
+            client,
+            config,
+            bin,
+            run,
+            figures,
+            installed: OnceCell::new(),
+            away: tokio::sync::Mutex::default(),
+            ours: false.into(),
+        })
     }
 
     /// The API of a kind, in this namespace or, for those without one, nowhere.

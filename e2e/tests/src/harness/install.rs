@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::PATIENCE;
-use super::cluster::{SYSTEM, World, is_ready};
+use super::cluster::{SYSTEM, World, is_ready, said};
 use super::process::{Ran, run};
 use super::wait::until;
 use crate::Fallible;
@@ -22,13 +23,28 @@ impl World {
         run(self, "helm", arguments, HELM).await?.ok()
     }
 
-    /// The first command: the definitions.
+    /// That nothing of sipmcp is there that this run would change and take away.
     ///
     /// # Errors
-    /// helm failed; for example they are there already.
+    /// What is there.
+    pub async fn is_free(&self) -> Fallible<()> {
+        let definitions = self.api("apiextensions.k8s.io/v1", "CustomResourceDefinition", "");
+        let there = definitions.get_opt("mcpagents.sipmcp.dev").await.map_err(said("look for definitions"))?;
+        crate::ensure!(
+            there.is_none(),
+            "sipmcp is installed in this cluster; --installed runs the tests with what is there"
+        );
+        Ok(())
+    }
+
+    /// The first command: the definitions. Done again it does nothing.
+    ///
+    /// # Errors
+    /// helm failed.
     pub async fn install_definitions(&self) -> Fallible<Ran> {
+        self.ours.store(true, Ordering::Relaxed);
         // The tests leave nothing behind, so the definitions go with their release.
-        self.helm(&["install", "sipmcp-crds", "charts/sipmcp-crds", "--set", "crds.keep=false"]).await
+        self.helm(&["upgrade", "--install", "sipmcp-crds", "charts/sipmcp-crds", "--set", "crds.keep=false"]).await
     }
 
     /// The second command.
@@ -36,20 +52,10 @@ impl World {
     /// # Errors
     /// helm failed.
     pub async fn install_operator(&self, settings: &[&str]) -> Fallible<Ran> {
+        self.ours.store(true, Ordering::Relaxed);
         let values = self.args.values.to_string_lossy().into_owned();
         let mut arguments =
-            vec!["install", "sipmcp", "charts/sipmcp", "-n", SYSTEM, "--create-namespace", "-f", &*values];
-        settings.iter().for_each(|setting| arguments.extend(["--set", *setting]));
-        let ran = self.helm(&arguments).await?;
-        self.ours.store(true, Ordering::Relaxed);
-        Ok(ran)
-    }
-
-    /// # Errors
-    /// helm failed.
-    pub async fn upgrade_operator(&self, settings: &[&str]) -> Fallible<Ran> {
-        let values = self.args.values.to_string_lossy().into_owned();
-        let mut arguments = vec!["upgrade", "sipmcp", "charts/sipmcp", "-n", SYSTEM, "-f", &*values];
+            vec!["upgrade", "--install", "sipmcp", "charts/sipmcp", "-n", SYSTEM, "--create-namespace", "-f", &*values];
         settings.iter().for_each(|setting| arguments.extend(["--set", *setting]));
         self.helm(&arguments).await
     }
@@ -65,12 +71,8 @@ impl World {
     async fn make_installed(&self) -> Fallible<()> {
         if !self.args.installed {
             let settings = ["webhook.enabled=true", "demo.enabled=false"];
-            if self.ours.load(Ordering::Relaxed) {
-                self.upgrade_operator(&settings).await?;
-            } else {
-                self.install_definitions().await?;
-                self.install_operator(&settings).await?;
-            }
+            self.install_definitions().await?;
+            self.install_operator(&settings).await?;
         }
         self.operators_ready().await
     }
@@ -102,6 +104,35 @@ impl World {
         .await
     }
 
+    /// Takes all operators away, at once; [`World::operators_back`] brings them back, also after a test that was broken off.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub async fn operators_away(&self) -> Fallible<()> {
+        let deployments = self.api("apps/v1", "Deployment", SYSTEM);
+        let object = deployments.get(OPERATOR).await.map_err(said("read the operator"))?;
+        let replicas = object.data["spec"]["replicas"].as_i64().unwrap_or(2);
+        *self.away.lock().await = Some(replicas);
+        self.merge(&deployments, OPERATOR, &json!({"spec": {"replicas": 0}})).await?;
+        for pod in self.pods_of(SYSTEM, OPERATORS).await? {
+            // One that is gone by itself meanwhile is gone.
+            let _ = self.kill_pod(SYSTEM, &pod.name_any()).await;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The API server does not take it.
+    pub async fn operators_back(&self) -> Fallible<()> {
+        let mut away = self.away.lock().await;
+        if let Some(replicas) = *away {
+            let deployments = self.api("apps/v1", "Deployment", SYSTEM);
+            self.merge(&deployments, OPERATOR, &json!({"spec": {"replicas": replicas}})).await?;
+            *away = None;
+        }
+        Ok(())
+    }
+
     /// Who holds the Lease.
     ///
     /// # Errors
@@ -122,7 +153,7 @@ impl World {
         if !self.ours.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.upgrade_operator(&["demo.enabled=false"]).await?;
+        self.install_operator(&["demo.enabled=false"]).await?;
         let left = ["McpAgent", "SipEdge", "SessionStore"];
         until("our objects to be gone", PATIENCE, || async {
             for kind in left {
@@ -133,13 +164,13 @@ impl World {
             Ok(())
         })
         .await?;
-        self.helm(&["uninstall", "sipmcp", "-n", SYSTEM, "--wait"]).await?;
-        self.helm(&["uninstall", "sipmcp-crds"]).await?;
+        self.helm(&["uninstall", "sipmcp", "-n", SYSTEM, "--wait", "--ignore-not-found"]).await?;
+        self.helm(&["uninstall", "sipmcp-crds", "--ignore-not-found"]).await?;
         let spaces = self.api("v1", "Namespace", "");
         spaces
             .delete(SYSTEM, &kube::api::DeleteParams::background())
             .await
             .map(drop)
-            .map_err(super::cluster::said("delete the namespace"))
+            .map_err(said("delete the namespace"))
     }
 }

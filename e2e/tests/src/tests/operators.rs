@@ -1,7 +1,7 @@
 //! More operators than one, and none.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
@@ -13,7 +13,7 @@ use crate::ensure;
 use crate::harness::PATIENCE;
 use crate::harness::cluster::{SYSTEM, World, is_ready, said};
 use crate::harness::figures::{bearable, ms};
-use crate::harness::install::{OPERATOR, OPERATORS};
+use crate::harness::install::OPERATORS;
 use crate::harness::process::run;
 use crate::harness::reach::{Way, exec, http, metric};
 use crate::harness::space::{Security, Space};
@@ -94,32 +94,21 @@ pub async fn one_writer(space: &Space<'_>) -> Fallible<Outcome> {
     Ok(Outcome::Passed)
 }
 
-async fn scale_operator(world: &World, replicas: i64) -> Fallible<()> {
-    let deployments = world.api("apps/v1", "Deployment", SYSTEM);
-    world.merge(&deployments, OPERATOR, &json!({"spec": {"replicas": replicas}})).await.map(drop)
-}
-
 /// Edges serve what they have; one whose container restarts reads it from its file; and when an operator is there again all is as before.
 pub async fn without(space: &Space<'_>) -> Fallible<Outcome> {
     let world = space.world;
     let tls = world_of_calls(space, json!({})).await?;
     let uri = format!("sip:{AGENT}@{}", space.domain());
     let phone = Arc::new(phone(space, &tls).await?);
-    let deployments = world.api("apps/v1", "Deployment", SYSTEM);
-    let object = deployments.get(OPERATOR).await.map_err(said("read the operator"))?;
-    let replicas = object.data["spec"]["replicas"].as_i64().unwrap_or(2);
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(calling(phone.clone(), uri.clone(), stop.clone()));
-    scale_operator(world, 0).await?;
-    for pod in world.pods_of(SYSTEM, OPERATORS).await? {
-        let _ = world.kill_pod(SYSTEM, &pod.name_any()).await;
-    }
-    // Whatever happens from here on, the operator comes back.
-    let alone = alone(space, &uri, &tls).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    scale_operator(world, replicas).await?;
-    let (made, wrong) = load.await.map_err(|error| error.to_string())?;
-    let restarted = alone?;
+    let mut load = tokio::task::JoinSet::new();
+    load.spawn(calling(phone.clone(), uri.clone(), stop.clone()));
+    world.operators_away().await?;
+    let restarted = alone(space, &uri, &tls).await?;
+    stop.store(true, Ordering::Relaxed);
+    world.operators_back().await?;
+    let ended = load.join_next().await.ok_or("no caller")?;
+    let (made, wrong) = ended.map_err(|error| error.to_string())?;
     world.operators_ready().await?;
     space.edges_ready(EDGES).await?;
     space.comes("McpAgent", AGENT, "Ready", "True", None).await?;

@@ -57,16 +57,18 @@ fn bad(root: &Path) -> Fallible<Vec<Bad>> {
     Ok(all)
 }
 
-/// `spec.listeners[1]` names `spec.listeners[1].port`, and the other way round: CEL rules stand at the object that they are about.
+/// Whether the field is named, or one that it is in: CEL rules stand at the object that they are about. The API server says
+/// `spec.x: Invalid value`, the webhook `spec.x: …`, strict decoding `unknown field "spec.x"`.
 fn names(said: &str, field: &str) -> bool {
-    let parts: Vec<&str> = field.split('.').collect();
-    (1..=parts.len()).rev().any(|count| {
-        let path = parts[..count].join(".");
-        // The API server says `spec.x: Invalid value`, the webhook `spec.x: …`, strict decoding `unknown field "spec.x"`.
-        let ends =
-            [format!("{path}:"), format!("{path}\""), format!("{path}["), format!("{path}."), format!("{path} ")];
-        ends.iter().any(|end| said.contains(end.as_str()))
-    })
+    let named = |path: &str, ends: &[char]| {
+        said.match_indices(path).any(|(at, _)| {
+            let before = said[..at].chars().next_back();
+            let inside = before.is_some_and(|c| c.is_alphanumeric() || c == ']');
+            !inside && said[at + path.len()..].starts_with(ends)
+        })
+    };
+    let around = field.char_indices().filter(|(_, c)| matches!(c, '.' | '[')).map(|(at, _)| &field[..at]);
+    named(field, &[':', '"', ' ', ',', '.', '[']) || around.into_iter().any(|path| named(path, &[':', '"', ' ', ',']))
 }
 
 /// The same object in the namespace of the test; a kind without one stays without.
@@ -211,5 +213,8 @@ mod tests {
         assert!(names("spec: Invalid value: \"object\": give exactly one", "spec.network.advertise"));
         assert!(names("strict decoding error: unknown field \"spec.pinn\"", "spec.pinn"));
         assert!(!names("the webhook is not there", "spec.listeners[1].port"));
+        assert!(names("spec.listeners: Invalid value", "spec.listeners[1].port"));
+        assert!(!names("spec.insecure: Invalid value", "spec.listeners[1].port"));
+        assert!(!names("spec.listeners[0].port: Invalid value", "spec.listeners[1].port"));
     }
 }

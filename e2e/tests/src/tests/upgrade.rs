@@ -1,5 +1,6 @@
 //! A fleet that is exchanged under load, drained, and made smaller.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use crate::ensure;
 use crate::harness::PATIENCE;
 use crate::harness::cluster::said;
 use crate::harness::figures::{ms, times, with};
-use crate::harness::reach::Way;
+use crate::harness::reach::{Way, reaches};
 use crate::harness::space::Space;
 use crate::harness::wait::{until, until_every};
 use crate::manifests::EDGE;
@@ -70,10 +71,22 @@ impl Callers {
     }
 }
 
+/// Callers of the Service, as callers are: a new connection goes to an edge that is ready. Where this machine has no way there, of the pods.
 async fn phones(space: &Space<'_>, tls: &Tls) -> Fallible<Vec<Arc<Phone>>> {
+    let ip = space.cluster_ip(EDGE).await?;
+    let ip: IpAddr = ip.parse().map_err(|_| format!("the Service's address is {ip}"))?;
+    let service = SocketAddr::new(ip, TLS_PORT);
+    let direct = reaches(service).await;
     let mut phones = Vec::new();
     for _ in 0..CALLERS {
-        phones.push(Arc::new(phone(space, tls).await?));
+        let phone = match direct {
+            true => {
+                let ways = vec![Way::Direct(service); EDGES as usize];
+                Phone::new(ways, Some(tls.clone()), &space.domain(), true)
+            }
+            false => phone(space, tls).await?,
+        };
+        phones.push(Arc::new(phone));
     }
     Ok(phones)
 }
@@ -131,12 +144,15 @@ pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
         standing.push((phone, dialog));
     }
     let (tally, stop) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
-    let loading = tokio::spawn(load(callers.clone(), uri, tally.clone(), stop.clone()));
+    let mut loading = JoinSet::new();
+    loading.spawn(load(callers.clone(), uri, tally.clone(), stop.clone()));
     let begin = Instant::now();
     let rolled = roll(space, &tls, &callers).await;
     let took = begin.elapsed();
     stop.store(true, Ordering::Relaxed);
-    loading.await.map_err(|error| error.to_string())?;
+    while let Some(ended) = loading.join_next().await {
+        ended.map_err(|error| error.to_string())?;
+    }
     rolled?;
     // Whoever stood on an edge that went finds the dialog at another one.
     let now = phones(space, &tls).await?;
