@@ -2,6 +2,8 @@
 
 pub mod desk;
 pub mod link;
+#[cfg(test)]
+mod live;
 pub mod phone;
 pub mod probe;
 

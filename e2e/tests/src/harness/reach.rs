@@ -27,7 +27,7 @@ pub enum Way {
     Direct(SocketAddr),
     /// Through the API server; the pod sees a connection of its own host.
     Forwarded {
-        pods: Api<Pod>,
+        pods: Box<Api<Pod>>,
         pod: String,
         port: u16,
     },
@@ -47,7 +47,7 @@ impl Way {
             return Ok(Way::Direct(address));
         }
         let namespace = pod.namespace().unwrap_or_default();
-        Ok(Way::Forwarded { pods: world.pods(&namespace), pod: name, port })
+        Ok(Way::Forwarded { pods: Box::new(world.pods(&namespace)), pod: name, port })
     }
 
     /// A connection, and our address on it as the other side knows it, where that is known.

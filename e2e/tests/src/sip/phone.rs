@@ -43,6 +43,13 @@ pub struct Phone {
     pub moves: AtomicU64,
 }
 
+/// What became of a request that an edge took.
+struct Taken {
+    sent: Bytes,
+    response: Message,
+    link: Link,
+}
+
 /// A dialog of a caller.
 pub struct Dialog {
     state: Plain<DialogState>,
@@ -114,7 +121,7 @@ impl Phone {
         cseq: &(dyn Fn() -> u32 + Sync),
         build: Build<'_>,
         deadline: Instant,
-    ) -> Result<(Bytes, Message), Lost> {
+    ) -> Result<Taken, Lost> {
         let mut avoid = None;
         let mut refusals = 0;
         let mut credentials: Option<(&'static str, String)> = None;
@@ -168,7 +175,7 @@ impl Phone {
                         sleep(AGAIN).await;
                     }
                 }
-                _ => return accepted(response).map(|response| (bytes, response)),
+                _ => return accepted(response).map(|response| Taken { sent: bytes, response, link }),
             }
         }
     }
@@ -217,7 +224,7 @@ impl Phone {
                 let build = |cseq: u32, via: &str, _: &Link| {
                     with_mcp(self.head("MESSAGE", uri, call_id, tag, cseq, via), &header, &body)
                 };
-                self.ask("MESSAGE", uri, &body, &next, &build, deadline).await.map(drop)
+                self.ask("MESSAGE", uri, &body, &next, &build, deadline).await.map(|taken| taken.link)
             }
         })
         .await
@@ -240,16 +247,15 @@ impl Phone {
                 .header(HeaderId::Accept, "application/sdp, application/mcp+json, multipart/mixed")
                 .body(format!("multipart/mixed;boundary={BOUNDARY}"), body.clone())
         };
-        let (sent, response) = self.ask("INVITE", uri, &body, &next, &build, Instant::now() + limit).await?;
+        let Taken { sent, response, link } =
+            self.ask("INVITE", uri, &body, &next, &build, Instant::now() + limit).await?;
         let odd = |why: String| Lost::Refused(200, why);
         let invite = Message::parse(sent, Transportation::Datagram).map_err(|refusal| odd(format!("{refusal:?}")))?;
         let state = DialogState::uac(&invite, &response, self.tls.is_some()).map_err(|error| odd(error.to_string()))?;
         let dialog =
             Dialog { contact: super::contact_host(&response), state: Plain::new(state), gate: Mutex::default() };
         let number = cseq.load(Ordering::Relaxed);
-        if let Ok((_, link)) = self.link(None).await {
-            link.send(|via| dialog.state().ack_2xx(number, via)).await;
-        }
+        link.send(|via| dialog.state().ack_2xx(number, via)).await;
         Ok(dialog)
     }
 
@@ -259,7 +265,7 @@ impl Phone {
         method: &str,
         mcp: Option<(&str, &Bytes)>,
         deadline: Instant,
-    ) -> Result<(), Lost> {
+    ) -> Result<Link, Lost> {
         let _open = dialog.gate.lock().await;
         let uri = dialog.state().remote_target.clone();
         // Four thousand million requests are not reached.
@@ -272,7 +278,7 @@ impl Phone {
             }
         };
         let body = mcp.map(|(_, body)| body.clone()).unwrap_or_default();
-        self.ask(method, &uri, &body, &next, &build, deadline).await.map(drop)
+        self.ask(method, &uri, &body, &next, &build, deadline).await.map(|taken| taken.link)
     }
 
     /// `tools/call` in a dialog, to its answer.
@@ -296,7 +302,7 @@ impl Phone {
     /// # Errors
     /// Nobody took it.
     pub async fn bye(&self, dialog: &Dialog, limit: Duration) -> Result<(), Lost> {
-        self.in_dialog(dialog, "BYE", None, Instant::now() + limit).await
+        self.in_dialog(dialog, "BYE", None, Instant::now() + limit).await.map(drop)
     }
 
     /// OPTIONS without a dialog, once: what a probe does.
@@ -316,7 +322,7 @@ impl Phone {
     /// # Errors
     /// It does not.
     pub async fn is_alive(&self, dialog: &Dialog, limit: Duration) -> Result<(), Lost> {
-        self.in_dialog(dialog, "OPTIONS", None, Instant::now() + limit).await
+        self.in_dialog(dialog, "OPTIONS", None, Instant::now() + limit).await.map(drop)
     }
 
     /// One exchange: `send` takes the header and the body. Where the connection breaks that carried it, the same goes to another edge, which knows
@@ -324,7 +330,7 @@ impl Phone {
     async fn exchange<F, R>(&self, tool: &str, arguments: &Value, deadline: Instant, send: F) -> Result<Value, Lost>
     where
         F: Fn(String, Bytes) -> R,
-        R: Future<Output = Result<(), Lost>>,
+        R: Future<Output = Result<Link, Lost>>,
     {
         let exchange = ExchangeId::from_random(&random::<16>());
         let header = McpExchange::new(Exchange::Id(exchange), Relation::Caller).to_string();
@@ -335,15 +341,10 @@ impl Phone {
             Bytes::from(json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string());
         let mut answered = self.desk.expect(exchange.as_str());
         let outcome = loop {
-            if let Err(lost) = send(header.clone(), body.clone()).await {
-                break Err(lost);
-            }
-            let carrier = self.link.lock().await.as_ref().map(|(_, link)| link.clone());
-            let broken = async {
-                match &carrier {
-                    Some(link) => link.closed().await,
-                    None => std::future::pending().await,
-                }
+            // The connection that carried it; others of this caller may come and go.
+            let carrier = match send(header.clone(), body.clone()).await {
+                Ok(link) => link,
+                Err(lost) => break Err(lost),
             };
             tokio::select! {
                 answer = &mut answered => match answer {
@@ -351,7 +352,7 @@ impl Phone {
                     Err(_) => break Err(Lost::Silence("the client ended".to_owned())),
                 },
                 () = tokio::time::sleep_until(deadline) => break Err(Lost::Silence(format!("no answer of tool {tool} in time"))),
-                () = broken => {
+                () = carrier.closed() => {
                     self.moves.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -14,7 +14,7 @@ use super::faults::{AGENT, world_of_calls};
 use crate::Fallible;
 use crate::ensure;
 use crate::harness::PATIENCE;
-use crate::harness::cluster::{World, said};
+use crate::harness::cluster::{World, has, said};
 use crate::harness::process::{Ran, run};
 use crate::harness::space::{Security, Space};
 use crate::harness::wait::until;
@@ -129,6 +129,8 @@ pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
     let system = Api::<Secret>::namespaced(alice, crate::harness::cluster::SYSTEM);
     forbidden("the operator's authority", system.get("sipmcp-operator-ca").await)?;
 
+    no_policy_for_others(space, &other).await?;
+
     let (own_domain, boss, clerk) =
         (space.own("tenant"), format!("{}/boss", space.name), format!("{}/alice", space.name));
     let own = until("the sessions of one's own domain", PATIENCE, || async {
@@ -150,6 +152,26 @@ pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
         run(world, "kubectl", &["sipmcp", "sessions", &own_domain, "-A", "--service-account", &boss], LIMIT).await?;
     ensure!(everywhere.code == REFUSED, "sessions of all namespaces: {}", everywhere.told());
     Ok(Outcome::Passed)
+}
+
+/// Whoever may write policies in one namespace decides nothing for the domain of another tenant: a Deny would shut it, an Allow would open it.
+async fn no_policy_for_others(space: &Space<'_>, other: &str) -> Fallible<()> {
+    let rules = json!([{"name": "all", "from": [{"anonymous": {}}], "action": "Deny"}]);
+    let spec = json!({"targetRefs": [{"kind": "SipDomain", "name": space.own("tenant")}], "defaultAction": "Allow", "rules": rules});
+    let mut policy = v1alpha1("McpCapabilityPolicy", "meddler", spec);
+    policy["metadata"]["namespace"] = json!(other);
+    // Refused at the door, or written and without effect: both say so.
+    match space.world.apply(other, &policy).await {
+        Err(why) if why.contains("spec.targetRefs") => return Ok(()),
+        Err(why) => return Err(format!("a policy for another tenant's domain: {why}")),
+        Ok(_) => {}
+    }
+    let policies = space.world.ours("McpCapabilityPolicy", other);
+    until("a policy for another tenant's domain to be without effect", Duration::from_secs(20), || async {
+        let policy = policies.get("meddler").await.map_err(said("read it"))?;
+        has(&policy, "ResolvedRefs", "False", Some("RefNotPermitted"))
+    })
+    .await
 }
 
 fn object(value: &Value) -> Fallible<DynamicObject> {
