@@ -41,7 +41,9 @@ end() {
   local rc=$?
   trap - EXIT
   trap '' INT TERM HUP
-  if [ -n "$child" ] && kill -TERM "$child" 2>/dev/null; then
+  if [ -n "$child" ]; then
+    # In somebody's cluster it cleans up behind itself; our own goes as a whole.
+    if [ $started = yes ]; then kill -KILL "$child" 2>/dev/null || true; else kill -TERM "$child" 2>/dev/null || true; fi
     wait "$child" 2>/dev/null || true
   fi
   if [ $started = yes ]; then
