@@ -87,6 +87,8 @@ impl Fleet {
             "insecure": self.listeners.iter().any(|(protocol, _)| plain(protocol)),
             "sessionStoreRef": {"name": STORE},
             "drain": {"settleSeconds": 1, "inFlightSeconds": 10, "dialogSeconds": 5},
+            // A caller without a dialog has a session for each agent that it called.
+            "limits": {"sessionsPerPod": 100_000},
         });
         if let (Some(spec), Some(more)) = (spec.as_object_mut(), self.more.as_object()) {
             spec.extend(more.clone());

@@ -63,7 +63,7 @@ pub const ALL: &[Test] = &[
         500,
         |s| Box::pin(cut::node_cut_off(s)),
     ),
-    test("rolling_upgrade_under_load", "P12, N2: 50 calls/s, 0 failed", 600, |s| Box::pin(upgrade::under_load(s))),
+    test("rolling_upgrade_under_load", "P12, N2: 50 calls/s, 0 failed", 900, |s| Box::pin(upgrade::under_load(s))),
     test("n11_a_draining_edge_answers_options_with_503", "N11, first half: SIP-native health", 240, |s| {
         Box::pin(upgrade::options_while_draining(s))
     }),
