@@ -157,28 +157,32 @@ impl Space<'_> {
         self.running(ECHO).await
     }
 
-    /// A store for any number of edges, and its SessionStore. Its address is the Service's: there may be no DNS.
+    /// A store for any number of edges, and its SessionStore.
     ///
     /// # Errors
     /// It does not run.
     pub async fn store(&self) -> Fallible<()> {
-        let args = json!([
-            "--bind",
-            "0.0.0.0",
-            "--port",
-            REDIS_PORT.to_string(),
-            "--protected-mode",
-            "no",
-            "--save",
-            "",
-            "--dir",
-            "/data"
-        ]);
-        self.apply_all(&service("redis", &self.world.args.redis_image, REDIS_PORT, args)).await?;
+        self.store_to_be().await?;
+        self.apply(&self.redis()[0]).await?;
+        self.running("redis").await
+    }
+
+    /// The SessionStore, and the Service of a server that nobody has started. The address is the Service's: there may be no DNS.
+    ///
+    /// # Errors
+    /// The API server does not take them.
+    pub async fn store_to_be(&self) -> Fallible<()> {
+        self.apply(&self.redis()[1]).await?;
         let ip = self.cluster_ip("redis").await?;
         let redis = json!({"redis": {"topology": "Single", "addresses": [format!("{ip}:{REDIS_PORT}")]}});
-        self.apply(&v1alpha1("SessionStore", STORE, redis)).await?;
-        self.running("redis").await
+        self.apply(&v1alpha1("SessionStore", STORE, redis)).await
+    }
+
+    fn redis(&self) -> [Value; 2] {
+        let port = REDIS_PORT.to_string();
+        let args =
+            json!(["--bind", "0.0.0.0", "--port", port, "--protected-mode", "no", "--save", "", "--dir", "/data"]);
+        service("redis", &self.world.args.redis_image, REDIS_PORT, args)
     }
 
     /// # Errors

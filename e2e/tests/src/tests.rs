@@ -46,6 +46,7 @@ pub const ALL: &[Test] = &[
     test("a_lost_reference_closes_and_heals", "conditions, reasons, events; fails closed in its own scope", 300, |s| {
         Box::pin(heals::lost_reference(s))
     }),
+    test("a_store_that_comes_late_is_waited_for", "no crash loop; condition", 300, |s| Box::pin(heals::late_store(s))),
     test("two_operators_one_writer", "Lease, takeover of the Lease", 300, |s| Box::pin(operators::one_writer(s))),
     test("edges_go_on_without_an_operator", "operator killed; a restarted edge starts from its file", 400, |s| {
         Box::pin(operators::without(s))

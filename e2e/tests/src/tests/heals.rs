@@ -7,14 +7,14 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
-use super::faults::{AGENT, phone, world_of_calls};
+use super::faults::{AGENT, phone, restarts, world_of_calls};
 use crate::Fallible;
 use crate::ensure;
 use crate::harness::PATIENCE;
 use crate::harness::cluster::{has, said};
-use crate::harness::space::Space;
+use crate::harness::space::{Security, Space};
 use crate::harness::wait::{stays, until};
-use crate::manifests::{EDGE, TLS, agent, tenant};
+use crate::manifests::{EDGE, Fleet, STORE, TLS, agent, tenant};
 use crate::runner::Outcome;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -106,6 +106,30 @@ pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
         other.page(uri, "echo", &json_text("healed"), LIMIT).await.map(drop).map_err(String::from)
     })
     .await?;
+    Ok(Outcome::Passed)
+}
+
+/// A store that is not there yet: the edges wait for it and say so, none of them ends, and when it comes all is well.
+pub async fn late_store(space: &Space<'_>) -> Fallible<Outcome> {
+    space.world.installed().await?;
+    space.begin(Security::Restricted).await?;
+    space.store_to_be().await?;
+    space.echo().await?;
+    space.apply_all(&tenant(space)).await?;
+    space.apply(&Fleet::of(2, &[("TCP", 5060)]).object()).await?;
+    space.comes("SessionStore", STORE, "Reachable", "False", None).await?;
+    let edges = space.world.ours("SipEdge", &space.name);
+    stays("nobody is ready, and nobody falls over", Duration::from_secs(15), || async {
+        let fallen: i32 = restarts(space).await?.iter().map(|(_, count)| count).sum();
+        ensure!(fallen == 0, "{fallen} restarts");
+        let edge = edges.get(EDGE).await.map_err(said("read the SipEdge"))?;
+        ensure!(has(&edge, "Ready", "True", None).is_err(), "the SipEdge is ready without its store");
+        Ok(())
+    })
+    .await?;
+    space.store().await?;
+    space.edges_ready(2).await?;
+    space.comes("SessionStore", STORE, "Reachable", "True", None).await?;
     Ok(Outcome::Passed)
 }
 
