@@ -137,10 +137,10 @@ pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
         space.world.api("apps/v1", "Deployment", &space.name).get("echo").await.map_err(said("read the backend"))?;
     let first = phones(space, &tls).await?;
     let callers = Arc::new(Callers { phones: Mutex::new(first.clone()) });
-    let standing: Vec<Dialog> = stream::iter(0..STANDING)
+    let standing: Vec<Arc<Dialog>> = stream::iter(0..STANDING)
         .map(|number| {
             let (phone, uri) = (first[number % first.len()].clone(), uri.clone());
-            async move { phone.invite(&uri, PATIENCE).await }
+            async move { phone.invite(&uri, PATIENCE).await.map(Arc::new) }
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -159,10 +159,10 @@ pub async fn under_load(space: &Space<'_>) -> Fallible<Outcome> {
     rolled?;
     // Whoever stood on an edge that went finds the dialog at another one.
     let now = phones(space, &tls).await?;
-    let dropped: Vec<String> = stream::iter(standing.iter().enumerate())
+    let dropped: Vec<String> = stream::iter(standing.into_iter().enumerate())
         .map(|(number, dialog)| {
             let phone = now[number % now.len()].clone();
-            async move { phone.is_alive(dialog, PATIENCE).await.err().map(String::from) }
+            async move { phone.is_alive(&dialog, PATIENCE).await.err().map(String::from) }
         })
         .buffer_unordered(AT_ONCE)
         .filter_map(|lost| async move { lost })
