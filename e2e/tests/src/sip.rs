@@ -2,8 +2,6 @@
 
 pub mod desk;
 pub mod link;
-#[cfg(test)]
-mod live;
 pub mod phone;
 pub mod probe;
 
