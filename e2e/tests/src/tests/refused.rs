@@ -17,8 +17,9 @@ use crate::runner::Outcome;
 /// Files with one kind each, whose faults stand in one object. The others are about files, or about several objects.
 const FILES: [&str; 5] =
     ["mcp-agent.yaml", "mcp-capability-policy.yaml", "session-store.yaml", "sip-domain.yaml", "sip-edge.yaml"];
-/// Faults that an API server cannot see: it gets JSON, in which a map has a key once, and reads no files.
-const OF_FILES: [&str; 3] = ["is not there", "second time in", "only in a cluster"];
+/// Faults that are none in a cluster, or that only those see who read what a Secret holds.
+const OF_FILES: [&str; 5] =
+    ["is not there", "from files", "known in Kubernetes only", "has no key password", "has an empty username"];
 
 /// An object that must be refused.
 struct Bad {
@@ -49,7 +50,8 @@ fn bad(root: &Path) -> Fallible<Vec<Bad>> {
             let fields = marks(document);
             // What is no YAML never gets to an API server.
             let Ok(object) = serde_saphyr::from_str::<Value>(document) else { continue };
-            if !fields.is_empty() && object["kind"].is_string() && object["metadata"]["name"].is_string() {
+            let ours = object["apiVersion"] == crds::v1alpha1::API_VERSION;
+            if !fields.is_empty() && ours && object["kind"].is_string() && object["metadata"]["name"].is_string() {
                 all.push(Bad { place, object, fields });
             }
         }
