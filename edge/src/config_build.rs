@@ -138,7 +138,7 @@ impl Builder {
 
         let ttl = objects.store_of(&self.edge, &edge).map(|store| ttl(&store.spec.ttl)).unwrap_or_default();
 
-        match self::advertise(&spec.network.advertise) {
+        match self::advertise(&spec.network.advertise, objects.reach.as_deref()) {
             Ok(advertise) => self.advertise = Some(advertise),
             Err(message) => {
                 let problem = edge.origin.problem("spec.network.advertise.from", message);
@@ -196,18 +196,26 @@ impl Builder {
 /// # Errors
 /// The address is one that only a node or a Service has, and nobody has told it: the bound one would be an address of the pod, which no
 /// peer reaches.
-fn advertise(wanted: &crds::v1alpha1::Advertise) -> Result<Advertise, String> {
+fn advertise(wanted: &crds::v1alpha1::Advertise, told: Option<&str>) -> Result<Advertise, String> {
     match (&wanted.name, wanted.from, &wanted.address) {
         (Some(name), _, _) => Ok(Advertise::Name(name.to_ascii_lowercase())),
+
         (None, _, Some(address)) => match address.parse() {
             Ok(address) => Ok(Advertise::Static(Some(address))),
             Err(_) => Err(format!("{address:?} is no IP address; for a host name use advertise.name")),
         },
         (None, None | Some(AdvertiseFrom::Static), None) => Ok(Advertise::Static(None)),
-        (None, Some(from), None) => Err(format!(
-            "the address of {} is not known to this edge; use from: Static with address, or name",
-            from.as_str()
-        )),
+        (None, Some(from), None) => match told {
+            // A load balancer may have a name in place of an address.
+            Some(told) => Ok(told.parse().map_or_else(
+                |_| Advertise::Name(told.to_ascii_lowercase()),
+                |address| Advertise::Static(Some(address)),
+            )),
+            None => Err(format!(
+                "the address of {} is not known to this edge (only an operator in a cluster knows it); use from: Static with address, or name",
+                from.as_str()
+            )),
+        },
     }
 }
 

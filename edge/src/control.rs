@@ -269,7 +269,9 @@ impl Operator {
         self.changes.borrow_and_update();
         let judged = self.shared.with(|state| {
             state.ledger.apply();
-            state.held.judge()
+            let mut judged = state.held.judge();
+            judged.objects.reach = state.held.reach(&self.shared.settings.pod);
+            judged
         });
         let mut loaded = Loaded {
             objects: judged.objects.clone(),

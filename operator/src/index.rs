@@ -25,7 +25,7 @@ use std::collections::btree_map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-pub use entry::{Content, Entry, key_of};
+pub use entry::{Content, Entry, Reach, key_of};
 pub use near::Near;
 pub use references::{References, keys_of};
 pub use shelf::{Full, Limits, MAX_OBJECT_BYTES};
@@ -102,6 +102,8 @@ pub struct Index {
     synced: BTreeSet<Kind>,
     /// Numbers of the tenants by domain name, lower case.
     tenants: BTreeMap<String, u16>,
+    /// By SipEdge that is there, where there is something to say.
+    reach: BTreeMap<ObjectKey, Reach>,
     revision: u64,
     view: OnceLock<View>,
 }
@@ -123,6 +125,7 @@ impl Default for Index {
             fetches: BTreeSet::new(),
             synced: BTreeSet::new(),
             tenants: BTreeMap::new(),
+            reach: BTreeMap::new(),
             revision: 0,
             view: OnceLock::new(),
         }
@@ -417,6 +420,13 @@ impl Index {
         self.unreadable.get(key)
     }
 
+    /// A SipEdge as it travels to its edges: with the addresses at which these are reached.
+    #[must_use]
+    pub fn reached(&self, edge: &ObjectKey) -> Option<Content> {
+        let content = &self.edges.get(edge)?.content;
+        Some(self.reach.get(edge).map_or_else(|| content.clone(), |reach| entry::reached(content, reach)))
+    }
+
     /// An object as it travels.
     #[must_use]
     pub fn content(&self, key: &Key) -> Option<&Content> {
@@ -467,6 +477,15 @@ impl Index {
             self.set_short(key.kind, true);
             self.synced.remove(&key.kind);
         }
+        self.changed()
+    }
+
+    /// Where the edges of each SipEdge are reached. Without [`Reach`]: nobody needs to know, or nobody knows.
+    pub fn reach(&mut self, reach: BTreeMap<ObjectKey, Reach>) -> Applied {
+        if self.reach == reach {
+            return Applied::Unchanged;
+        }
+        self.reach = reach;
         self.changed()
     }
 

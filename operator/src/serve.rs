@@ -7,6 +7,8 @@ pub mod streams;
 
 use crate::authority::{Authority, unix_now};
 use crate::board::{Board, State};
+use crate::index::Reach;
+use crate::key::Kind;
 use edge_api::control::edge_control_server::EdgeControlServer;
 use edge_api::control::edge_enrolment_server::EdgeEnrolmentServer;
 use enrol::{Cluster, Enrolment, Tokens};
@@ -147,6 +149,12 @@ async fn tell(board: Arc<Board>, told: watch::Sender<u64>) {
 
 /// `known`: the index as it was when this was last done, and whether it knew everything.
 fn update(state: &mut State, known: Option<(u64, bool)>) -> (u64, bool) {
+    let edges = state.index.keys(Kind::SipEdge).into_iter().filter_map(|key| {
+        let object = &state.index.edge(&key.object)?.object;
+        Some((key.object.clone(), state.running.reach(&key.object, object)))
+    });
+    let reach = edges.filter(|(_, reach)| *reach != Reach::default()).collect();
+    state.index.reach(reach);
     let now = (state.index.revision(), state.index.is_complete());
     if known == Some(now) {
         return now;

@@ -125,6 +125,8 @@ pub struct Snapshot {
     pub config_maps: BTreeMap<ObjectKey, Sourced<ConfigMap>>,
     /// Labels of the namespaces, where they are known (not from files).
     pub namespaces: BTreeMap<String, Labels>,
+    /// The address at which peers reach this edge's Service or node, as an operator told it. Not from files.
+    pub reach: Option<String>,
     /// True for what an operator chose for one edge: who may be where was judged by it over everything, and other edges and other
     /// agents are not here. Only what an object needs for itself is judged again.
     pub chosen: bool,

@@ -99,7 +99,7 @@ struct Object {
 }
 
 enum Read {
-    Edge(Sourced<SipEdge>),
+    Edge(Sourced<SipEdge>, Reach),
     Store(Sourced<SessionStore>),
     Domain(Sourced<SipDomain>),
     Agent(Sourced<McpAgent>),
@@ -201,7 +201,7 @@ impl Held {
     #[must_use]
     pub fn store(&self) -> Option<Key> {
         let edge = |object: &Object| match &object.read {
-            Ok(Read::Edge(edge)) => edge.spec.session_store_ref.as_ref().map(|reference| reference.name.clone()),
+            Ok(Read::Edge(edge, _)) => edge.spec.session_store_ref.as_ref().map(|reference| reference.name.clone()),
             _ => None,
         };
         let (key, name) = self.objects.iter().find_map(|(key, object)| Some((key, edge(object)?)))?;
@@ -268,6 +268,15 @@ impl Held {
         self.objects.values().filter_map(number).collect()
     }
 
+    /// The address at which peers reach this pod, where its SipEdge asks for one that only the cluster knows.
+    #[must_use]
+    pub fn reach(&self, pod: &str) -> Option<String> {
+        self.objects.values().find_map(|object| match &object.read {
+            Ok(Read::Edge(_, reach)) => reach.pods.get(pod).or(reach.service.as_ref()).cloned(),
+            _ => None,
+        })
+    }
+
     /// Where the Services of backends answer, by the name of the Service.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<ObjectKey, Endpoints> {
@@ -302,7 +311,7 @@ impl Held {
         for (key, object) in &self.objects {
             let at = key.object.clone();
             match &object.read {
-                Ok(Read::Edge(read)) => drop(objects.edges.insert(at, read.clone())),
+                Ok(Read::Edge(read, _)) => drop(objects.edges.insert(at, read.clone())),
                 Ok(Read::Store(read)) => drop(objects.stores.insert(at, read.clone())),
                 Ok(Read::Domain(read)) => drop(objects.domains.insert(at.name, read.clone())),
                 Ok(Read::Agent(read)) => drop(objects.agents.insert(at, read.clone())),
@@ -336,7 +345,12 @@ fn unread(field: &str, message: impl Into<String>) -> Unread {
 
 fn read(key: &Key, json: &Bytes) -> Result<Read, Unread> {
     match key.kind {
-        Kind::SipEdge => custom(key, json, |o: &SipEdge| validate::edge(&o.spec)).map(Read::Edge),
+        Kind::SipEdge => {
+            let beside: BesideEdge =
+                serde_json::from_slice(json).map_err(|error| unread("reach", error.to_string()))?;
+            let edge = custom(key, json, |o: &SipEdge| validate::edge(&o.spec))?;
+            Ok(Read::Edge(edge, beside.reach))
+        }
         Kind::SessionStore => custom(key, json, |o: &SessionStore| validate::store(&o.spec)).map(Read::Store),
         Kind::SipDomain => custom(key, json, |o: &SipDomain| validate::domain(&o.spec)).map(Read::Domain),
         Kind::McpAgent => custom(key, json, |o: &McpAgent| validate::agent(&o.spec)).map(Read::Agent),
@@ -367,6 +381,22 @@ fn read(key: &Key, json: &Bytes) -> Result<Read, Unread> {
         // No key has this kind.
         Kind::Unspecified => Err(unread("kind", "is not known to this edge")),
     }
+}
+
+/// What an operator says of a SipEdge beside its manifest.
+#[derive(Deserialize)]
+struct BesideEdge {
+    #[serde(default)]
+    reach: Reach,
+}
+
+/// Addresses that only the cluster knows.
+#[derive(Deserialize, Default)]
+struct Reach {
+    service: Option<String>,
+    /// Of the node, by pod.
+    #[serde(default)]
+    pods: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -57,6 +58,31 @@ pub(super) fn custom<S: Serialize>(kind: &str, meta: &ObjectMeta, labelled: bool
     }
     let json = json!({"apiVersion": crds::v1alpha1::API_VERSION, "kind": kind, "metadata": metadata, "spec": spec});
     Content { version: version.into(), json: json.to_string().into() }
+}
+
+/// Addresses that only the cluster knows, beside a SipEdge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Of the ingress Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Of the nodes, by pod.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pods: BTreeMap<String, String>,
+}
+
+/// A SipEdge as it travels, with the addresses of its edges. They raise no generation, so the version names them too.
+pub(super) fn reached(edge: &Content, reach: &Reach) -> Content {
+    if *reach == Reach::default() {
+        return edge.clone();
+    }
+    let reach = json!(reach).to_string();
+    let version = format!("{}/{}", edge.version, hex(&Sha256::digest(&reach)[..8]));
+    let mut json = edge.json.to_vec();
+    // The end of the object.
+    json.pop();
+    json.extend_from_slice(format!(r#","reach":{reach}}}"#).as_bytes());
+    Content { version: version.into(), json: json.into() }
 }
 
 /// A Secret: `{apiVersion, kind, metadata{name, namespace}, type, data}`, the values in base64. No copy of a value stays behind.

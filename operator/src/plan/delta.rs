@@ -2,7 +2,7 @@
 
 mod session;
 
-use crate::index::Index;
+use crate::index::{Content, Index};
 use crate::key::{Key, Kind};
 use bytes::Bytes;
 use crds::manifest::ObjectKey;
@@ -33,9 +33,14 @@ pub type Wanted = BTreeMap<Key, Item>;
 pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
     let told = index.view().snapshot(index, edge);
     let mut wanted = Wanted::new();
+    for key in told.edges.into_keys() {
+        if let Some(Content { version, json }) = index.reached(&key) {
+            wanted.insert(Key::new(Kind::SipEdge, key), Item { version, json, tenant: None });
+        }
+    }
     let mut add = |key: Key, tenant: Option<u16>| {
-        if let Some(content) = index.content(&key) {
-            wanted.insert(key, Item { version: content.version.clone(), json: content.json.clone(), tenant });
+        if let Some(Content { version, json }) = index.content(&key).cloned() {
+            wanted.insert(key, Item { version, json, tenant });
         }
     };
     for (name, domain) in &told.domains {
@@ -50,7 +55,6 @@ pub fn wanted(index: &Index, edge: &ObjectKey) -> Wanted {
     told.secrets.into_keys().for_each(|key| add(Key::new(Kind::Secret, key), None));
     told.config_maps.into_keys().for_each(|key| add(Key::new(Kind::ConfigMap, key), None));
     told.stores.into_keys().for_each(|key| add(Key::new(Kind::SessionStore, key), None));
-    told.edges.into_keys().for_each(|key| add(Key::new(Kind::SipEdge, key), None));
     told.policies.into_keys().for_each(|key| add(Key::new(Kind::McpCapabilityPolicy, key), None));
     told.agents.into_keys().for_each(|key| add(Key::new(Kind::McpAgent, key), None));
     wanted

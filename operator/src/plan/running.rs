@@ -2,7 +2,7 @@
 //!
 //! Only what is labelled as ours comes here, and of it only what a status or a rollout needs.
 
-use crate::index::Index;
+use crate::index::{Index, Reach};
 use crate::plan::fleet::{Edge, Fleet, Fleets};
 use crate::plan::rollout::{self, Drain, Observed};
 use crate::plan::workload::selector;
@@ -315,6 +315,27 @@ impl Running {
         let from = ObjectKey::new(&edge.namespace, "");
         let here = self.pods.range(from..).take_while(move |(key, _)| key.namespace == edge.namespace);
         here.filter(move |(_, pod)| pod.edge == edge.name).map(|(key, pod)| (&*key.name, pod))
+    }
+
+    /// The addresses that the edges of a SipEdge cannot know by themselves and have to write into what they send.
+    #[must_use]
+    pub fn reach(&self, edge: &ObjectKey, object: &SipEdge) -> Reach {
+        let pods = |address: &dyn Fn(&Pod) -> Option<String>| {
+            let pods = self.pods_of(edge).filter(|(_, pod)| !pod.over);
+            pods.filter_map(|(name, pod)| Some((name.to_owned(), address(pod)?))).collect()
+        };
+        match object.spec.network.advertise.from {
+            Some(AdvertiseFrom::ServiceAddress) => {
+                let service = self.services.get(edge).and_then(|addresses| addresses.first().cloned());
+                Reach { service, ..Reach::default() }
+            }
+            Some(AdvertiseFrom::NodeInternalIP) => Reach { pods: pods(&|pod| pod.host.clone()), ..Reach::default() },
+            Some(AdvertiseFrom::NodeExternalIP) => {
+                let node = |pod: &Pod| self.nodes.get(&ObjectKey::new("", &*pod.node))?.first().cloned();
+                Reach { pods: pods(&node), ..Reach::default() }
+            }
+            Some(AdvertiseFrom::Static) | None => Reach::default(),
+        }
     }
 
     /// Where peers reach the edges: the advertised name, or addresses.
