@@ -193,7 +193,9 @@ fn judge(generation: Option<i64>, status: Option<&Status>) -> Vec<(Mark, String)
     }
     let not = conditions.iter().filter(|condition| condition.status != "True");
     not.map(|condition| {
-        let mark = if condition.status == "False" { Mark::Bad } else { Mark::Open };
+        // A store that keeps nothing is a choice; a tenant that needs more of it has a condition of its own.
+        let is_bad = condition.status == "False" && condition.type_ != "Durable";
+        let mark = if is_bad { Mark::Bad } else { Mark::Open };
         (mark, format!("{}={} {}: {}", condition.type_, condition.status, condition.reason, condition.message))
     })
     .collect()

@@ -242,6 +242,23 @@ fn an_address_that_nobody_told_is_not_taken_for_the_bound_one() {
 }
 
 #[test]
+fn an_address_that_an_operator_told_is_what_the_edge_writes() {
+    let text = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}");
+    for (told, is) in [
+        ("192.0.2.9", Advertise::Static(Some([192, 0, 2, 9].into()))),
+        ("LB.example", Advertise::Name("lb.example".to_owned())),
+    ] {
+        let mut objects = parse([("0.yaml", &*text), ("1.yaml", DOMAIN)]).objects;
+        objects.reach = Some(told.to_owned());
+        let sourced = objects.edges.get_mut(&ObjectKey::new("default", "demo")).unwrap();
+        let advertise = &mut Arc::make_mut(&mut sourced.object).spec.network.advertise;
+        (advertise.from, advertise.address) = (Some(AdvertiseFrom::ServiceAddress), None);
+        let built = builder().build(&objects).unwrap();
+        assert_eq!((built.config.edge.advertise, built.listener_problems), (is, vec![]));
+    }
+}
+
+#[test]
 fn an_agent_is_at_the_edges_that_its_parent_refs_name_and_that_allow_its_domain() {
     let agent = |parents: &str| {
         format!(

@@ -626,7 +626,12 @@ mod tests {
         ] {
             object.spec.network.advertise.from = Some(from);
             assert_eq!(running.addresses(&e(), &object), [address]);
+            // Its edges are told the same, each that of its own node.
+            let Reach { service, pods } = running.reach(&e(), &object);
+            assert_eq!(service.as_deref().or(pods.get("e-0").map(|at| &**at)), Some(address));
         }
+        object.spec.network.advertise.from = None;
+        assert_eq!(running.reach(&e(), &object), Reach::default());
     }
 
     #[test]

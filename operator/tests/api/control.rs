@@ -374,6 +374,27 @@ fn an_edge_takes_no_removal_before_everything_was_said() {
 }
 
 #[tokio::test]
+async fn an_edge_is_told_where_its_service_is_reached_and_when_that_changes() {
+    let authority = authority();
+    let replica = Replica::start(&authority).await;
+    let mut by_service = edge_json(1);
+    by_service["spec"]["network"]["advertise"] = serde_json::json!({"from": "ServiceAddress"});
+    let mut objects = objects(&[("a", 1)]);
+    objects.retain(|object| object.key().kind != Kind::SipEdge);
+    objects.push(Object::Edge(serde_json::from_value(by_service).unwrap()));
+    replica.reset(objects);
+    let files = Files::new(&authority, &token());
+    let mut edge = Edge::start(files.settings(replica.address, "e-0"));
+    let loaded = edge.until("an edge", |loaded| loaded.objects.edges.len() == 1).await;
+    assert_eq!(loaded.objects.reach, None);
+    for address in ["10.96.0.9", "192.0.2.9"] {
+        replica.service(address);
+        edge.until(address, |loaded| loaded.objects.reach.as_deref() == Some(address)).await;
+        programmed(&replica, "e-0").await;
+    }
+}
+
+#[tokio::test]
 async fn a_refused_object_has_its_own_result_and_the_others_apply() {
     let authority = authority();
     let replica = Replica::start(&authority).await;

@@ -19,6 +19,7 @@ use operator::authority::{Authority, unix_now};
 use operator::board::Board;
 use operator::index::Object;
 use operator::key::{Key, Kind};
+use operator::plan::running::Thing;
 use operator::plan::workload::selector;
 use operator::serve::enrol::{Bearer, Pod, Refused, Tokens};
 use operator::serve::{Clock, run_with};
@@ -126,6 +127,17 @@ impl Replica {
 
     pub fn apply(&self, object: Object) {
         self.board.change(|state| state.index.apply(object).unwrap());
+    }
+
+    /// The ingress Service of the SipEdge has this address.
+    pub fn service(&self, address: &str) {
+        let labels = operator::plan::workload::selector(&edge_key());
+        let service = json!({
+            "metadata": {"name": edge_key().name, "namespace": edge_key().namespace, "uid": "service", "resourceVersion": "1", "labels": labels},
+            "spec": {"clusterIP": address},
+        });
+        let service = Thing::Service(serde_json::from_value(service).unwrap());
+        self.board.change(|state| state.running.apply(&service));
     }
 
     /// Waits until what everybody sees is as wanted.
