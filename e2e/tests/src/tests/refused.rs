@@ -29,13 +29,17 @@ struct Bad {
     fields: Vec<String>,
 }
 
-/// `#! FIELD: MESSAGE` and `#!cel FIELD: MESSAGE` at the ends of lines say what is wrong.
+/// `#! FIELD: MESSAGE` and `#!cel FIELD: MESSAGE` at the ends of lines say what is wrong. Empty where all of it is of files only.
 fn marks(document: &str) -> Vec<String> {
     let lines = document.lines().filter(|line| !line.starts_with('#'));
-    let marks =
-        lines.flat_map(|line| line.split(" #!").skip(1)).map(|mark| mark.strip_prefix("cel ").unwrap_or(mark).trim());
-    let seen = marks.filter(|mark| !OF_FILES.iter().any(|text| mark.contains(text)));
-    seen.filter_map(|mark| mark.split_once(':').map(|(field, _)| field.to_owned())).collect()
+    let marks: Vec<&str> = lines
+        .flat_map(|line| line.split(" #!").skip(1))
+        .map(|mark| mark.strip_prefix("cel ").unwrap_or(mark).trim())
+        .collect();
+    if marks.iter().all(|mark| OF_FILES.iter().any(|text| mark.contains(text))) {
+        return Vec::new();
+    }
+    marks.into_iter().filter_map(|mark| mark.split_once(':').map(|(field, _)| field.to_owned())).collect()
 }
 
 fn bad(root: &Path) -> Fallible<Vec<Bad>> {
