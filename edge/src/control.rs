@@ -34,8 +34,8 @@ use report::Reporter;
 
 /// So long an operator has to say everything before the file is used that an earlier process kept.
 pub const COLD_START: Duration = Duration::from_secs(3);
-/// Between two writes of that file.
-const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// Between two writes of that file, at least; with much to write, so that it is a tenth of the time.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// How an operator is reached, and who this edge is.
 #[derive(Clone, Debug)]
@@ -374,7 +374,7 @@ async fn keep(shared: Arc<Shared>) {
     while said.changed().await.is_ok() {
         let kept = shared.with(|state| std::mem::take(&mut state.keep).then(|| state.held.kept()));
         let Some(kept) = kept else { continue };
-        let writing = cache.clone();
+        let (writing, begin) = (cache.clone(), Instant::now());
         let written = tokio::task::spawn_blocking(move || writing.write(kept)).await;
         let trouble = match written {
             Ok(Ok(())) => String::new(),
@@ -388,6 +388,6 @@ async fn keep(shared: Arc<Shared>) {
             );
         }
         told = trouble;
-        sleep(KEEP_EVERY).await;
+        sleep(KEEP_EVERY.max(begin.elapsed() * 9)).await;
     }
 }

@@ -63,13 +63,15 @@ pub struct Fleet {
     pub listeners: Vec<(&'static str, u16)>,
     /// More of `spec`.
     pub more: Value,
+    /// Whether callers without a name are allowed. A dialog of theirs belongs to one connection, and cannot go on over another one.
+    pub anonymous: bool,
 }
 
 impl Fleet {
     /// Inside the cluster, with these listeners.
     pub fn of(replicas: u32, listeners: &[(&'static str, u16)]) -> Fleet {
         let network = json!({"mode": "ClusterIP", "advertise": {"from": "ServiceAddress"}});
-        Fleet { replicas, network, listeners: listeners.to_vec(), more: json!({}) }
+        Fleet { replicas, network, listeners: listeners.to_vec(), more: json!({}), anonymous: true }
     }
 
     pub fn object(&self) -> Value {
@@ -97,8 +99,8 @@ impl Fleet {
     }
 }
 
-/// The domain of a test, for agents of its first namespace: USER by digest, and anybody.
-pub fn tenant(space: &Space<'_>) -> [Value; 3] {
+/// The domain of a test, for agents of its first namespace: USER by digest, and anybody if `anonymous`.
+pub fn tenant(space: &Space<'_>, anonymous: bool) -> [Value; 3] {
     let (name, domain) = (space.own("tenant"), space.domain());
     let ha1 = a1(Algorithm::Sha256, USER.0, &domain, USER.1);
     let mut object = v1alpha1(
@@ -112,7 +114,8 @@ pub fn tenant(space: &Space<'_>) -> [Value; 3] {
         }),
     );
     object["metadata"]["labels"] = space.labels();
-    let who = json!([{"anonymous": {}}, {"sipIdentity": format!("sip:*@{domain}")}]);
+    let mut who = vec![json!({"sipIdentity": format!("sip:*@{domain}")})];
+    who.extend(anonymous.then(|| json!({"anonymous": {}})));
     [
         json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"},
@@ -224,7 +227,7 @@ impl Space<'_> {
     pub async fn fleet(&self, fleet: &Fleet) -> Fallible<()> {
         self.store().await?;
         self.echo().await?;
-        self.apply_all(&tenant(self)).await?;
+        self.apply_all(&tenant(self, fleet.anonymous)).await?;
         self.apply(&fleet.object()).await?;
         self.edges_ready(fleet.replicas).await
     }

@@ -43,6 +43,7 @@ pub async fn world_of_calls(space: &Space<'_>, more: Value) -> Fallible<Tls> {
     let authority = space.authority().await?;
     let mut fleet = Fleet::of(EDGES, &[("TLS", TLS_PORT)]);
     fleet.more = more;
+    fleet.anonymous = false;
     space.fleet(&fleet).await?;
     space.apply(&agent(space, AGENT)).await?;
     space.comes("McpAgent", AGENT, "Programmed", "True", None).await?;

@@ -100,7 +100,7 @@ pub async fn lost_reference(space: &Space<'_>) -> Fallible<Outcome> {
         }
     };
     stands("False", Some("SecretNotFound")).await?;
-    space.apply_all(&tenant(space)).await?;
+    space.apply_all(&tenant(space, true)).await?;
     stands("True", None).await?;
     until("calls to be taken again", PATIENCE, || async {
         other.page(uri, "echo", &json_text("healed"), LIMIT).await.map(drop).map_err(String::from)
@@ -115,7 +115,7 @@ pub async fn late_store(space: &Space<'_>) -> Fallible<Outcome> {
     space.begin(Security::Restricted).await?;
     space.store_to_be().await?;
     space.echo().await?;
-    space.apply_all(&tenant(space)).await?;
+    space.apply_all(&tenant(space, true)).await?;
     space.apply(&Fleet::of(2, &[("TCP", 5060)]).object()).await?;
     space.comes("SessionStore", STORE, "Reachable", "False", None).await?;
     let edges = space.world.ours("SipEdge", &space.name);

@@ -170,7 +170,7 @@ pub async fn conflicts(space: &Space<'_>) -> Fallible<Outcome> {
     space.begin(Security::Restricted).await?;
     let other = space.more("b").await?;
     webhook_answers(space).await?;
-    space.apply_all(&tenant(space)).await?;
+    space.apply_all(&tenant(space, true)).await?;
     space.apply(&agent(space, "first")).await?;
     let refusal = |place: String, object: Value, field: &'static str| async move {
         // The operator learns of the objects before it a moment later.

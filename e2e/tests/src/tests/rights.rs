@@ -80,7 +80,7 @@ pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
     world.installed().await?;
     space.begin(Security::Restricted).await?;
     let other = space.more("b").await?;
-    space.apply_all(&tenant(space)).await?;
+    space.apply_all(&tenant(space, true)).await?;
     space.apply(&agent(space, "mine")).await?;
     // The other tenant: a domain, an agent, a Secret.
     let theirs = space.own("other");
