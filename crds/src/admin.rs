@@ -2,8 +2,8 @@
 //!
 //! A question with a field that is not known is refused. An answer may have more fields than are known.
 //!
-//! A replica of the operator answers for the edges that are connected to it; [`Edges`] says which those were, and whoever wants all of them
-//! asks every replica. An error is `{"error": MESSAGE}` with the status that HTTP has for it.
+//! A replica of the operator answers for all edges, as far as it can reach the one that holds the Lease, else for those that are connected to it;
+//! [`Edges`] says which those were. Whoever misses some asks another replica. An error is `{"error": MESSAGE}` with the status that HTTP has for it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ pub struct Edges {
     pub answered: Vec<String>,
     /// Why the others did not, by `namespace/pod`.
     pub silent: BTreeMap<String, String>,
-    /// Pods of the same SipEdges that should be there and are not connected to this replica.
+    /// Pods of the same SipEdges that should be there and are not known to whoever answered.
     pub elsewhere: u32,
 }
 

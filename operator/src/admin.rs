@@ -3,6 +3,9 @@
 //! Who asks shows a bearer token, which the API server reviews; then the API server says whether that user may do so
 //! (`sipdomains/sessions`, `sipedges/drain`) in the namespace of the object. Whoever may not learns nothing, not even whether there is such an
 //! object.
+//!
+//! Every replica answers for all edges: one that does not hold the Lease passes the question to the one that does ([`Forward`]). Where that one does
+//! not answer it says what the edges know that are connected to it, and how many there are elsewhere.
 
 mod access;
 mod answers;
@@ -12,6 +15,7 @@ use crate::authority::Authority;
 use crate::board::Board;
 use crate::https::{self, Answers, Asked, Limits, Reply};
 use crate::identity::Identity;
+use crate::peers::forward::{Forward, PASSED};
 use crate::queries::{NotAsked, Queries};
 use crds::admin::{
     self as api, ConversationQuestion, DrainQuestion, Drains, Erased, Export, SessionsQuestion, WhyQuestion,
@@ -74,9 +78,10 @@ pub async fn run(
     queries: Arc<Queries>,
     authority: Arc<Authority>,
     client: Client,
+    forward: Forward,
     shutdown: impl Future<Output = ()>,
 ) {
-    let admin = Admin { board, queries, access: Arc::new(Cluster::new(client)) };
+    let admin = Admin { board, queries, access: Arc::new(Cluster::new(client)), forward: Some(forward) };
     https::serve(listener, authority, LIMITS, Arc::new(admin), shutdown).await;
 }
 
@@ -84,6 +89,8 @@ struct Admin {
     board: Arc<Board>,
     queries: Arc<Queries>,
     access: Arc<dyn Access>,
+    /// To the holder of the Lease; `None`: this replica is alone.
+    forward: Option<Forward>,
 }
 
 impl Answers for Admin {
@@ -97,13 +104,25 @@ impl Answers for Admin {
 }
 
 impl Admin {
-    async fn route(&self, asked: Asked) -> Result<Reply, Problem> {
+    async fn route(&self, mut asked: Asked) -> Result<Reply, Problem> {
+        let passed = asked.path.strip_prefix(PASSED).map(str::to_owned);
+        let forward = self.forward.as_ref().filter(|forward| passed.is_none() && !forward.is_here());
+        asked.path = passed.unwrap_or(asked.path);
         const PATHS: [&str; 5] = [api::SESSIONS, api::WHY, api::DRAIN, api::EXPORT, api::ERASE];
         if !PATHS.contains(&asked.path.as_str()) {
             return Err(problem(StatusCode::NOT_FOUND, PATHS.join(" ")));
         }
         if asked.method != Method::POST {
             return Err(problem(StatusCode::METHOD_NOT_ALLOWED, "POST only"));
+        }
+        if let Some(forward) = forward.filter(|_| asked.token.is_some()) {
+            match forward.pass(&asked).await {
+                Ok(reply) => return Ok(reply),
+                Err(why) => tracing::warn!(
+                    path = asked.path,
+                    "the question could not be passed to the holder of the Lease: {why}"
+                ),
+            }
         }
         let person = self.person(&asked).await?;
         match asked.path.as_str() {
@@ -155,6 +174,10 @@ impl Admin {
 
     async fn drain(&self, person: &Person, question: &DrainQuestion) -> Result<Drains, Problem> {
         self.may(person, &questions::may_drain(question)).await?;
+        // An order of another replica would be gone with the next word of the holder.
+        if self.forward.as_ref().is_some_and(|forward| !forward.is_here()) {
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no replica that holds the Lease answers; try again"));
+        }
         self.board.change(|state| questions::drain(state, question, person.name()))
     }
 

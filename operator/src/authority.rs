@@ -1,7 +1,7 @@
 //! The authority of the control stream: a key and a certificate in one Secret, from which every replica issues. The holder of the Lease makes it
 //! where it is missing, and nobody ever replaces it.
 
-use crate::identity::Identity;
+use crate::identity::{Identity, replica_uri};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,13 +15,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
 
 /// Name of the Secret, in the namespace of the operator, and of the ConfigMap with its certificate where edges are.
@@ -198,19 +199,56 @@ impl Authority {
     /// # Errors
     /// A name that is none.
     pub fn certify(&self, names: &[String], now: i64) -> Result<CertifiedKey, Unusable> {
+        let names = names.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
+        let names = names.collect::<Result<_, rcgen::Error>>().map_err(Unusable::Issuing)?;
+        self.make_own(names, ExtendedKeyUsagePurpose::ServerAuth, now)
+    }
+
+    /// A key with a certificate that names this replica (`namespace/pod`) to another one. It names no server and no edge.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn certify_replica(&self, replica: &str, now: i64) -> Result<CertifiedKey, Unusable> {
+        let uri = replica_uri(replica).try_into().map_err(Unusable::Issuing)?;
+        self.make_own(vec![SanType::URI(uri)], ExtendedKeyUsagePurpose::ClientAuth, now)
+    }
+
+    fn make_own(
+        &self,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        now: i64,
+    ) -> Result<CertifiedKey, Unusable> {
         let key = KeyPair::generate().map_err(Unusable::Issuing)?;
         let mut params = params("sipmcp-operator", now, LIFE);
-        let names = names.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
-        params.subject_alt_names = names.collect::<Result<_, rcgen::Error>>().map_err(Unusable::Issuing)?;
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![usage];
         let certificate = params.signed_by(&key, &self.issuer).map_err(Unusable::Issuing)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| Unusable::Key)?;
         CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider())
             .map_err(|error| Unusable::Serving(error.to_string()))
     }
 
-    /// For one handshake with an edge. A client may show a certificate of this authority, or none. The operator's own one is made anew at
+    /// For a connection to another replica, with this protocol in it. `key`: who this replica is there, where it says so.
+    ///
+    /// # Errors
+    /// The key is none.
+    pub fn client(&self, key: Option<CertifiedKey>, protocol: &[u8]) -> Result<Arc<ClientConfig>, Unusable> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| Unusable::Serving(error.to_string()))?
+            .with_root_certificates(self.roots.clone());
+        let mut config = match key {
+            Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// For one handshake with an edge or another replica. A client may show a certificate of this authority, or none. The operator's own one is made anew at
     /// half of its life.
     ///
     /// # Errors

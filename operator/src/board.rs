@@ -8,6 +8,7 @@ use crate::plan::delta::Wants;
 use crate::plan::finalizer::Leaving;
 use crate::plan::fleet::Fleets;
 use crate::plan::running::Running;
+use crate::serve::mirrors::Mirrors;
 use crate::serve::streams::Streams;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -38,11 +39,13 @@ pub struct Board {
     state: Mutex<State>,
     revision: watch::Sender<u64>,
     streams: Streams,
+    mirrors: Mirrors,
 }
 
 impl Default for Board {
     fn default() -> Self {
-        Board { state: Mutex::default(), revision: watch::Sender::new(0), streams: Streams::default() }
+        let revision = watch::Sender::new(0);
+        Board { state: Mutex::default(), revision, streams: Streams::default(), mirrors: Mirrors::default() }
     }
 }
 
@@ -65,6 +68,12 @@ impl Board {
     #[must_use]
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The replicas that tell this one of their edges.
+    #[must_use]
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
     }
 
     /// Changes with every [`Board::change`]; many changes between two looks are one.

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn ready_is_who_has_listed_everything_and_stays_so() {
-        let (_grant, pen) = crate::lease::pen();
+        let (_grant, _settled, pen) = crate::lease::pen();
         let door = Door::new(Arc::default(), Arc::default(), pen);
         let at = |path: &str| door.answer(&Request::get(path).body(()).unwrap()).status();
         assert_eq!((at("/healthz"), at("/readyz")), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));

@@ -1,4 +1,4 @@
-//! Who an edge is on the control stream and in the mesh: what its certificate names.
+//! Who an edge is on the control stream and in the mesh, and who a replica of the operator is: what its certificate names.
 
 use crds::manifest::ObjectKey;
 use std::fmt;
@@ -11,6 +11,25 @@ const SPIFFE: &str = "spiffe://sipmcp/";
 const FLEET: &str = "urn:sipmcp:sipedge:";
 /// The edge id in the mesh, `POD.NAMESPACE`: pods of two namespaces may have one name, and one authority issues for both.
 const MESH: &str = "urn:sipmcp:edge:";
+
+/// Namespace and pod of a replica of the operator.
+const REPLICA: &str = "urn:sipmcp:operator:";
+
+/// The URI that names a replica, `namespace/pod`.
+#[must_use]
+pub fn replica_uri(replica: &str) -> String {
+    format!("{REPLICA}{replica}")
+}
+
+/// Which replica a certificate names that this authority issued, `namespace/pod`. `None`: none.
+#[must_use]
+pub fn replica_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let replica = certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(REPLICA))?;
+    let (namespace, pod) = replica.split_once('/')?;
+    let fits = |name: &str| (1..=253).contains(&name.len()) && !name.contains('/');
+    (fits(namespace) && fits(pod)).then(|| replica.to_owned())
+}
 
 /// One pod of a SipEdge. Both stand in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

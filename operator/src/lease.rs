@@ -1,9 +1,10 @@
 //! The Lease under which one replica of the operator writes to the API server: `sipmcp-operator-write`. All of them watch and serve.
 //!
-//! The decisions are in [`claim`]; here they meet the API server and the clock. Who holds the Lease has a [`Pen`] that writes.
+//! The decisions are in [`claim`]; here they meet the API server and the clock. Who holds the Lease has a [`Pen`] that writes, as soon as it knows
+//! what the other replicas know ([`settle`]).
 
 pub mod claim;
-pub mod mark;
+pub mod settle;
 
 use self::claim::{Act, Claim, LEASE_MS, LOOK_MS, Seen, WRITE_MS};
 use crate::run::{Ended, Shutdown};
@@ -25,7 +26,8 @@ pub const NAME: &str = "sipmcp-operator-write";
 pub struct Pen {
     until: watch::Receiver<Option<Instant>>,
     flag: watch::Receiver<bool>,
-    elsewhere: watch::Receiver<bool>,
+    settled: watch::Receiver<bool>,
+    other: watch::Receiver<Option<String>>,
     /// Read by every write on its way; whoever lets go of the Lease waits for all of them.
     strokes: Arc<RwLock<()>>,
 }
@@ -40,7 +42,7 @@ impl Pen {
     /// Whether this replica may write now.
     #[must_use]
     pub fn writes(&self) -> bool {
-        self.until.borrow().is_some_and(|until| Instant::now() < until)
+        *self.settled.borrow() && self.until.borrow().is_some_and(|until| Instant::now() < until)
     }
 
     /// To be asked before every write and held until its end, at most [`WRITE_MS`]. `None`: this replica may not write.
@@ -50,16 +52,16 @@ impl Pen {
         self.writes().then_some(Stroke { _strokes: strokes })
     }
 
-    /// The same as a flag to wait for; it falls a moment later.
+    /// Whether it holds the Lease, as a flag to wait for; it falls a moment later.
     #[must_use]
     pub fn flag(&self) -> watch::Receiver<bool> {
         self.flag.clone()
     }
 
-    /// Whether another replica writes, as far as is known here.
+    /// The identity of another replica that holds the Lease, as far as is known here.
     #[must_use]
-    pub fn elsewhere(&self) -> watch::Receiver<bool> {
-        self.elsewhere.clone()
+    pub fn other(&self) -> watch::Receiver<Option<String>> {
+        self.other.clone()
     }
 
     /// Returns when this replica may write.
@@ -67,7 +69,15 @@ impl Pen {
     /// # Errors
     /// The task of the Lease has ended, and with it the process.
     pub async fn granted(&mut self) -> Result<(), Ended> {
-        self.until.wait_for(|until| until.is_some_and(|until| Instant::now() < until)).await.map_err(|_| Ended)?;
+        while !self.writes() {
+            self.until.wait_for(|until| until.is_some_and(|until| Instant::now() < until)).await.map_err(|_| Ended)?;
+            let Pen { settled, flag, .. } = self;
+            tokio::select! {
+                settled = settled.wait_for(|settled| *settled) => drop(settled.map_err(|_| Ended)?),
+                // Lost before it was of use.
+                held = flag.wait_for(|held| !held) => drop(held.map_err(|_| Ended)?),
+            }
+        }
         Ok(())
     }
 }
@@ -77,19 +87,20 @@ impl Pen {
 pub struct Grant {
     until: watch::Sender<Option<Instant>>,
     flag: watch::Sender<bool>,
-    elsewhere: watch::Sender<bool>,
+    other: watch::Sender<Option<String>>,
     strokes: Arc<RwLock<()>>,
 }
 
-/// A pen that does not write yet, and who grants it.
+/// A pen that does not write yet, who grants it, and who says that this replica knows enough to write.
 #[must_use]
-pub fn pen() -> (Grant, Pen) {
+pub fn pen() -> (Grant, watch::Sender<bool>, Pen) {
     let (sender, until) = watch::channel(None);
     let (raise, flag) = watch::channel(false);
-    let (away, elsewhere) = watch::channel(false);
+    let (settle, settled) = watch::channel(false);
+    let (name, other) = watch::channel(None);
     let strokes = Arc::new(RwLock::new(()));
-    let grant = Grant { until: sender, flag: raise, elsewhere: away, strokes: strokes.clone() };
-    (grant, Pen { until, flag, elsewhere, strokes })
+    let grant = Grant { until: sender, flag: raise, other: name, strokes: strokes.clone() };
+    (grant, settle, Pen { until, flag, settled, other, strokes })
 }
 
 /// Holds the Lease, or waits for it, until shutdown; then lets go of it, so that another replica needs not wait.
@@ -113,8 +124,12 @@ pub async fn run(client: Client, namespace: String, me: String, grant: Grant, mu
         let at = now();
         let until = claim.until().filter(|_| claim.holds(at)).map(|until| begin + Duration::from_millis(until));
         grant.tell(until, claim.me());
-        let elsewhere = claim.is_elsewhere(at);
-        grant.elsewhere.send_if_modified(|flag| std::mem::replace(flag, elsewhere) != elsewhere);
+        let other = claim.other().map(str::to_owned);
+        grant.other.send_if_modified(|known| {
+            let changed = *known != other;
+            *known = other;
+            changed
+        });
         let mut next = claim.next_look(at);
         if let Some(until) = claim.until().filter(|until| *until > at) {
             // Whoever waits for the end of the pen is woken at its end.
@@ -146,8 +161,8 @@ impl Grant {
         let before = self.until.send_replace(until);
         self.flag.send_if_modified(|flag| std::mem::replace(flag, until.is_some()) != until.is_some());
         match (before, until) {
-            (None, Some(_)) => tracing::info!(lease = NAME, %me, "this replica writes"),
-            (Some(_), None) => tracing::info!(lease = NAME, %me, "this replica writes no more"),
+            (None, Some(_)) => tracing::info!(lease = NAME, %me, "this replica holds the Lease"),
+            (Some(_), None) => tracing::info!(lease = NAME, %me, "this replica holds the Lease no more"),
             _ => {}
         }
     }
@@ -220,9 +235,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_lease_is_let_go_of_when_the_last_write_has_ended_and_none_begins_then() {
-        let (grant, mut pen) = pen();
+        let (grant, settled, mut pen) = pen();
         assert!(pen.begin().is_none());
         grant.tell(Some(Instant::now() + Duration::from_secs(60)), "a");
+        assert!(pen.begin().is_none(), "it does not know yet what the other replicas know");
+        settled.send_replace(true);
         pen.granted().await.unwrap();
         let stroke = pen.begin().unwrap();
         let mut waiting = Box::pin(grant.strokes.write());

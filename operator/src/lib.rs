@@ -6,8 +6,8 @@
 //!   SipEdge and the next step of a rollout or a scale-down ([`plan::rollout`]).
 //!
 //! The shell moves them: [`watch`] brings what the API server says to the [`board`], [`write`] brings back what follows, as long as this replica
-//! holds the Lease ([`lease`]). [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges, [`webhook`]
-//! with the API server, and [`admin`] with people, for whom it asks the edges ([`queries`]).
+//! holds the Lease ([`lease`]). [`authority`] issues the certificates of the control stream, [`serve`] speaks with the edges, [`peers`] with the
+//! other replicas, [`webhook`] with the API server, and [`admin`] with people, for whom it asks the edges ([`queries`]).
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod index;
 pub mod key;
 pub mod lease;
 pub mod metrics;
+pub mod peers;
 pub mod plan;
 pub mod queries;
 pub mod run;

@@ -1,6 +1,7 @@
 //! `/metrics` of the operator: names and labels are API (`sipmcp_operator_…`).
 
 use crate::board::Board;
+use crate::plan::fleet::{Edge, Fleet};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -83,7 +84,8 @@ impl Metrics {
     /// The text form (OpenMetrics 1.0).
     #[must_use]
     pub fn text(&self, board: &Board, writes: bool) -> String {
-        let edges = board.quietly(|state| state.fleets.values().map(|fleet| fleet.edges.len()).sum::<usize>());
+        let here = |(_, edge): &(&String, &Edge)| edge.attachment.replica().is_none();
+        let edges = board.quietly(|state| state.fleets.values().flat_map(Fleet::streams).filter(here).count());
         self.edges.set(i64::try_from(edges).unwrap_or(i64::MAX));
         self.leader.set(i64::from(writes));
         let mut text = String::new();

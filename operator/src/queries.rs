@@ -1,11 +1,13 @@
 //! Questions of people to edges: each goes to all edges that may know, and the answers are collected.
 //!
-//! Each stream has a short queue of questions and a time for each ([`crate::serve::streams`]). Here is what bounds them together: questions at
+//! Each stream has a short queue of questions and a time for each ([`crate::serve::streams`]). An edge at another replica is asked through that one
+//! ([`crate::serve::mirrors`]). Here is what bounds them together: questions at
 //! one time, edges of one question.
 
 use crate::board::{Board, State};
 use crate::identity::Identity;
 use crate::key::Key;
+use crate::plan::fleet::{Attachment, whereabouts};
 use crate::serve::streams::AskError;
 use crds::manifest::ObjectKey;
 use edge_api::control::Answer;
@@ -44,7 +46,11 @@ pub trait Asks: Send + Sync + 'static {
 #[tonic::async_trait]
 impl Asks for Board {
     async fn ask(&self, edge: &Identity, what: What) -> Result<Vec<Answer>, AskError> {
-        self.streams().ask(edge, what).await
+        match self.quietly(|state| whereabouts(&state.fleets, edge)) {
+            None => Err(AskError::NotHere),
+            Some(Attachment::Here { .. }) => self.streams().ask(edge, what).await,
+            Some(Attachment::There { replica, .. }) => self.mirrors().ask(&replica, edge, what).await,
+        }
     }
 }
 
@@ -61,7 +67,7 @@ impl fmt::Debug for Queries {
 }
 
 impl Queries {
-    /// To the edges that are connected to this replica.
+    /// To the edges that are connected to this replica, and through the others to theirs where they tell of them.
     #[must_use]
     pub fn new(board: Arc<Board>) -> Self {
         Queries::to(board)
@@ -90,7 +96,7 @@ impl Queries {
     }
 }
 
-/// The edges that are connected here and should hold an object, and how many more there should be.
+/// The edges that are known to be connected and should hold an object, and how many more there should be.
 #[must_use]
 pub fn holders(state: &State, object: &Key) -> (Vec<Identity>, u32) {
     let (mut here, mut elsewhere) = (Vec::new(), 0);

@@ -6,7 +6,11 @@ use crate::config::{Args, EXIT_FAILURE, EXIT_USAGE, LogFormat};
 use crate::health::Door;
 use crate::lease::{self, Pen};
 use crate::metrics::Metrics;
+use crate::peers::forward::Forward;
+use crate::peers::mirror::Mirror;
+use crate::peers::reach::{Pods, Reach};
 use crate::queries::Queries;
+use crate::serve::Clock;
 use crate::{admin, serve as edges, watch, webhook, write};
 use kube::{Client, Config};
 use std::io::IsTerminal;
@@ -33,6 +37,8 @@ pub struct Context {
     pub pen: Pen,
     /// The authority of the control stream, once there is one.
     pub authority: tokio::sync::watch::Receiver<Option<Arc<Authority>>>,
+    /// Of the streams: ages of one are told on another.
+    pub clock: Clock,
     pub shutdown: Shutdown,
 }
 
@@ -140,7 +146,7 @@ async fn serve(args: Args) -> u8 {
         return EXIT_FAILURE;
     };
     let (raise, shutdown) = Shutdown::new();
-    let (grant, pen) = lease::pen();
+    let (grant, settled, pen) = lease::pen();
     let (publish, authority) = tokio::sync::watch::channel(None);
     let context = Context {
         client,
@@ -149,10 +155,11 @@ async fn serve(args: Args) -> u8 {
         args: Arc::new(args),
         pen,
         authority,
+        clock: Clock::default(),
         shutdown,
     };
     let mut tasks = Tasks::default();
-    start(&mut tasks, &context, grant, publish, ports);
+    start(&mut tasks, &context, Lead { grant, settled, publish }, ports);
     tracing::info!(namespace = %context.args.namespace, name = %context.args.name, version = env!("CARGO_PKG_VERSION"), "started");
     let code = tokio::select! {
         _ = terminate.recv() => 0,
@@ -168,20 +175,24 @@ async fn serve(args: Args) -> u8 {
     code
 }
 
-fn start(
-    tasks: &mut Tasks,
-    context: &Context,
+/// What the tasks say to each other of the Lease and of the authority.
+struct Lead {
     grant: lease::Grant,
+    settled: tokio::sync::watch::Sender<bool>,
     publish: tokio::sync::watch::Sender<Option<Arc<Authority>>>,
-    ports: Ports,
-) {
+}
+
+fn start(tasks: &mut Tasks, context: &Context, lead: Lead, ports: Ports) {
     let Context { client, board, metrics, args, pen, shutdown, .. } = context.clone();
+    let Lead { grant, settled, publish } = lead;
+    let settling = lease::settle::run(board.clone(), pen.flag(), settled, shutdown.clone());
     tasks.spawn("the door for probes", Door::new(board, metrics, pen).serve(ports.health, shutdown.clone()));
     tasks.spawn("the port for edges", serve_edges(context.clone(), ports.edges, publish));
+    tasks.spawn("the stream to the holder of the Lease", mirror(context.clone()));
     tasks.spawn("the webhook", serve_webhook(context.clone(), ports.webhook));
     tasks.spawn("the Admin API", serve_admin(context.clone(), ports.admin));
     tasks.spawn("the Lease", lease::run(client, args.namespace.clone(), identity(&args.name), grant, shutdown));
-    tasks.spawn("the mark of who writes", lease::mark::run(context.clone()));
+    tasks.spawn("who waits for the other replicas", settling);
     for (name, task) in watch::tasks(context) {
         tasks.spawn(name, task);
     }
@@ -196,14 +207,14 @@ async fn serve_edges(
     listener: TcpListener,
     publish: tokio::sync::watch::Sender<Option<Arc<Authority>>>,
 ) {
-    let Context { client, board, args, pen, mut shutdown, .. } = context;
+    let Context { client, board, args, pen, clock, mut shutdown, .. } = context;
     let authority = tokio::select! {
         authority = Authority::open(client.clone(), &args.namespace, pen.flag()) => authority,
         () = shutdown.requested() => return,
     };
     authority.answer_to(&args.service());
     publish.send_replace(Some(authority.clone()));
-    if let Err(error) = edges::run(listener, board, authority, client, shutdown.requested()).await {
+    if let Err(error) = edges::run(listener, board, authority, client, pen.flag(), clock, shutdown.requested()).await {
         tracing::error!(%error, "no edge can be served any more");
     }
 }
@@ -226,9 +237,26 @@ async fn serve_webhook(mut context: Context, listener: TcpListener) {
 /// Waits for the authority, and answers people then.
 async fn serve_admin(mut context: Context, listener: TcpListener) {
     let Some(authority) = issuing(&mut context).await else { return };
+    let forward = Forward::new(reach(&context), authority.clone(), context.pen.other(), context.pen.flag());
     let Context { client, board, mut shutdown, .. } = context;
     let queries = Arc::new(Queries::new(board.clone()));
-    admin::run(listener, board, queries, authority, client, shutdown.requested()).await;
+    admin::run(listener, board, queries, authority, client, forward, shutdown.requested()).await;
+}
+
+/// Waits for the authority, and tells the holder of the Lease then what the edges here say, while another replica is that.
+async fn mirror(mut context: Context) {
+    let Some(authority) = issuing(&mut context).await else { return };
+    let reach = reach(&context);
+    let Context { board, args, pen, clock, mut shutdown, .. } = context;
+    let replica = format!("{}/{}", args.namespace, args.name);
+    let mirror = Mirror { board, authority, replica, reach, clock };
+    mirror.run(pen.other(), shutdown.requested()).await;
+}
+
+/// How this replica finds another one.
+fn reach(Context { client, args, .. }: &Context) -> Arc<dyn Reach> {
+    let (client, namespace) = (client.clone(), args.namespace.clone());
+    Arc::new(Pods { client, namespace, edges: args.listen_edges.port(), admin: args.listen_admin.port() })
 }
 
 /// The authority, once there is one. `None`: the process ends.

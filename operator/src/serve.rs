@@ -1,14 +1,18 @@
-//! The port where edges enrol and attach: TLS first, on which a client shows a certificate or none, then gRPC.
+//! The port where edges enrol and attach, and where the other replicas tell the holder of the Lease of theirs: TLS first, on which a client shows a
+//! certificate or none, then gRPC.
 
 mod accept;
 mod attach;
 pub mod enrol;
+pub mod mirrors;
 pub mod streams;
 
 use crate::authority::{Authority, unix_now};
 use crate::board::{Board, State};
 use crate::index::Reach;
 use crate::key::Kind;
+use crate::peers;
+use crate::peers::contract::operator_peer_server::OperatorPeerServer;
 use edge_api::control::edge_control_server::EdgeControlServer;
 use edge_api::control::edge_enrolment_server::EdgeEnrolmentServer;
 use enrol::{Cluster, Enrolment, Tokens};
@@ -27,6 +31,12 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 const STREAMS: u32 = 4;
 /// At most so long many changes become one, beyond the time that it takes to look at everything.
 const COALESCE: Duration = Duration::from_millis(10);
+/// Milliseconds, of [`Clock::grace`].
+const GRACE_MS: u64 = 4_000;
+// Status tells the truth within 15 s (N7).
+const _: () = assert!(mirrors::SILENCE_MS + GRACE_MS < 15_000);
+/// For an answer to come from another replica, beyond what its edge has for it.
+const PATIENCE_MORE: Duration = Duration::from_secs(3);
 /// For streams to hear that this replica ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -39,6 +49,9 @@ pub struct Clock {
     pub unix: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// How often a stream looks whether its edge answers.
     pub tick: Duration,
+    /// For how long the edges of another replica count as attached after its stream ended: it connects again, or they come
+    /// to another one.
+    pub grace: Duration,
 }
 
 impl Default for Clock {
@@ -48,11 +61,12 @@ impl Default for Clock {
             mono_ms: Arc::new(move || u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX)),
             unix: Arc::new(unix_now),
             tick: Duration::from_secs(1),
+            grace: Duration::from_millis(GRACE_MS),
         }
     }
 }
 
-/// Serves edges until `shutdown` is done.
+/// Serves edges until `shutdown` is done. `held`: whether this replica holds the Lease.
 ///
 /// # Errors
 /// The port takes no more connections.
@@ -61,9 +75,11 @@ pub async fn run(
     board: Arc<Board>,
     authority: Arc<Authority>,
     client: Client,
+    held: watch::Receiver<bool>,
+    clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    run_with(listener, board, authority, Arc::new(Cluster::new(client)), Clock::default(), shutdown).await
+    run_with(listener, board, authority, Arc::new(Cluster::new(client)), held, clock, shutdown).await
 }
 
 /// As [`run`], with whoever knows the tokens.
@@ -75,6 +91,7 @@ pub async fn run_with(
     board: Arc<Board>,
     authority: Arc<Authority>,
     tokens: Arc<dyn Tokens>,
+    held: watch::Receiver<bool>,
     clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -84,22 +101,30 @@ pub async fn run_with(
     let acceptor = tokio::spawn(accept::accept(listener, authority.clone(), clock.clone(), accepted));
     let arriving = unfold(arriving, |mut arriving| async move { arriving.recv().await.map(|next| (next, arriving)) });
     let enrolment = Enrolment::new(tokens, authority, board.clone(), clock.clone());
+    let mirroring = mirrors::Mirroring::new(board.clone(), held, clock.clone());
     let control = attach::Control::new(board.clone(), tellings, clock);
     let accepting = acceptor.abort_handle();
     let ending = async {
         shutdown.await;
         accepting.abort();
         board.streams().close();
+        board.mirrors().close();
     };
     let serving = Server::builder()
         .max_concurrent_streams(STREAMS)
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        // An edge that is cut off is known to be so within 15 s, at the holder of the Lease, too.
+        .http2_keepalive_interval(Some(Duration::from_secs(8)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(EdgeEnrolmentServer::new(enrolment).max_decoding_message_size(64 << 10))
         .add_service(
             EdgeControlServer::new(control)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            OperatorPeerServer::new(mirroring)
+                .max_decoding_message_size(peers::MAX_MESSAGE)
+                .max_encoding_message_size(peers::MAX_MESSAGE),
         );
     let (over, ended) = watch::channel(false);
     let served = async {
@@ -164,7 +189,7 @@ fn update(state: &mut State, known: Option<(u64, bool)>) -> (u64, bool) {
     for (edge, fleet) in &mut state.fleets {
         // The edges of a SipEdge that is gone keep what they have: their pods go with it.
         let Some(wanted) = state.wants.of(edge).filter(|_| all || touched.contains(edge)) else { continue };
-        for edge in fleet.edges.values_mut() {
+        for edge in fleet.streams_mut() {
             edge.session.want(wanted.clone(), now.1);
         }
     }

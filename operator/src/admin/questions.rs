@@ -149,10 +149,10 @@ pub fn conversation(question: &ConversationQuestion) -> Result<String, Problem> 
     Ok(question.conversation.clone())
 }
 
-/// Gives the order, or takes it back. The pod has a stream here; its answer is how far it was when it last reported.
+/// Gives the order, or takes it back. The pod has a stream to some replica; its answer is how far it was when it last reported.
 ///
 /// # Errors
-/// There is no such pod here.
+/// There is no such pod.
 pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Result<Drains, Problem> {
     let key = ObjectKey::new(&question.namespace, &question.edge);
     let missing = |message: String| problem(StatusCode::NOT_FOUND, message);

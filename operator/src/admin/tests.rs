@@ -113,7 +113,7 @@ fn bench(rights: &[(&'static str, &str)], silent: Option<&'static str>) -> Bench
     let edges = Arc::new(Scripted { silent, ..Scripted::default() });
     let rights = rights.iter().map(|(user, right)| (*user, (*right).to_owned())).collect();
     let queries = Arc::new(Queries::to(edges.clone()));
-    Bench { admin: Admin { board: board(), queries, access: Arc::new(Rights { rights }) }, edges }
+    Bench { admin: Admin { board: board(), queries, access: Arc::new(Rights { rights }), forward: None }, edges }
 }
 
 impl Bench {

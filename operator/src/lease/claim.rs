@@ -109,13 +109,11 @@ impl Claim {
         self.until().is_some_and(|until| now < until)
     }
 
-    /// Another one holds it, as far as we know.
+    /// Another one that holds it, or held it last, as far as we know.
     #[must_use]
-    pub fn is_elsewhere(&self, now: u64) -> bool {
-        let holds = |(seen, since): &(Seen, u64)| {
-            !seen.holder.is_empty() && seen.holder != self.me && now.saturating_sub(*since) < seen.lease_ms
-        };
-        self.seen.as_ref().is_some_and(holds)
+    pub fn other(&self) -> Option<&str> {
+        let holder = self.seen.as_ref().map(|(seen, _)| &*seen.holder)?;
+        (!holder.is_empty() && holder != self.me).then_some(holder)
     }
 
     /// When to look again.
@@ -155,12 +153,13 @@ mod tests {
     fn another_ones_lease_is_over_when_it_did_not_change_while_we_looked() {
         let mut claim = Claim::new("b");
         claim.saw(Some(seen("1", "a")), 0);
-        assert_eq!((claim.act(LEASE_MS - 1), claim.is_elsewhere(LEASE_MS - 1)), (Act::Wait, true));
+        assert_eq!((claim.act(LEASE_MS - 1), claim.other()), (Act::Wait, Some("a")));
         claim.saw(Some(seen("2", "a")), LEASE_MS - 1);
         assert_eq!(claim.act(LEASE_MS), Act::Wait, "it was renewed");
         claim.saw(Some(seen("2", "a")), LEASE_MS + 5);
         assert!(matches!(claim.act(2 * LEASE_MS - 1), Act::Replace { taken: true, .. }));
-        assert!(!claim.is_elsewhere(2 * LEASE_MS - 1));
+        claim.wrote(seen("3", "b"), 2 * LEASE_MS, 2 * LEASE_MS);
+        assert_eq!(claim.other(), None);
     }
 
     #[test]

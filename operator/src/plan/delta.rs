@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use session::{
-    Breach, MAX_DELTA_BYTES, MAX_ENTRIES, MAX_HELD, MAX_OUTSTANDING, Outcome, Session, UNANSWERED_MS, Verdict,
+    Breach, Fact, MAX_DELTA_BYTES, MAX_ENTRIES, MAX_HELD, MAX_OUTSTANDING, Outcome, Progress, Session, UNANSWERED_MS,
+    Verdict,
 };
 
 /// One object as an edge should hold it.

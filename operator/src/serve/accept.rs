@@ -2,7 +2,7 @@
 
 use super::Clock;
 use crate::authority::Authority;
-use crate::identity::Identity;
+use crate::identity::{Identity, replica_of};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub async fn accept(
         let (stream, address) = match listener.accept().await {
             Ok(arrived) => arrived,
             Err(error) => {
-                tracing::warn!(%error, "a connection of an edge could not be accepted");
+                tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -43,7 +43,7 @@ pub async fn accept(
             match timeout(HANDSHAKE, handshake(stream, &authority, &clock, place)).await {
                 // Nobody takes it when the process ends.
                 Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
-                Ok(Err(error)) => tracing::warn!(%address, %error, "a connection of an edge was refused"),
+                Ok(Err(error)) => tracing::warn!(%address, %error, "a connection of an edge or a replica was refused"),
                 Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
             }
         });
@@ -62,13 +62,14 @@ async fn handshake(
     // The handshake has proved the chain and the key.
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let edge = shown.and_then(Identity::of).map(Arc::new);
+    let replica = shown.and_then(replica_of).map(Arc::from);
     let (cut, mut cuts) = watch::channel(false);
     let cut_off = Box::pin(async move {
         if cuts.wait_for(|cut| *cut).await.is_err() {
             std::future::pending::<()>().await;
         }
     });
-    Ok(Accepted { stream, peer: Peer { edge, cut: Arc::new(cut) }, cut_off, _place: place })
+    Ok(Accepted { stream, peer: Peer { edge, replica, cut: Arc::new(cut) }, cut_off, _place: place })
 }
 
 /// Who is at the other end of a connection.
@@ -76,6 +77,8 @@ async fn handshake(
 pub struct Peer {
     /// `None`: it showed no certificate of an edge.
     pub edge: Option<Arc<Identity>>,
+    /// `namespace/pod`. `None`: it showed no certificate of a replica of the operator.
+    pub replica: Option<Arc<str>>,
     cut: Arc<watch::Sender<bool>>,
 }
 

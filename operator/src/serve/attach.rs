@@ -10,7 +10,7 @@ use crate::board::Board;
 use crate::identity::Identity;
 use crate::key::{Key, Kind};
 use crate::plan::delta::{Breach, MAX_ENTRIES, Session, UNANSWERED_MS};
-use crate::plan::fleet::{DrainOrder, Edge, MAX_REPORTED};
+use crate::plan::fleet::{Attachment, DrainOrder, Edge, MAX_REPORTED};
 use edge_api::control::edge_control_server::EdgeControl;
 use edge_api::control::{Answer, Drain, FromEdge, Hello, Query, ToEdge, from_edge, to_edge};
 use futures_util::Stream;
@@ -71,10 +71,10 @@ impl EdgeControl for Control {
 }
 
 /// What is sent: messages, and the end before anything that still waits.
-fn outgoing(
-    messages: mpsc::Receiver<ToEdge>,
+pub(super) fn outgoing<T: Send + 'static>(
+    messages: mpsc::Receiver<T>,
     ended: watch::Receiver<Option<Status>>,
-) -> impl Stream<Item = Result<ToEdge, Status>> + Send {
+) -> impl Stream<Item = Result<T, Status>> + Send {
     unfold(Some((messages, ended)), |state| async move {
         let (mut messages, mut ended) = state?;
         let status = tokio::select! {
@@ -90,7 +90,7 @@ fn outgoing(
 }
 
 /// Waits until a stream is to end.
-async fn over(ended: &mut watch::Receiver<Option<Status>>) -> Status {
+pub(super) async fn over(ended: &mut watch::Receiver<Option<Status>>) -> Status {
     match ended.wait_for(Option::is_some).await {
         Ok(status) => status.clone().unwrap_or_else(|| Status::unavailable("the stream ended")),
         Err(_) => Status::unavailable("the stream ended"),
@@ -195,8 +195,9 @@ impl Attached {
             if let Some(wanted) = state.wants.of(edge) {
                 session.want(wanted.clone(), state.wants.is_complete());
             }
-            let known = Edge { stream: entered.number, epoch: hello.epoch, session, ..Edge::default() };
-            fleet.edges.insert(pod.clone(), known);
+            let attachment = Attachment::Here { number: entered.number };
+            let since_ms = i64::try_from((self.clock.mono_ms)()).unwrap_or(i64::MAX);
+            fleet.attach(pod, Edge { attachment, since_ms, epoch: hello.epoch, session, ..Edge::default() });
             Ok(entered)
         })
     }
@@ -206,9 +207,8 @@ impl Attached {
         self.board.streams().leave(&self.identity, self.number);
         self.board.change(|state| {
             let Some(fleet) = state.fleets.get_mut(edge) else { return };
-            if fleet.edges.get(pod).is_some_and(|known| known.stream == self.number) {
-                fleet.edges.remove(pod);
-            }
+            let ours = Attachment::Here { number: self.number };
+            fleet.detach(|of, attachment| of == pod && *attachment == ours);
         });
     }
 
@@ -273,8 +273,7 @@ impl Attached {
     fn edge<R>(&self, work: impl FnOnce(&mut Edge) -> R) -> Option<R> {
         let Identity { edge, pod } = &self.identity;
         self.board.quietly(|state| {
-            let known = state.fleets.get_mut(edge)?.edges.get_mut(pod)?;
-            (known.stream == self.number).then(|| work(known))
+            Some(work(state.fleets.get_mut(edge)?.attached(pod, &Attachment::Here { number: self.number })?))
         })
     }
 
@@ -292,7 +291,11 @@ impl Attached {
             self.drain = wanted;
             return Some(ToEdge { message: Some(to_edge::Message::Drain(message)) });
         }
-        let delta = self.edge(|edge| edge.session.poll(now))??;
+        let delta = self.edge(|edge| {
+            let delta = edge.session.poll(now)?;
+            edge.revision = edge.revision.wrapping_add(1);
+            Some(delta)
+        })??;
         Some(ToEdge { message: Some(to_edge::Message::Delta(delta)) })
     }
 
@@ -301,7 +304,11 @@ impl Attached {
         match message {
             from_edge::Message::Hello(_) => Err(breach(&Breach::SecondHello)),
             from_edge::Message::Results(results) => {
-                let taken = self.edge(|edge| edge.session.results(&results)).ok_or_else(replaced)?;
+                let taken = self.edge(|edge| {
+                    edge.revision = edge.revision.wrapping_add(1);
+                    edge.session.results(&results)
+                });
+                let taken = taken.ok_or_else(replaced)?;
                 taken.map_err(|error| breach(&error))?;
                 // Whoever counts who has what looks again, also where the last word is the same as before.
                 self.board.change(|_| ());

@@ -53,7 +53,6 @@ struct Inner {
     last: u64,
     by_edge: BTreeMap<Identity, Stream>,
     closed: bool,
-    away: bool,
 }
 
 /// A stream that was entered: its number, and what is wanted of it.
@@ -69,10 +68,10 @@ impl Streams {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A stream begins; an earlier one of the same edge ends. `None`: this replica ends, or another one serves.
+    /// A stream begins; an earlier one of the same edge ends. `None`: this replica ends.
     pub(super) fn enter(&self, identity: &Identity, end: watch::Sender<Option<Status>>) -> Option<Entered> {
         self.with(|inner| {
-            if inner.closed || inner.away {
+            if inner.closed {
                 return None;
             }
             inner.last += 1;
@@ -100,17 +99,6 @@ impl Streams {
             inner.closed = true;
             for stream in inner.by_edge.values() {
                 stream.end.send_replace(Some(Status::unavailable("this operator ends")));
-            }
-        });
-    }
-
-    /// Another replica writes, and edges belong to it: what they say has to be where statuses are made of it. Ends all streams and lets none in;
-    /// `false`: nobody else does, they may come.
-    pub fn send_away(&self, away: bool) {
-        self.with(|inner| {
-            inner.away = away;
-            for stream in inner.by_edge.values().filter(|_| away) {
-                stream.end.send_replace(Some(Status::unavailable("another replica of the operator serves edges")));
             }
         });
     }

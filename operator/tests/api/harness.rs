@@ -19,6 +19,8 @@ use operator::authority::{Authority, unix_now};
 use operator::board::Board;
 use operator::index::Object;
 use operator::key::{Key, Kind};
+use operator::peers::mirror::Mirror;
+use operator::peers::reach::{Address, Reach};
 use operator::plan::running::Thing;
 use operator::plan::workload::selector;
 use operator::serve::enrol::{Bearer, Pod, Refused, Tokens};
@@ -26,7 +28,7 @@ use operator::serve::{Clock, run_with};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -58,15 +60,35 @@ pub fn bearer(pod: &str) -> Bearer {
     Bearer { namespace: "system".into(), account: "e".into(), pod: pod.into(), uid: format!("uid-{pod}") }
 }
 
-/// One replica of an operator.
+/// Where the replicas of an operator are, by what would stand in the Lease.
+#[derive(Default)]
+pub struct Places {
+    known: Mutex<BTreeMap<String, SocketAddr>>,
+}
+
+#[tonic::async_trait]
+impl Reach for Places {
+    async fn address(&self, holder: &str) -> Result<Address, String> {
+        let edges = self.known.lock().unwrap().get(holder).copied();
+        edges.map(|edges| Address { edges, admin: edges }).ok_or_else(|| format!("{holder} is not there"))
+    }
+}
+
+/// One replica of an operator. It holds the Lease where nothing else is said.
 pub struct Replica {
+    pub name: String,
     pub address: SocketAddr,
+    /// Whether it holds the Lease.
+    pub held: watch::Sender<bool>,
+    /// Another one that does.
+    pub other: watch::Sender<Option<String>>,
     pub board: Arc<Board>,
     pub known: Arc<Known>,
     /// Milliseconds that its clock is ahead.
     pub ahead: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
+    mirror: JoinHandle<()>,
 }
 
 impl Replica {
@@ -75,6 +97,16 @@ impl Replica {
     }
 
     pub async fn start_at(authority: &Arc<Authority>, address: SocketAddr) -> Replica {
+        Replica::start_among(authority, "op", address, &Arc::default()).await
+    }
+
+    /// One of several.
+    pub async fn start_among(
+        authority: &Arc<Authority>,
+        name: &str,
+        address: SocketAddr,
+        places: &Arc<Places>,
+    ) -> Replica {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (board, known, ahead) = (Arc::<Board>::default(), Arc::<Known>::default(), Arc::new(AtomicU64::new(0)));
@@ -89,8 +121,20 @@ impl Replica {
         let clock = Clock {
             mono_ms: Arc::new(move || mono() + more.load(Ordering::SeqCst)),
             tick: Duration::from_millis(50),
+            grace: Duration::from_millis(300),
             ..real
         };
+        places.known.lock().unwrap().insert(name.to_owned(), address);
+        let (held, holds) = watch::channel(true);
+        let (other, holder) = watch::channel(None);
+        let mirror = Mirror {
+            board: board.clone(),
+            authority: authority.clone(),
+            replica: format!("system/{name}"),
+            reach: places.clone(),
+            clock: clock.clone(),
+        };
+        let mirror = tokio::spawn(mirror.run(holder, std::future::pending()));
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = (board.clone(), authority.clone(), known.clone());
         let task = tokio::spawn(async move {
@@ -98,9 +142,17 @@ impl Replica {
             let ends = async {
                 let _ = stopped.await;
             };
-            run_with(listener, board, authority, known, clock, ends).await.unwrap();
+            run_with(listener, board, authority, known, holds, clock, ends).await.unwrap();
         });
-        Replica { address, board, known, ahead, stop: Some(stop), task }
+        let (name, stop) = (name.to_owned(), Some(stop));
+        Replica { name, address, held, other, board, known, ahead, stop, task, mirror }
+    }
+
+    /// `holder` has the Lease now, and this replica knows it.
+    pub fn follows(&self, holder: &Replica) {
+        let here = self.name == holder.name;
+        self.held.send_replace(here);
+        self.other.send_replace((!here).then(|| holder.name.clone()));
     }
 
     /// The API server has these objects, and no others.
@@ -154,6 +206,7 @@ impl Replica {
     }
 
     pub async fn stop(mut self) {
+        self.mirror.abort();
         if let Some(stop) = self.stop.take() {
             // Whoever waited for it may have ended before.
             let _ = stop.send(());
@@ -165,6 +218,7 @@ impl Replica {
 impl Drop for Replica {
     fn drop(&mut self) {
         self.task.abort();
+        self.mirror.abort();
     }
 }
 

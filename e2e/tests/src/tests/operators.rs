@@ -22,8 +22,6 @@ use crate::manifests::{Fleet, agent};
 use crate::runner::Outcome;
 use crate::sip::phone::Phone;
 
-/// Label of the pod that writes.
-const WRITER: &str = "sipmcp.dev/writer=true";
 const OPERATOR_HEALTH: u16 = 8080;
 const EDGE_HEALTH: u16 = 9091;
 /// Until another replica writes: the Lease.
@@ -43,12 +41,11 @@ async fn leaders(world: &World) -> Fallible<Vec<String>> {
     Ok(found)
 }
 
-/// Exactly one writes: the Lease, the label and the metrics agree.
+/// Exactly one writes: the Lease and the metrics agree.
 async fn agreed(world: &World) -> Fallible<String> {
     let holder = world.writer().await?;
-    let marked: Vec<String> = world.pods_of(SYSTEM, WRITER).await?.iter().map(ResourceExt::name_any).collect();
     let leaders = leaders(world).await?;
-    ensure!(marked == [holder.clone()] && leaders == marked, "holder {holder}, label {marked:?}, metrics {leaders:?}");
+    ensure!(leaders == [holder.clone()], "holder {holder}, metrics {leaders:?}");
     Ok(holder)
 }
 

@@ -6,11 +6,15 @@
 //! What it promises: at most [`MAX_OUTSTANDING`] Deltas wait for their results; an object that changes meanwhile travels once, in its newest
 //! version, and needs no memory for the versions between; nothing is taken away before the edge has everything; no generation goes back.
 
+mod mirror;
+
 use super::{Item, Wanted};
 use crate::key::{Key, Kind};
 use edge_api::control::{self, Delta, Hello, Results, Upsert};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use mirror::{Fact, Progress};
 
 /// Bytes of objects in one Delta; one object that is larger travels alone.
 pub const MAX_DELTA_BYTES: usize = 1 << 20;
@@ -91,6 +95,8 @@ enum Greeting {
     /// Further Hellos follow.
     Half,
     Done,
+    /// Another replica speaks with the edge.
+    Mirrored,
 }
 
 impl Session {
@@ -99,7 +105,7 @@ impl Session {
     /// # Errors
     /// The contract is broken.
     pub fn hello(&mut self, hello: &Hello) -> Result<bool, Breach> {
-        if self.greeting == Greeting::Done {
+        if matches!(self.greeting, Greeting::Done | Greeting::Mirrored) {
             return Err(Breach::SecondHello);
         }
         if self.held.len() + hello.held.len() > MAX_HELD {
