@@ -9,8 +9,6 @@ from render import Unrendered, render
 from values import GOOD
 
 DEFINITIONS = "definitions"
-# The operator keeps it on the pod that writes; no template has it.
-WRITER = "sipmcp.dev/writer"
 
 
 @functools.cache

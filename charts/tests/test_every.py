@@ -3,7 +3,7 @@
 import unittest
 
 from render import NAMESPACE, RELEASE, kubernetes, monitors, name_of, ours, pods_of, problems, render
-from shared import WRITER, every, named, only, within
+from shared import every, named, only, within
 from values import EVERYTHING, GOOD
 
 WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
@@ -70,8 +70,7 @@ class EveryRendering(unittest.TestCase):
                 "Deployment": lambda: spec["selector"]["matchLabels"],
             }.get(thing["kind"])
             if selector:
-                wanted = {key: value for key, value in selector().items() if key != WRITER}
-                found = [name for name, labels in pods if within(labels, wanted)]
+                found = [name for name, labels in pods if within(labels, selector())]
                 self.assertEqual(len(found), 1, f"{name_of(thing)} selects {found}")
 
     @every
@@ -79,7 +78,7 @@ class EveryRendering(unittest.TestCase):
         for service in (thing for thing in things if thing["kind"] == "Service"):
             (template,) = [
                 template for _, template in pods_of(things)
-                if within({**template["metadata"]["labels"], WRITER: "true"}, service["spec"]["selector"])
+                if within(template["metadata"]["labels"], service["spec"]["selector"])
             ]
             ports = {port["name"] for container in template["spec"]["containers"] for port in container["ports"]}
             self.assertLessEqual({port["targetPort"] for port in service["spec"]["ports"]}, ports, name_of(service))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 from render import CHARTS, NAMESPACE, ROOT, helm, render
-from shared import WRITER, kinds, only, within
+from shared import kinds, only, within
 from values import BAD, EVERYTHING, GOOD, NAMESPACED
 
 
@@ -92,11 +92,11 @@ class Operator(unittest.TestCase):
 
     def test_the_services(self):
         things = render("sipmcp")
-        everybody, writer = only(things, "Service", "sipmcp-operator")["spec"], only(things, "Service", "sipmcp-operator-edges")["spec"]
-        self.assertEqual({port["name"]: port["port"] for port in everybody["ports"]}, {"admin": 9444})
-        self.assertEqual({port["name"]: port["port"] for port in writer["ports"]}, {"edges": 8443})
-        self.assertEqual(writer["selector"], {**everybody["selector"], WRITER: "true"})
-        for service in (everybody, writer):
+        people, edges = only(things, "Service", "sipmcp-operator")["spec"], only(things, "Service", "sipmcp-operator-edges")["spec"]
+        self.assertEqual({port["name"]: port["port"] for port in people["ports"]}, {"admin": 9444})
+        self.assertEqual({port["name"]: port["port"] for port in edges["ports"]}, {"edges": 8443})
+        self.assertEqual(edges["selector"], people["selector"], "every replica serves both")
+        for service in (people, edges):
             self.assertNotIn("clusterIP", service)
             self.assertNotIn("sessionAffinity", service)
         self.assertEqual(only(things, "Service", "sipmcp-operator-metrics")["spec"]["clusterIP"], "None")
@@ -106,17 +106,16 @@ class Operator(unittest.TestCase):
         ports = {port["name"]: port["port"] for name in ("", "-edges") for port in only(other, "Service", f"sipmcp-operator{name}")["spec"]["ports"]}
         self.assertEqual(ports, {"edges": 443, "webhook": 9000, "admin": 9001})
 
-    def test_the_label_of_who_writes_is_the_operators(self):
-        source = ROOT / "operator/src/lease/mark.rs"
-        if not source.is_file():
-            self.skipTest("operator/src/lease/mark.rs is not there yet")
-        self.assertIn(f'"{WRITER}"', source.read_text())
-
     def test_network_policies(self):
         policy = only(render("sipmcp"), "NetworkPolicy")["spec"]
-        self.assertEqual([rule["ports"][0]["port"] for rule in policy["ingress"]], [8443, 8080], "nobody reaches the Admin API")
+        everybody = [rule["ports"][0]["port"] for rule in policy["ingress"] if "from" not in rule]
+        self.assertEqual(everybody, [8443, 8080], "nobody but replicas of the operator reaches the Admin API")
+        (replicas,) = [rule for rule in policy["ingress"] if "from" in rule]
+        self.assertEqual([port["port"] for port in replicas["ports"]], [8443, 9444])
+        self.assertEqual(replicas["from"], [{"podSelector": policy["podSelector"]}])
         policy = only(render("sipmcp", EVERYTHING), "NetworkPolicy", "sipmcp-operator")["spec"]
-        ports = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["ingress"]}
+        self.assertIn({**replicas, "from": [{"podSelector": policy["podSelector"]}]}, policy["ingress"])
+        ports = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["ingress"] if len(rule["ports"]) == 1}
         self.assertEqual(set(ports), {8443, 9443, 9444, 8080})
         self.assertEqual(ports[9444], EVERYTHING["networkPolicy"]["from"]["admin"])
         self.assertEqual(ports[8080], EVERYTHING["networkPolicy"]["from"]["metrics"])

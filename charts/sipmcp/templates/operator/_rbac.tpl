@@ -110,10 +110,10 @@ What the operator may do with objects of a namespace. It writes by server-side a
   resources: [configmaps]
   resourceNames: [sipmcp-operator-ca]
   verbs: [get, patch]
-# The label by which the Service for edges selects the pod that writes: one replica has it, and takes it from a dead one.
+# Where the replica is that holds the Lease: the others tell it what edges say to them.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, patch]
+  verbs: [get]
 # The numbers of the tenants.
 - apiGroups: [""]
   resources: [configmaps]
