@@ -1,4 +1,4 @@
-//! The operator's Admin API, by a forwarded port of each of its pods: each answers for the edges that are connected to it.
+//! The operator's Admin API, by a forwarded port of its pods. Each of them answers for all edges; where one knows only some, the next is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,19 +86,26 @@ impl Admin {
         answer(status, &body)
     }
 
-    /// Asks every replica.
+    /// Asks one replica after another, until there is enough.
     ///
     /// # Errors
     /// None of them answers.
-    pub async fn ask_all<T: DeserializeOwned>(
+    pub async fn ask_until<T: DeserializeOwned>(
         &self,
         path: &str,
         question: &impl Serialize,
+        enough: impl Fn(&T) -> bool,
     ) -> Result<Said<T>, Failure> {
         let (mut answers, mut failures) = (Vec::new(), Vec::new());
         for (pod, _) in &self.pods {
             match self.ask(pod, path, question).await {
-                Ok(answer) => answers.push((pod.clone(), answer)),
+                Ok(answer) => {
+                    let last = enough(&answer);
+                    answers.push((pod.clone(), answer));
+                    if last {
+                        break;
+                    }
+                }
                 // What one replica refuses every other one refuses.
                 Err(failure) if failure.exit == Exit::Refused || failure.exit == Exit::Usage => return Err(failure),
                 Err(failure) => failures.push((pod.clone(), failure)),
@@ -240,6 +247,11 @@ fn tls(pem: &[u8]) -> Result<Arc<ClientConfig>, Failure> {
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Whether a replica knew every edge that there should be.
+pub fn is_whole(edges: &Edges) -> bool {
+    edges.elsewhere == 0
 }
 
 /// Takes in what another replica said about the edges. An edge that answered one of them has answered.

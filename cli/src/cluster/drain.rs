@@ -23,8 +23,8 @@ pub async fn run(args: DrainArgs) -> Result<(), Failure> {
     };
     let mut last = None;
     loop {
-        // The replica to which the pod is connected answers; it may be another one the next time.
-        let said = admin.ask_all::<Drains>(DRAIN, &question).await;
+        // Any replica passes it to the one that holds the Lease.
+        let said = admin.ask_until::<Drains>(DRAIN, &question, |_| true).await;
         let now = match said {
             Ok(said) => said.answers.into_iter().next().map(|(_, drains)| drains).unwrap_or_default(),
             // It was drained and went away.

@@ -3,7 +3,7 @@
 use crds::admin::{Edges, MAX_SESSIONS, SESSIONS, Session, Sessions, SessionsQuestion};
 use serde_json::json;
 
-use super::admin::{Admin, merge, say_missing};
+use super::admin::{Admin, is_whole, merge, say_missing};
 use super::args::SessionsArgs;
 use super::text::{age, now, table};
 use crate::failure::Failure;
@@ -18,10 +18,13 @@ pub async fn run(args: SessionsArgs) -> Result<(), Failure> {
         limit: Some(args.limit.min(MAX_SESSIONS)),
         ..SessionsQuestion::default()
     };
-    let said = admin.ask_all::<Sessions>(SESSIONS, &first).await?;
+    let said = admin.ask_until::<Sessions>(SESSIONS, &first, |answer| is_whole(&answer.edges)).await?;
     let most = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let (mut edges, mut sessions, mut more) = (Edges::default(), Vec::new(), false);
     for (pod, mut answer) in said.answers {
+        // What another replica said of an edge already is not said again.
+        answer.sessions.retain(|session| !edges.answered.contains(&session.edge));
+        answer.pages.retain(|edge, _| !edges.answered.contains(edge));
         merge(&mut edges, &answer.edges);
         sessions.append(&mut answer.sessions);
         while !answer.pages.is_empty() && sessions.len() < most {

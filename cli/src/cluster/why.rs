@@ -4,7 +4,7 @@ use crds::admin::{Edges, Reason, WHY, Why, WhyQuestion};
 use serde_json::{Value, json};
 use sip_proto::escape::escape;
 
-use super::admin::{Admin, merge, say_missing};
+use super::admin::{Admin, is_whole, merge, say_missing};
 use super::args::WhyArgs;
 use crate::failure::Failure;
 
@@ -28,12 +28,18 @@ pub async fn run(args: WhyArgs) -> Result<(), Failure> {
         param: if args.tool == "-" { String::new() } else { args.tool },
         arguments,
     };
-    let said = admin.ask_all::<Why>(WHY, &question).await?;
+    let said = admin.ask_until::<Why>(WHY, &question, |answer| is_whole(&answer.edges)).await?;
     let mut edges = Edges::default();
     let mut reasons: Vec<Reason> = Vec::new();
     for (_, answer) in said.answers {
+        let known = edges.answered.clone();
         merge(&mut edges, &answer.edges);
-        for reason in answer.answers {
+        for mut reason in answer.answers {
+            // What another replica said of an edge already is not said again.
+            reason.edges.retain(|edge| !known.contains(edge));
+            if reason.edges.is_empty() {
+                continue;
+            }
             let same = |known: &&mut Reason| {
                 (known.allowed, &known.rule, &known.policy, &known.explanation)
                     == (reason.allowed, &reason.rule, &reason.policy, &reason.explanation)
