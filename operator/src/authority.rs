@@ -127,7 +127,8 @@ impl Authority {
     /// When the system gives no random octets.
     pub fn make(now: i64) -> Result<(String, Zeroizing<String>), rcgen::Error> {
         let key = KeyPair::generate()?;
-        let mut params = params("sipmcp-operator", now, AUTHORITY_LIFE);
+        // Another name than its servers have: some clients take a certificate for self-signed that has the name of its issuer.
+        let mut params = params("sipmcp-operator-ca", now, AUTHORITY_LIFE);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Ok((params.self_signed(&key)?.pem(), Zeroizing::new(key.serialize_pem())))
