@@ -86,15 +86,19 @@ fn action(action: Action) -> policy::Action {
 }
 
 impl Snapshot {
-    /// The policies that select an agent, or (with [`TargetKind::SipDomain`] and the name of a `SipDomain`) a domain.
-    /// An agent is selected by policies of its own namespace only.
+    /// The policies that select an agent, or (with [`TargetKind::SipDomain`] and the name of a `SipDomain`) a domain, and may: an agent is
+    /// selected by policies of its own namespace only, a domain by those of the namespaces that it takes policies of.
     pub fn policies_for<'a>(
         &'a self,
         kind: TargetKind,
         target: &'a ObjectKey,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a Sourced<McpCapabilityPolicy>)> {
+        let domain = self.domains.get(&target.name).filter(|_| kind == TargetKind::SipDomain);
         self.policies.iter().filter(move |(key, policy)| {
-            let reaches = kind == TargetKind::SipDomain || key.namespace == target.namespace;
+            let reaches = match kind {
+                TargetKind::McpAgent => key.namespace == target.namespace,
+                TargetKind::SipDomain => domain.is_some_and(|domain| domain.spec.takes_policies_of(&key.namespace)),
+            };
             reaches && policy.spec.target_refs.iter().any(|t| t.kind == kind && t.name == target.name)
         })
     }

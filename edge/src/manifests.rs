@@ -90,10 +90,14 @@ pub(crate) fn keep_last_good(good: &Snapshot, loaded: &mut Loaded) {
     let troubled: BTreeSet<&Path> = loaded.problems.iter().map(|problem| problem.file.as_path()).collect();
     let in_trouble = |file: &Path| troubled.contains(file) || file.parent().is_some_and(|dir| troubled.contains(dir));
     let (now, refused) = (&mut loaded.objects, &loaded.refused);
-    let open = |key: &ObjectKey, agent: &McpAgent| !refused.iter().any(|policy| policy.selects(key, agent));
     let mut needs = BTreeSet::new();
     keep(&good.domains, &mut now.domains, &in_trouble, any, |_, domain| domain_needs(domain, &mut needs));
     keep(&good.edges, &mut now.edges, &in_trouble, any, |key, edge| edge_needs(key, edge, &mut needs));
+    let domains = &now.domains;
+    let open = |key: &ObjectKey, agent: &McpAgent| {
+        let domain = domains.get(&agent.spec.address.domain_ref.name).map(|domain| &*domain.object);
+        !refused.iter().any(|policy| policy.selects(key, agent, domain))
+    };
     keep(&good.agents, &mut now.agents, &in_trouble, open, |key, agent| agent_needs(key, agent, &mut needs));
     keep(&good.policies, &mut now.policies, &in_trouble, any, |_, _| {});
     keep(&good.stores, &mut now.stores, &in_trouble, any, |key, store| store_needs(key, store, &mut needs));

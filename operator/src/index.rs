@@ -362,6 +362,20 @@ impl Index {
         &self.references
     }
 
+    /// Who refers to an object and may: of a SipDomain neither the agents nor the policies of namespaces that it does not allow. Nobody else
+    /// keeps it from being deleted.
+    pub fn holders<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Key> {
+        let domain = self.domain(&key.object.name).filter(|_| key.kind == Kind::SipDomain).map(|entry| &entry.object);
+        self.references.referrers(key).filter(move |referrer| {
+            let namespace = &*referrer.object.namespace;
+            match (domain, referrer.kind) {
+                (Some(domain), Kind::McpAgent) => self.view().objects.allows_namespace(domain, namespace),
+                (Some(domain), Kind::McpCapabilityPolicy) => domain.spec.takes_policies_of(namespace),
+                _ => true,
+            }
+        })
+    }
+
     /// What all objects are together, judged by the rules of `crds`; computed at the first use after a change.
     pub fn view(&self) -> &View {
         self.view.get_or_init(|| View::new(self))

@@ -85,6 +85,21 @@ pub fn policy(name: &str, version: u64, agent: &str) -> Object {
     Object::Policy(custom("McpCapabilityPolicy", "acme", name, version, spec))
 }
 
+/// A policy of a namespace for domains: it denies everything.
+pub fn domain_policy(namespace: &str, name: &str, version: u64, domains: &[&str]) -> Object {
+    let targets: Vec<_> = domains.iter().map(|name| json!({"kind": "SipDomain", "name": name})).collect();
+    let spec = json!({
+        "targetRefs": targets, "defaultAction": "Allow", "rules": [{"name": "shut", "action": "Deny"}],
+    });
+    Object::Policy(custom("McpCapabilityPolicy", namespace, name, version, spec))
+}
+
+/// A domain that takes policies of these namespaces.
+pub fn owned_domain(name: &str, version: u64, owners: &[&str]) -> Object {
+    let spec = json!({"domain": format!("{name}.example"), "policyNamespaces": owners});
+    Object::Domain(custom("SipDomain", "", name, version, spec))
+}
+
 /// A policy of a form that the schema takes and the rules refuse.
 pub fn broken_policy(name: &str, version: u64, agent: &str) -> Object {
     let spec = json!({

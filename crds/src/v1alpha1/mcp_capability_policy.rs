@@ -35,7 +35,8 @@ use serde::{Deserialize, Serialize};
         .message("only Deny rules under defaultAction Deny change nothing: add an Allow rule or set defaultAction: Allow")
 )]
 pub struct McpCapabilityPolicySpec {
-    /// What the policy is for: agents of its namespace, or all agents of domains. One kind per list.
+    /// What the policy is for: agents of its own namespace, or all agents of domains that take policies of its namespace
+    /// (`SipDomain.spec.policyNamespaces`). On any other domain it has no effect, neither its Allow nor its Deny. One kind per list.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
         validation = Rule::new("self.all(t, t.kind == self[0].kind)").message("one kind per list of targetRefs; make one policy per kind")
@@ -84,7 +85,7 @@ pub enum TargetGroup {
 pub enum TargetKind {
     /// An agent in the policy's namespace.
     McpAgent,
-    /// All agents of a domain.
+    /// All agents of a domain that takes policies of the policy's namespace.
     SipDomain,
 }
 

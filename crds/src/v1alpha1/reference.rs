@@ -25,7 +25,10 @@ pub struct NamespacedRef {
     pub name: String,
 }
 
+/// The namespace that is meant where none is given.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
 /// The namespace of an object that names none.
 pub fn default_namespace() -> String {
-    "default".to_owned()
+    DEFAULT_NAMESPACE.to_owned()
 }

@@ -1,9 +1,10 @@
 //! `SipDomain`: a SIP domain is the tenant border.
 
-use super::{Allowed, Durability, Duration, Labels, NamespacedRef, SipDomainStatus};
+use super::{Allowed, DEFAULT_NAMESPACE, Durability, Duration, Labels, NamespacedRef, SipDomainStatus};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A SIP domain and the tenant behind it: how its users prove who they are, which transports may carry MCP, how much it may use.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -33,6 +34,17 @@ pub struct SipDomainSpec {
     /// The namespaces whose agents may have an address in this domain; a selector looks at the labels of the namespaces.
     #[serde(default)]
     pub allowed_namespaces: Allowed,
+
+    /// The namespaces whose McpCapabilityPolicies may be for this domain; a policy of any other has no effect on it (`RefNotPermitted`).
+    /// Who may have an agent here (`allowedNamespaces`) does not thereby decide about the agents of others. Absent: the namespaces of the
+    /// Secrets and ConfigMaps that this domain names; where it names none, `default`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub policy_namespaces: Vec<String>,
 
     /// SIP option tags that stand for MCP beside `mcp` and `x-mcp`, which are always accepted (draft §5.1, NEG-1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -253,5 +265,27 @@ impl SipDomainSpec {
     /// The realm of the domain's digest challenges: the given one, else the domain; `None` without digest.
     pub fn digest_realm(&self) -> Option<&str> {
         self.authentication.digest.as_ref().map(|d| d.realm.as_deref().unwrap_or(&self.domain))
+    }
+
+    /// The namespaces whose policies may be for the domain: the given ones; else those where what the domain names stands, because whoever
+    /// writes there says who its users are; else the one that an absent namespace means.
+    pub fn policy_owners(&self) -> BTreeSet<&str> {
+        if !self.policy_namespaces.is_empty() {
+            return self.policy_namespaces.iter().map(String::as_str).collect();
+        }
+        let authentication = &self.authentication;
+        let users = authentication.digest.iter().map(|digest| &digest.users_secret_ref);
+        let bundle = authentication.client_certificates.iter().map(|certificates| &certificates.ca_bundle_ref);
+        let named = users.chain(bundle).chain(&self.data_protection.key_secret_ref);
+        let mut owners: BTreeSet<&str> = named.map(|reference| &*reference.namespace).collect();
+        if owners.is_empty() {
+            owners.insert(DEFAULT_NAMESPACE);
+        }
+        owners
+    }
+
+    /// Whether policies of a namespace may be for the domain.
+    pub fn takes_policies_of(&self, namespace: &str) -> bool {
+        self.policy_owners().contains(namespace)
     }
 }

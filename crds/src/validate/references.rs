@@ -15,7 +15,7 @@ use crate::core_v1::{ConfigMap, Secret};
 use crate::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
 use crate::v1alpha1::{
     BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef, Reason,
-    SessionStore, SipDomain, SipEdge, StoreKind, TargetKind, WorkloadKind,
+    SessionStore, SipDomain, SipEdge, StoreKind, TargetKind, TargetRef, WorkloadKind,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,14 +40,21 @@ pub struct RefusedPolicy {
 }
 
 impl RefusedPolicy {
-    /// The policy would have been for this agent, or may have been: the agent is closed.
-    pub fn selects(&self, key: &ObjectKey, agent: &McpAgent) -> bool {
+    /// The policy would have been for this agent, or may have been: the agent is closed. `domain`: the agent's, where it is known. A policy
+    /// that could never have been for it because of its namespace closes nothing.
+    pub fn selects(&self, key: &ObjectKey, agent: &McpAgent, domain: Option<&SipDomain>) -> bool {
         let own_namespace = self.key.as_ref().is_none_or(|policy| policy.namespace == key.namespace);
         match &self.targets {
             None => own_namespace,
             Some(targets) => targets.iter().any(|(kind, name)| match kind {
                 TargetKind::McpAgent => own_namespace && *name == key.name,
-                TargetKind::SipDomain => *name == agent.spec.address.domain_ref.name,
+                TargetKind::SipDomain => {
+                    let takes = match (&self.key, domain) {
+                        (Some(policy), Some(domain)) => domain.spec.takes_policies_of(&policy.namespace),
+                        _ => true,
+                    };
+                    takes && *name == agent.spec.address.domain_ref.name
+                }
             }),
         }
     }
@@ -440,7 +447,7 @@ fn agent(
         }
         None => {}
     }
-    for policy in refused.iter().filter(|policy| policy.selects(key, object)) {
+    for policy in refused.iter().filter(|policy| policy.selects(key, object, Some(domain))) {
         let place = policy.origin.place();
         let name = policy.key.as_ref().map_or_else(|| "a policy".to_owned(), |key| format!("policy {key}"));
         let message =
@@ -484,30 +491,47 @@ fn attachment(
     }
 }
 
-/// A policy stays, whatever its targets: it still holds for those that are there.
+/// A policy stays, whatever its targets: it still holds for those that are there and that it may be for.
 fn policies(snapshot: &Snapshot, verdicts: &mut Vec<Verdict>) {
     for (key, policy) in &snapshot.policies {
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
-            let found = match target.kind {
-                TargetKind::McpAgent => snapshot.agents.contains_key(&ObjectKey::new(&key.namespace, &target.name)),
-                TargetKind::SipDomain => snapshot.domains.contains_key(&target.name),
-            };
-            if !found {
-                let message = match target.kind {
-                    TargetKind::McpAgent => {
-                        format!("McpAgent {}/{} is not there or was refused", key.namespace, target.name)
-                    }
-                    TargetKind::SipDomain => format!("SipDomain {:?} is not there or was refused", target.name),
-                };
+            if let Some((reason, message)) = target_fault(snapshot, &key.namespace, target) {
                 verdicts.push(Verdict {
                     object: ObjectRef { kind: "McpCapabilityPolicy", key: key.clone() },
                     origin: policy.origin.clone(),
-                    reason: Reason::TargetNotFound,
+                    reason,
                     field: format!("spec.targetRefs[{index}]"),
-                    message: format!("{message}; add it or correct the name"),
+                    message,
                     stands: true,
                 });
             }
+        }
+    }
+}
+
+/// Why a policy of this namespace has no effect on a target.
+fn target_fault(snapshot: &Snapshot, namespace: &str, target: &TargetRef) -> Option<(Reason, String)> {
+    let name = &target.name;
+    let missing = |what: String| {
+        (Reason::TargetNotFound, format!("{what} is not there or was refused; add it or correct the name"))
+    };
+    match target.kind {
+        TargetKind::McpAgent => {
+            let found = snapshot.agents.contains_key(&ObjectKey::new(namespace, name));
+            (!found).then(|| missing(format!("McpAgent {namespace}/{name}")))
+        }
+        TargetKind::SipDomain => {
+            let Some(domain) = snapshot.domains.get(name) else {
+                return Some(missing(format!("SipDomain {name:?}")));
+            };
+            (!domain.spec.takes_policies_of(namespace)).then(|| {
+                let message = format!(
+                    "SipDomain {name:?} ({}) takes no policies of namespace {namespace:?}, so this one has no effect on it; \
+                     write one for McpAgents, or have the namespace added to the domain's policyNamespaces",
+                    domain.origin.place()
+                );
+                (Reason::RefNotPermitted, message)
+            })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rules over several objects give the word that stands in the status.
 
-use crds::manifest;
-use crds::v1alpha1::{ConditionType, Reason};
+use crds::manifest::{self, ObjectKey};
+use crds::v1alpha1::{ConditionType, Reason, TargetKind};
 use crds::validate::references::judge;
 use std::path::Path;
 
@@ -39,6 +39,27 @@ fn every_broken_reference_has_its_reason() {
     }
     let conditions = found.iter().map(|(_, reason)| reason.condition()).collect::<Vec<_>>();
     assert!(conditions.iter().all(|c| matches!(c, Some(ConditionType::Accepted | ConditionType::ResolvedRefs))));
+}
+
+#[test]
+fn sec_6_a_policy_decides_about_a_domain_only_from_a_namespace_that_the_domain_names() {
+    let found = verdicts("foreign.yaml");
+    assert_eq!(found, ["meddler", "meddler", "meddler"].map(|name| (name.to_owned(), Reason::RefNotPermitted)));
+    assert_eq!(Reason::RefNotPermitted.condition(), Some(ConditionType::ResolvedRefs));
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid/foreign.yaml");
+    let loaded = manifest::load([path]);
+    let of = |domain: &str| {
+        let target = ObjectKey::new("", domain);
+        let policies = loaded.objects.policies_for(TargetKind::SipDomain, &target);
+        policies.map(|(key, _)| key.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("owned"), ["acme/owner"], "named");
+    assert_eq!(of("by-reference"), ["acme/owner"], "where its Secret stands");
+    assert_eq!(of("without"), ["default/by-default"], "where an absent namespace stands");
+    assert!(loaded.refused.iter().any(|policy| policy.key.as_ref().is_some_and(|key| key.name == "broken")));
+    let agents: Vec<_> = loaded.objects.agents.keys().map(ToString::to_string).collect();
+    assert_eq!(agents, ["acme/billing", "other/guest"], "a refused policy closes no more than it could have denied");
 }
 
 #[test]

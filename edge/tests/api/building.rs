@@ -288,3 +288,32 @@ fn an_agent_is_at_the_edges_that_its_parent_refs_name_and_that_allow_its_domain(
     assert_eq!(served(&[&gold, &other], DOMAIN, "[]"), 0, "this edge does not allow the domain");
     assert_eq!(served(&[&gold, &other], &labelled, "[]"), 1);
 }
+
+#[test]
+fn sec_6_a_policy_of_another_namespace_decides_nothing_about_a_domain() {
+    let edge = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}");
+    let foreign = |namespace: &str| {
+        format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: McpCapabilityPolicy\nmetadata: {{name: meddler, namespace: {namespace}}}\nspec:\n  \
+             targetRefs: [{{kind: SipDomain, name: demo}}]\n  defaultAction: Allow\n  rules: [{{name: shut, action: Deny}}]\n"
+        )
+    };
+    let policies = |domain: &str, namespace: &str| {
+        let text = foreign(namespace);
+        let loaded = parse([("edge.yaml", &*edge), ("domain.yaml", domain), ("policy.yaml", &*text)]);
+        let mut builder = builder();
+        builder.numbered("demo.example".to_owned(), 1);
+        let built = builder.build(&loaded.objects).unwrap();
+        let policies = built.config.domains["demo.example"].policies.iter().map(|policy| policy.name().to_owned());
+        (policies.collect::<Vec<_>>(), loaded.problems)
+    };
+    // The Secret of the domain's users stands in `default`.
+    let (in_force, problems) = policies(DOMAIN, "elsewhere");
+    assert_eq!(in_force, ["default/everybody"]);
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    let problem = problem.to_string();
+    assert!(problem.starts_with("policy.yaml:5: spec.targetRefs[0]: SipDomain \"demo\""), "{problem}");
+    let owned = DOMAIN.replace("  domain: demo.example\n", "  domain: demo.example\n  policyNamespaces: [elsewhere]\n");
+    assert_ne!(owned, DOMAIN);
+    assert_eq!(policies(&owned, "elsewhere").0, ["elsewhere/meddler"], "and the policy of `default` not any more");
+}

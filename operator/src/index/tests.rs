@@ -1,6 +1,9 @@
 use super::*;
 use crate::plan::delta::wanted;
-use crate::testing::{agent, broken_policy, config_map, domain, edge, index, key, policy, secret, serve, tls_edge};
+use crate::testing::{
+    agent, broken_policy, config_map, domain, domain_policy, edge, index, key, owned_domain, policy, secret, serve,
+    tls_edge,
+};
 use crds::v1alpha1::Reason;
 use proptest::prelude::*;
 
@@ -175,6 +178,41 @@ fn sec_6_a_policy_for_which_there_is_no_room_closes_what_it_selects() {
     assert!(index.apply(Object::Policy(large)).is_err());
     index.reset(Kind::McpCapabilityPolicy, Vec::new()).unwrap();
     assert_eq!((agents(&index).len(), index.is_short(Kind::McpCapabilityPolicy)), (2, false));
+}
+
+#[test]
+fn sec_6_a_policy_of_another_tenant_has_no_effect_on_a_domain() {
+    let all = [
+        edge("e", 1),
+        owned_domain("d0", 1, &["acme"]),
+        agent("a", 1, "d0", None),
+        domain_policy("evil", "shut", 1, &["d0"]),
+        domain_policy("acme", "ours", 1, &["d0"]),
+    ];
+    let mut index = index(all);
+    let policies = |index: &Index| {
+        let told = index.view().snapshot(index, &ObjectKey::new("system", "e"));
+        assert_eq!(told.agents.len(), 1);
+        told.policies.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(policies(&index), ["acme/ours"]);
+    let shut = Key::of(Kind::McpCapabilityPolicy, "evil", "shut");
+    let verdict = &index.view().verdicts_of(&shut)[0];
+    assert_eq!((verdict.reason, &*verdict.field), (Reason::RefNotPermitted, "spec.targetRefs[0]"));
+    // Nor by being refused, nor by holding the domain when it is to go.
+    let Object::Policy(mut broken) = domain_policy("evil", "shut", 2, &["d0"]) else { panic!("a policy") };
+    broken.spec.default_action = crds::v1alpha1::Action::Deny;
+    index.apply(Object::Policy(broken)).unwrap();
+    assert_eq!(policies(&index), ["acme/ours"]);
+    let held_by = |index: &Index| index.holders(&key(Kind::SipDomain, "d0")).map(Key::to_string).collect::<Vec<_>>();
+    assert_eq!(held_by(&index), ["McpCapabilityPolicy acme/ours", "McpAgent acme/a"]);
+    // The domain may change its mind, both ways.
+    index.apply(domain_policy("evil", "shut", 3, &["d0"])).unwrap();
+    index.apply(owned_domain("d0", 2, &["acme", "evil"])).unwrap();
+    assert_eq!(policies(&index), ["acme/ours", "evil/shut"]);
+    assert!(index.view().verdicts_of(&shut).is_empty());
+    index.apply(owned_domain("d0", 3, &["evil"])).unwrap();
+    assert_eq!(policies(&index), ["evil/shut"]);
 }
 
 #[test]

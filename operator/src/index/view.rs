@@ -78,10 +78,13 @@ impl View {
             }
         }
         for key in told.agents.keys() {
-            self.policies_for(&index.references, &Key::new(Kind::McpAgent, key.clone()), &mut told.policies);
+            let target = Key::new(Kind::McpAgent, key.clone());
+            self.policies_for(&index.references, &target, |_| true, &mut told.policies);
         }
-        for name in told.domains.keys() {
-            self.policies_for(&index.references, &Key::of(Kind::SipDomain, "", &**name), &mut told.policies);
+        for (name, domain) in &told.domains {
+            let target = Key::of(Kind::SipDomain, "", &**name);
+            let permitted = |namespace: &str| domain.spec.takes_policies_of(namespace);
+            self.policies_for(&index.references, &target, permitted, &mut told.policies);
         }
         for Key { kind, object } in names {
             match kind {
@@ -93,8 +96,15 @@ impl View {
         told
     }
 
-    fn policies_for(&self, references: &References, target: &Key, into: &mut Policies) {
-        for referrer in references.referrers(target).filter(|key| key.kind == Kind::McpCapabilityPolicy) {
+    fn policies_for(
+        &self,
+        references: &References,
+        target: &Key,
+        permitted: impl Fn(&str) -> bool,
+        into: &mut Policies,
+    ) {
+        let of_policy = |key: &&Key| key.kind == Kind::McpCapabilityPolicy && permitted(&key.object.namespace);
+        for referrer in references.referrers(target).filter(of_policy) {
             copy(&self.objects.policies, &referrer.object, into);
         }
     }

@@ -87,8 +87,7 @@ pub fn judge(state: &State, key: &Key, leaving: &Leaving, now: i64) -> Verdict {
         }
         _ => {
             let stays = |referrer: &&Key| !state.leaving.contains_key(*referrer) || referrer.kind == Kind::SipEdge;
-            let referrers: Vec<String> =
-                state.index.references().referrers(key).filter(stays).map(Key::to_string).collect();
+            let referrers: Vec<String> = state.index.holders(key).filter(stays).map(Key::to_string).collect();
             if referrers.is_empty() {
                 Verdict::Go
             } else {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::index::{Index, Object};
 use crate::key::Kind;
-use crate::testing::{agent, domain, edge, index, key, policy, secret, store};
+use crate::testing::{agent, domain, domain_policy, edge, index, key, owned_domain, policy, secret, store};
 use serde_json::{Value, json};
 
 /// As the API server sends it.
@@ -116,6 +116,17 @@ fn a_domain_that_does_not_allow_the_namespace_is_a_refusal_once_its_labels_are_k
     assert_eq!(fields(&with(&[namespace("other")]).faults), ["spec.address.domainRef"]);
     let unknown = with(&[]);
     assert_eq!((unknown.faults.len(), fields(&unknown.warnings)), (0, vec!["spec.address.domainRef"]));
+}
+
+#[test]
+fn sec_6_a_policy_for_another_tenants_domain_is_refused() {
+    let index = index([owned_domain("d0", 1, &["acme"]), edge("e0", 1)]);
+    let decision = create(&index, &domain_policy("evil", "shut", 1, &["d0"]));
+    assert_eq!(fields(&decision.faults), ["spec.targetRefs[0]"]);
+    assert!(decision.faults[0].message.contains("takes no policies of namespace \"evil\""), "{decision:?}");
+    assert_eq!(create(&index, &domain_policy("acme", "ours", 1, &["d0"])), Decision::default());
+    let unknown = create(&index, &domain_policy("evil", "early", 1, &["d9"]));
+    assert_eq!((unknown.faults.len(), fields(&unknown.warnings)), (0, vec!["spec.targetRefs[0]"]));
 }
 
 #[test]

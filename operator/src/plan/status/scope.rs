@@ -46,15 +46,12 @@ pub fn policy(scene: &Scene<'_>, key: &ObjectKey) -> Option<McpCapabilityPolicyS
     let reference = Key::new(Kind::McpCapabilityPolicy, key.clone());
     let [accepted, resolved] = judged(scene.index, &reference, &entry.findings, Reason::InvalidPolicy);
     let (programmed, edges) = programmed(scene, &reference, entry.generation);
-    let objects = &scene.index.view().objects;
-    let targets = entry.object.spec.target_refs.iter().take(MAX_ANCESTORS);
-    let ancestors = targets.map(|target| {
-        let (kind, namespace, found) = match target.kind {
-            TargetKind::McpAgent => {
-                let agent = ObjectKey::new(&key.namespace, &target.name);
-                (Kind::McpAgent, Some(key.namespace.clone()), objects.agents.contains_key(&agent))
-            }
-            TargetKind::SipDomain => (Kind::SipDomain, None, objects.domains.contains_key(&target.name)),
+    let faults = scene.index.view().verdicts_of(&reference);
+    let targets = entry.object.spec.target_refs.iter().take(MAX_ANCESTORS).enumerate();
+    let ancestors = targets.map(|(index, target)| {
+        let (kind, namespace) = match target.kind {
+            TargetKind::McpAgent => (Kind::McpAgent, Some(key.namespace.clone())),
+            TargetKind::SipDomain => (Kind::SipDomain, None),
         };
         let ancestor_ref = AncestorRef {
             group: GROUP.to_owned(),
@@ -62,14 +59,18 @@ pub fn policy(scene: &Scene<'_>, key: &ObjectKey) -> Option<McpCapabilityPolicyS
             namespace,
             name: target.name.clone(),
         };
-        let resolved = if found {
-            Said::yes(ConditionType::ResolvedRefs)
-        } else {
-            Said::no(ConditionType::ResolvedRefs, Reason::TargetNotFound, "is not there or was refused")
+        let field = format!("spec.targetRefs[{index}]");
+        let (resolved, programmed) = match faults.iter().find(|fault| fault.field == field) {
+            None if accepted.holds() => (Said::yes(ConditionType::ResolvedRefs), programmed.clone()),
+            None => (resolved.clone(), programmed.clone()),
+            Some(fault) => (
+                Said::no(ConditionType::ResolvedRefs, fault.reason, &*fault.message),
+                Said::no(ConditionType::Programmed, Reason::NoEdge, "has no effect on this target"),
+            ),
         };
         let known = before.and_then(|before| before.ancestors.iter().find(|known| known.ancestor_ref == ancestor_ref));
         let conditions = written(
-            vec![accepted.clone(), resolved, programmed.clone()],
+            vec![accepted.clone(), resolved, programmed],
             known.map_or(&[], |known| &known.conditions),
             entry.generation,
             scene.now,

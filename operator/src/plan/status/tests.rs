@@ -221,6 +221,38 @@ fn a_policy_has_a_word_for_each_of_its_targets() {
 }
 
 #[test]
+fn a_policy_that_may_not_be_for_a_domain_says_so_at_that_target_alone() {
+    let mut wants = Wants::default();
+    let index = index([
+        an_edge("e", 1),
+        testing::owned_domain("d0", 1, &["acme"]),
+        testing::owned_domain("d1", 1, &["evil"]),
+        an_agent("a", 7, "d0", None),
+        an_agent("b", 1, "d1", None),
+        testing::domain_policy("evil", "shut", 1, &["d0", "d1"]),
+    ]);
+    let mut fleets = fleets(&index, &mut wants, 3);
+    for edge in fleets.get_mut(&e()).unwrap().edges.values_mut() {
+        answer(edge, Word::Applied, "");
+    }
+    let status = policy(scene!(index, wants, fleets, 1), &ObjectKey::new("evil", "shut")).unwrap();
+    assert_eq!(
+        short(&status.conditions),
+        ["Accepted True Accepted", "ResolvedRefs False RefNotPermitted", "Programmed True Programmed"]
+    );
+    let message = &status.conditions[1].message;
+    assert!(message.starts_with("spec.targetRefs[0]: SipDomain \"d0\"") && message.contains("\"evil\""), "{message}");
+    assert_eq!(
+        short(&status.ancestors[0].conditions)[1..],
+        ["ResolvedRefs False RefNotPermitted", "Programmed False NoEdge"]
+    );
+    assert_eq!(
+        short(&status.ancestors[1].conditions)[1..],
+        ["ResolvedRefs True ResolvedRefs", "Programmed True Programmed"]
+    );
+}
+
+#[test]
 fn an_edge_and_a_domain_are_ready_when_what_they_need_holds() {
     let (index, mut wants) = (world(), Wants::default());
     let mut fleets = fleets(&index, &mut wants, 2);
