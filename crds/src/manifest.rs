@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use snapshot::{ObjectKey, Origin, Snapshot, Sourced};
+pub use snapshot::{ObjectKey, Origin, ServicePorts, Snapshot, Sourced};
 
 /// Bytes of one file.
 pub const MAX_FILE_BYTES: usize = 1 << 20;

@@ -15,7 +15,7 @@ mod view;
 use crate::key::{Key, Kind};
 use crate::plan::backends::Endpoints;
 use crds::core_v1::{ConfigMap, Secret};
-use crds::manifest::ObjectKey;
+use crds::manifest::{ObjectKey, ServicePorts};
 use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate;
 use k8s_openapi::api::core::v1 as core;
@@ -97,6 +97,10 @@ pub struct Index {
     /// Labels, by name.
     namespaces: BTreeMap<String, Labels>,
     unreadable: BTreeMap<Key, Unreadable>,
+    /// Every Service is known: one without endpoints here and not in `elsewhere` is not there.
+    services_known: bool,
+    /// Services whose names lead out of the cluster, which have no endpoints here.
+    elsewhere: BTreeSet<ObjectKey>,
     references: References,
     fetches: BTreeSet<Key>,
     synced: BTreeSet<Kind>,
@@ -121,6 +125,8 @@ impl Default for Index {
             endpoints: Shelf::new(MAX_ENDPOINTS),
             namespaces: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            services_known: false,
+            elsewhere: BTreeSet::new(),
             references: References::default(),
             fetches: BTreeSet::new(),
             synced: BTreeSet::new(),
@@ -310,6 +316,34 @@ impl Index {
     #[must_use]
     pub fn tenant(&self, domain: &str) -> Option<u16> {
         self.tenants.get(&domain.to_ascii_lowercase()).copied()
+    }
+
+    /// Whether every Service is known, so that one which is not here is surely not there.
+    pub fn services_known(&mut self, known: bool) {
+        if std::mem::replace(&mut self.services_known, known) != known {
+            self.changed();
+        }
+    }
+
+    /// Whether the name of a Service leads out of the cluster. The caller bounds how many do.
+    pub fn leads_elsewhere(&mut self, service: &ObjectKey, elsewhere: bool) {
+        let moved = if elsewhere { self.elsewhere.insert(service.clone()) } else { self.elsewhere.remove(service) };
+        if moved && self.references.is_named(&Key::new(Kind::Endpoints, service.clone())) {
+            self.changed();
+        }
+    }
+
+    /// Those of these Services that are there; `None`: that is not known.
+    pub(crate) fn services<'a>(&self, of: impl Iterator<Item = &'a Key>) -> Option<BTreeMap<ObjectKey, ServicePorts>> {
+        if !self.services_known || self.endpoints.short || !self.synced.contains(&Kind::Endpoints) {
+            return None;
+        }
+        let ports = |key: &Key| match self.endpoints.get(&key.object) {
+            _ if self.elsewhere.contains(&key.object) => Some((key.object.clone(), ServicePorts::Elsewhere)),
+            Some(entry) => Some((key.object.clone(), ServicePorts::Tcp(entry.object.keys().copied().collect()))),
+            None => None,
+        };
+        Some(of.filter(|key| key.kind == Kind::Endpoints).filter_map(ports).collect())
     }
 
     /// True once every kind of ours was listed and everything that is named was looked for: an edge may be told that it has everything.

@@ -125,7 +125,7 @@ where
                 Err(error) => {
                     context.metrics.watch_failed(name);
                     if watch.optional && is_forbidden(&error) {
-                        take(None, Step::Reset(Vec::new()));
+                        take(watch.namespace(at), Step::Forbidden);
                     }
                     if !std::mem::replace(&mut failing[at], true) {
                         tracing::warn!(kind = name, %error, "{}", awaited(&error));

@@ -3,7 +3,7 @@
 use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, NAMESPACE_NAME_LABEL, SessionStore, SipDomain, SipEdge};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,6 +113,15 @@ impl<T> std::ops::Deref for Sourced<T> {
     }
 }
 
+/// What a Service offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServicePorts {
+    /// These TCP ports.
+    Tcp(BTreeSet<u16>),
+    /// Its name leads out of the cluster (`ExternalName`), and any port with it.
+    Elsewhere,
+}
+
 /// Objects by kind. `SipDomain` is cluster-scoped, so its key is the name alone.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -127,6 +136,8 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<String, Labels>,
     /// The address at which peers reach this edge's Service or node, as an operator told it. Not from files.
     pub reach: Option<String>,
+    /// The Services of backends that are there; one that agents name and that is not here does not exist. `None`: nobody knows (files, edges).
+    pub services: Option<BTreeMap<ObjectKey, ServicePorts>>,
     /// True for what an operator chose for one edge: who may be where was judged by it over everything, and other edges and other
     /// agents are not here. Only what an object needs for itself is judged again.
     pub chosen: bool,

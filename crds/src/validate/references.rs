@@ -12,7 +12,7 @@ use super::verdict::{Faults, ObjectRef, Verdict};
 use crate::core_v1::keys::{KeyError, naming_key, state_keys, token_keys};
 use crate::core_v1::users::parse_user;
 use crate::core_v1::{ConfigMap, Secret};
-use crate::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
+use crate::manifest::{ObjectKey, Origin, Problem, ServicePorts, Snapshot, Sourced};
 use crate::v1alpha1::{
     BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef, Reason,
     SessionStore, SipDomain, SipEdge, StoreKind, TargetKind, TargetRef, WorkloadKind,
@@ -95,6 +95,18 @@ pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict>
         quota(s, &ranks, key, object, out);
     };
     sift(&mut verdicts, snapshot, "McpAgent", ObjectKey::clone, |s| &mut s.agents, judge);
+    for (key, object) in &snapshot.agents {
+        if let Some((reason, field, message)) = backend_fault(snapshot, key, object) {
+            verdicts.push(Verdict {
+                object: ObjectRef { kind: "McpAgent", key: key.clone() },
+                origin: object.origin.clone(),
+                reason,
+                field,
+                message,
+                stands: true,
+            });
+        }
+    }
     policies(snapshot, &mut verdicts);
     verdicts
 }
@@ -453,6 +465,29 @@ fn agent(
         let message =
             format!("is closed, because {name} ({place}) was refused and may deny something here; correct it");
         faults.add(Reason::InvalidPolicy, "spec.address", message);
+    }
+}
+
+/// The Service of the backend is there and has the port. The agent stands without it: its address is taken, and calls end as those of a backend
+/// that does not answer.
+fn backend_fault(snapshot: &Snapshot, key: &ObjectKey, agent: &McpAgent) -> Option<(Reason, String, String)> {
+    let services = snapshot.services.as_ref()?;
+    let reference = agent.spec.backend.mcp_http.as_ref()?.service_ref.as_ref()?;
+    let service = ObjectKey::new(&key.namespace, &reference.name);
+    let field = "spec.backend.mcpHttp.serviceRef";
+    let fault = |field: String, message| Some((Reason::BackendNotFound, field, message));
+    match services.get(&service) {
+        None => fault(field.to_owned(), format!("Service {service} is not there; add it or correct the name")),
+        Some(ServicePorts::Tcp(ports)) if !ports.contains(&reference.port) => {
+            let there: Vec<_> = ports.iter().take(8).map(u16::to_string).collect();
+            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            let message = format!(
+                "Service {service} has no TCP port {}; add it or name one that it has: {there}",
+                reference.port
+            );
+            fault(format!("{field}.port"), message)
+        }
+        Some(ServicePorts::Tcp(_) | ServicePorts::Elsewhere) => None,
     }
 }
 

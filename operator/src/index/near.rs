@@ -87,6 +87,7 @@ impl Index {
                 self.put_edges(&mut near.snapshot, &origin, false);
                 near.snapshot.agents.insert(at.clone(), Sourced { object: Arc::new((**object).clone()), origin });
                 let mut names = references::of_agent(at, object);
+                near.snapshot.services = self.services(names.iter());
                 // Its user may be asked for its password.
                 if let Some(domain) = self.domain(name) {
                     names.extend(references::of_domain(&domain.object));

@@ -118,7 +118,8 @@ fn copy<T>(from: &Objects<T>, key: &ObjectKey, into: &mut Objects<T>) {
 }
 
 fn written(index: &Index) -> Snapshot {
-    let mut written = Snapshot { namespaces: index.namespaces.clone(), ..Snapshot::default() };
+    let services = index.services(index.references.named(Kind::Endpoints));
+    let mut written = Snapshot { namespaces: index.namespaces.clone(), services, ..Snapshot::default() };
     let api = Arc::new(Origin::api());
     macro_rules! take {
         ($shelf:ident, $into:ident) => {

@@ -26,11 +26,15 @@ pub type Endpoints = BTreeMap<u16, BTreeSet<SocketAddr>>;
 pub struct Backends {
     /// Port → its name; empty where it has none.
     services: BTreeMap<ObjectKey, BTreeMap<u16, String>>,
+    /// Services whose names lead elsewhere, which no slice tells: edges look them up.
+    elsewhere: BTreeSet<ObjectKey>,
     slices: BTreeMap<ObjectKey, Slice>,
     /// Names of the slices of each Service, in its namespace.
     of_service: BTreeMap<ObjectKey, BTreeSet<String>>,
     services_listed: bool,
     slices_listed: bool,
+    /// Namespaces where Services may not be listed (`None`: all of them), so none that is missing there is surely not there.
+    hidden: BTreeSet<Option<String>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,19 +48,22 @@ impl Backends {
     /// A new or changed Service. Returns it where its endpoints may be others now.
     pub fn apply_service(&mut self, service: &Service) -> Option<ObjectKey> {
         let key = key_of(&service.metadata);
-        // Its name leads elsewhere, which no slice tells: edges look it up.
         if service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName")) {
-            return self.delete_service(&key);
+            let there = self.services.remove(&key).is_some();
+            let new = self.elsewhere.len() < MAX_SERVICES && self.elsewhere.insert(key.clone());
+            return (there || new).then_some(key);
         }
+        let moved = self.elsewhere.remove(&key);
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let ports = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
         let ports: BTreeMap<u16, String> =
             ports.filter_map(|port| Some((number(port.port)?, port.name.clone().unwrap_or_default()))).collect();
-        put(&mut self.services, &key, ports, MAX_SERVICES).then_some(key)
+        (put(&mut self.services, &key, ports, MAX_SERVICES) || moved).then_some(key)
     }
 
     pub fn delete_service(&mut self, key: &ObjectKey) -> Option<ObjectKey> {
-        self.services.remove(key).map(|_| key.clone())
+        let there = self.services.remove(key).is_some();
+        (self.elsewhere.remove(key) || there).then(|| key.clone())
     }
 
     /// A new or changed slice. Returns the Services whose endpoints may be others now.
@@ -106,7 +113,7 @@ impl Backends {
     /// Services, and slices, of a namespace or of all.
     #[must_use]
     pub fn services_in(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
-        within(self.services.keys(), namespace)
+        within(self.services.keys().chain(&self.elsewhere), namespace)
     }
 
     #[must_use]
@@ -121,7 +128,34 @@ impl Backends {
         !before && self.services_listed && self.slices_listed
     }
 
-    /// Where connections to a Service may go; a port without a ready endpoint has none. `None`: there is no such Service.
+    /// Services may not be listed in a namespace; `None`: in none.
+    pub fn hide(&mut self, namespace: Option<&str>) {
+        self.hidden.insert(namespace.map(str::to_owned));
+    }
+
+    /// They may, here; `None`: everywhere that is watched.
+    pub fn show(&mut self, namespace: Option<&str>) {
+        match namespace {
+            Some(_) => drop(self.hidden.remove(&namespace.map(str::to_owned))),
+            None => self.hidden.clear(),
+        }
+    }
+
+    /// True where every Service is known, so that one which is not here is not there.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        let room = self.services.len() < MAX_SERVICES && self.elsewhere.len() < MAX_SERVICES;
+        self.services_listed && self.hidden.is_empty() && room
+    }
+
+    /// Whether a Service's name leads elsewhere (`ExternalName`).
+    #[must_use]
+    pub fn leads_elsewhere(&self, service: &ObjectKey) -> bool {
+        self.elsewhere.contains(service)
+    }
+
+    /// Where connections to a Service may go; a port without a ready endpoint has none. `None`: there is no such Service, or its
+    /// name leads elsewhere.
     #[must_use]
     pub fn endpoints(&self, service: &ObjectKey) -> Option<Endpoints> {
         let ports = self.services.get(service)?;
@@ -215,5 +249,10 @@ mod tests {
         elsewhere.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
         assert_eq!(backends.apply_service(&elsewhere), Some(key()));
         assert_eq!((backends.endpoints(&key()), backends.apply_service(&elsewhere)), (None, None));
+        assert!(backends.leads_elsewhere(&key()) && backends.services_in(None) == [key()]);
+        assert_eq!(backends.apply_service(&service()), Some(key()));
+        assert!(!backends.leads_elsewhere(&key()));
+        backends.apply_service(&elsewhere);
+        assert_eq!((backends.delete_service(&key()), backends.delete_service(&key())), (Some(key()), None));
     }
 }

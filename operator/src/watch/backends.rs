@@ -83,13 +83,20 @@ fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> T
 fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>) -> bool {
     let before = state.index.revision();
     let mut changed = BTreeSet::new();
-    let whole = matches!(step, Step::Reset(_));
+    let whole = matches!(step, Step::Reset(_) | Step::Forbidden);
+    match &step {
+        Step::Forbidden if K::IS_SERVICE => state.backends.hide(namespace),
+        Step::Reset(_) if K::IS_SERVICE => state.backends.show(None),
+        Step::Again(..) if K::IS_SERVICE => state.backends.show(namespace),
+        _ => {}
+    }
     match step {
         Step::Nothing => {}
         Step::Apply(Read::Whole(object)) => changed = object.apply(state),
         // What cannot be read has no endpoints.
         Step::Apply(read @ Read::Broken(_)) | Step::Delete(read) => changed = K::delete(&key_of(read.meta()), state),
         Step::Reset(list) => changed = relist(state, None, list),
+        Step::Forbidden => changed = relist::<K>(state, None, Vec::new()),
         Step::Again(_, list) => changed = relist(state, namespace, list),
     }
     for service in changed {
@@ -106,6 +113,8 @@ fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>
             tracing::warn!("not all endpoints are taken: {full}");
         }
     }
+    let known = state.backends.are_known();
+    state.index.services_known(known);
     state.index.revision() != before
 }
 
@@ -127,6 +136,7 @@ fn relist<K: Part>(state: &mut State, namespace: Option<&str>, list: Vec<Read<K>
 fn tell(state: &mut State, service: ObjectKey) {
     match state.backends.endpoints(&service) {
         Some(endpoints) => {
+            state.index.leads_elsewhere(&service, false);
             let object = Object::Endpoints(service, endpoints);
             let key = object.key();
             if let Err(full) = state.index.apply(object) {
@@ -134,6 +144,8 @@ fn tell(state: &mut State, service: ObjectKey) {
             }
         }
         None => {
+            let elsewhere = state.backends.leads_elsewhere(&service);
+            state.index.leads_elsewhere(&service, elsewhere);
             state.index.delete(&Key::new(Kind::Endpoints, service), None);
         }
     }
@@ -192,5 +204,49 @@ mod tests {
         let told: Vec<_> = wanted.keys().filter(|key| key.kind == Kind::Endpoints).collect();
         assert_eq!(told, [&Key::of(Kind::Endpoints, "acme", "billing")]);
         assert!(take(&mut state, None, Step::Delete(service("billing"))));
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_is_said_and_heals_and_nothing_is_said_of_what_nobody_may_see() {
+        use crds::v1alpha1::Reason;
+        let by_service = |port: u16| {
+            let Object::Agent(mut billing) = agent("a", 1, "d0", None) else { panic!("an agent") };
+            let http = json!({"serviceRef": {"name": "billing", "port": port}});
+            billing.spec.backend = serde_json::from_value(json!({"mcpHttp": http})).unwrap();
+            Object::Agent(billing)
+        };
+        let state = |port: u16| {
+            let index = index([edge("e", 1), domain("d0", 1), by_service(port)]);
+            State { index, ..State::default() }
+        };
+        let said = |state: &State| {
+            let verdicts = state.index.view().verdicts_of(&Key::of(Kind::McpAgent, "acme", "a")).to_vec();
+            let told = state.index.view().snapshot(&state.index, &ObjectKey::new("system", "e"));
+            assert_eq!(told.agents.len(), 1, "its address is taken all the same");
+            verdicts.into_iter().map(|verdict| (verdict.reason, verdict.field)).collect::<Vec<_>>()
+        };
+        let lost = |field: &str| vec![(Reason::BackendNotFound, format!("spec.backend.mcpHttp.serviceRef{field}"))];
+        let mut one = state(80);
+        assert_eq!(said(&one), [], "nobody has listed them");
+        take(&mut one, None, Step::<Read<EndpointSlice>>::Reset(Vec::new()));
+        take(&mut one, None, Step::Reset(vec![service("other")]));
+        assert_eq!(said(&one), lost(""));
+        assert!(take(&mut one, None, Step::Apply(service("billing"))));
+        assert_eq!(said(&one), []);
+        assert!(take(&mut one, None, Step::Delete(service("billing"))));
+        assert_eq!(said(&one), lost(""));
+        let spec = json!({"type": "ExternalName", "externalName": "outside.example"});
+        let outside = read(json!({"metadata": {"name": "billing", "namespace": "acme"}, "spec": spec}));
+        assert!(take(&mut one, None, Step::<Read<Service>>::Apply(outside)));
+        assert_eq!(said(&one), [], "its name leads elsewhere");
+        take(&mut one, None, Step::<Read<Service>>::Forbidden);
+        assert_eq!(said(&one), [], "who may not see Services says nothing of them");
+        take(&mut one, None, Step::Reset(vec![service("other")]));
+        assert_eq!(said(&one), lost(""));
+
+        let mut port = state(81);
+        take(&mut port, None, Step::<Read<EndpointSlice>>::Reset(Vec::new()));
+        take(&mut port, None, Step::Reset(vec![service("billing")]));
+        assert_eq!(said(&port), lost(".port"));
     }
 }

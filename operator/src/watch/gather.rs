@@ -10,6 +10,8 @@ pub enum Step<T> {
     Delete(T),
     /// Every watch has its first list: this is all that there is.
     Reset(Vec<T>),
+    /// It may not be listed: as if there were none.
+    Forbidden,
     /// One watch, by its number, began again: this is all that there is in its namespace.
     Again(usize, Vec<T>),
 }

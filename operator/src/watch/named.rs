@@ -69,7 +69,7 @@ where
     let (board, stale) = (context.board.clone(), stale.clone());
     let take = move |namespace: Option<&str>, step: Step<PartialObjectMeta<K>>| {
         match step {
-            Step::Nothing => {}
+            Step::Nothing | Step::Forbidden => {}
             Step::Apply(object) => {
                 let key = Key::new(kind, key_of(object.meta()));
                 if board.quietly(|state| state.index.references().is_named(&key)) {

@@ -113,7 +113,7 @@ fn index_of<K: Indexed>(state: &mut State, namespace: Option<&str>, step: Step<R
     let before = (state.index.revision(), state.leaving.len());
     let mut refused = Vec::new();
     match step {
-        Step::Nothing => {}
+        Step::Nothing | Step::Forbidden => {}
         Step::Apply(read) => {
             if let Some(object) = prepare(state, read, &mut refused) {
                 let key = object.key();

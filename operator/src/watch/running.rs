@@ -104,7 +104,7 @@ fn take<K: Run>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>,
     };
     let before = state.running.revision();
     match step {
-        Step::Nothing => {}
+        Step::Nothing | Step::Forbidden => {}
         Step::Apply(read) => {
             if let Some(thing) = thing(read) {
                 state.running.apply(&thing);

@@ -36,7 +36,7 @@ fn take(state: &mut State, step: Step<ConfigMap>) {
             state.tenants_lost = true;
             Vec::new()
         }
-        Step::Nothing => Vec::new(),
+        Step::Nothing | Step::Forbidden => Vec::new(),
     };
     for map in maps {
         let (numbers, problems) = read(map.data.as_ref());
