@@ -132,6 +132,11 @@ impl Backends {
         self.0.calls().len()
     }
 
+    /// The backend of an agent; another one after a change of its configuration.
+    pub(crate) fn of(&self, agent: &str) -> Option<Arc<Backend>> {
+        self.0.agents.load().get(agent).cloned()
+    }
+
     /// What is under way at each backend, by agent.
     pub fn stats(&self) -> BTreeMap<String, Stats> {
         self.0.agents.load().iter().map(|(agent, backend)| (agent.clone(), backend.stats())).collect()

@@ -9,6 +9,7 @@ pub mod held;
 pub mod ledger;
 mod link;
 pub mod report;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,7 @@ use enrol::Enrolled;
 use held::{Held, Judged, Key};
 use ledger::{Ledger, Verdicts, Word};
 use report::Reporter;
+use tools::Tools;
 
 /// So long an operator has to say everything before the file is used that an earlier process kept.
 pub const COLD_START: Duration = Duration::from_secs(3);
@@ -71,6 +73,8 @@ impl Settings {
 struct Shared {
     settings: Settings,
     reporter: Reporter,
+    /// Of the agents' backends.
+    tools: Tools,
     state: Mutex<State>,
     /// New objects came.
     changed: watch::Sender<u64>,
@@ -171,7 +175,7 @@ pub struct Operator {
     /// Until then an operator is waited for where an earlier process has kept something; `None`: there is a configuration.
     cold_until: Option<Instant>,
     kept: bool,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 impl Drop for Operator {
@@ -201,14 +205,19 @@ impl Operator {
         let shared = Arc::new(Shared {
             settings,
             reporter,
+            tools: Tools::default(),
             state: Mutex::new(state),
             changed,
             said: watch::Sender::new(0),
             enrolled: enrolled_in,
             drain,
         });
-        let tasks =
-            [tokio::spawn(link::run(shared.clone())).abort_handle(), tokio::spawn(keep(shared.clone())).abort_handle()];
+        let discover = tools::discover(shared.tools.clone(), shared.reporter.clone());
+        let tasks = [
+            tokio::spawn(link::run(shared.clone())).abort_handle(),
+            tokio::spawn(keep(shared.clone())).abort_handle(),
+            tokio::spawn(discover).abort_handle(),
+        ];
         Operator {
             shared,
             changes,

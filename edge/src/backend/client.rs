@@ -105,6 +105,11 @@ impl Backend {
         }
     }
 
+    /// Where connections go; `None`: where the name leads.
+    pub(crate) fn route_now(&self) -> Option<Arc<Vec<SocketAddr>>> {
+        self.route.load_full()
+    }
+
     pub fn stats(&self) -> Stats {
         Stats { idle_connections: self.pool.len(), ..self.places.stats() }
     }

@@ -228,7 +228,7 @@ impl Stream {
 
     async fn report(&mut self) {
         let store = self.shared.with(|state| state.held.store());
-        let report = self.shared.reporter.report(&mut self.reported, store).await;
+        let report = self.shared.reporter.report(&mut self.reported, store, &self.shared.tools).await;
         self.said.push_back(wrapped(from_edge::Message::Report(report)));
     }
 

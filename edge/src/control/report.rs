@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use edge_api::control::{
-    self, AgentReport, DrainReport, DrainState, Kind, Registration, Report, StoreHealth, StoreState,
+    self, AgentReport, DrainReport, DrainState, Kind, Registration, Report, StoreHealth, StoreState, ToolList,
 };
 use edge_core::config::{AgentConfig, Config};
 use edge_core::input;
@@ -16,6 +16,7 @@ use session_store::op::{StoreOp, StoreReply};
 use tokio::time::timeout;
 
 use super::held::Key;
+use super::tools::{self, Tools};
 use crate::admin::stats;
 use crate::driver::Parts;
 use crate::status::Status;
@@ -24,6 +25,8 @@ use crate::status::Status;
 const MAX_AGENTS: usize = 1024;
 /// Addresses whose bindings are read for one report; the others have their turn in the next ones.
 const READS: usize = 64;
+/// Octets of lists of tools in one report; the others have their turn in the next ones. One list is smaller.
+const TOOLS: usize = 1 << 20;
 /// For all of these reads.
 const READING: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,8 @@ impl fmt::Debug for Reporter {
 pub struct Reported {
     pub drain: DrainState,
     agents: BTreeMap<String, AgentReport>,
+    /// The lists of tools that it has.
+    tools: BTreeMap<String, Arc<ToolList>>,
     /// What the store said of the addresses that users register.
     bindings: BTreeMap<String, Bindings>,
     /// The address after which the next reads begin.
@@ -80,7 +85,7 @@ impl Reporter {
     }
 
     /// What changed since the last report of the stream.
-    pub async fn report(&self, reported: &mut Reported, store: Option<Key>) -> Report {
+    pub(super) async fn report(&self, reported: &mut Reported, store: Option<Key>, tools: &Tools) -> Report {
         let state = self.drain_state();
         reported.drain = state;
         let mut report =
@@ -108,7 +113,7 @@ impl Reporter {
         if let Some(config) = self.status.config() {
             // What is not read in time keeps what it was.
             let _ = timeout(READING, read_bindings(parts, &config, reported)).await;
-            report.agents = agents(&config, &shards, reported);
+            report.agents = agents(&config, &shards, reported, tools);
         }
         report
     }
@@ -170,7 +175,7 @@ async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) 
     }
 }
 
-fn agents(config: &Config, shards: &[Stats], reported: &mut Reported) -> Vec<AgentReport> {
+fn agents(config: &Config, shards: &[Stats], reported: &mut Reported, known: &Tools) -> Vec<AgentReport> {
     let mut changed = Vec::new();
     let mut here: BTreeMap<&str, &Arc<AgentConfig>> = BTreeMap::new();
     for agent in config.agents.values() {
@@ -182,8 +187,10 @@ fn agents(config: &Config, shards: &[Stats], reported: &mut Reported) -> Vec<Age
             return changed;
         }
         reported.agents.remove(&key);
+        reported.tools.remove(&key);
         changed.push(AgentReport { agent: message(&key), gone: true, ..AgentReport::default() });
     }
+    let mut room = TOOLS;
     for (key, agent) in here {
         let of = |value: fn(&edge_core::engine::AgentStats) -> usize| {
             count(shards.iter().filter_map(|stats| stats.engine.agents.get(key)).map(value).sum())
@@ -198,14 +205,18 @@ fn agents(config: &Config, shards: &[Stats], reported: &mut Reported) -> Vec<Age
             registration: registration(agent, bindings).into(),
             ..AgentReport::default()
         };
-        if reported.agents.get(key) == Some(&now) {
+        let is_new = |list: &Arc<ToolList>| reported.tools.get(key).is_none_or(|told| !Arc::ptr_eq(told, list));
+        let list = known.of(key).filter(is_new).filter(|list| tools::size(list) <= room);
+        if list.is_none() && reported.agents.get(key) == Some(&now) {
             continue;
         }
         if changed.len() >= MAX_AGENTS {
             break;
         }
         reported.agents.insert(key.to_owned(), now.clone());
-        changed.push(now);
+        room -= list.as_deref().map_or(0, tools::size);
+        changed.push(AgentReport { tools: list.as_deref().cloned(), ..now });
+        reported.tools.extend(list.map(|list| (key.to_owned(), list)));
     }
     changed
 }

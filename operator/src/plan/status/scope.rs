@@ -1,16 +1,25 @@
 //! Status of what agents stand under: SipDomain and McpCapabilityPolicy.
 
-use super::{Said, Scene, changed, judged, programmed, ready, written};
+use super::agent::tools_of;
+use super::{Said, Scene, changed, judged, programmed, ready, with_field, written};
 use crate::key::{Key, Kind};
 use crds::manifest::ObjectKey;
+use crds::policy::{compile, misfits};
 use crds::v1alpha1::{
-    AncestorRef, ConditionType, GROUP, McpCapabilityPolicyStatus, PolicyAncestor, Reason, SipDomainStatus, TargetKind,
+    AncestorRef, ConditionType, GROUP, McpCapabilityPolicySpec, McpCapabilityPolicyStatus, PolicyAncestor, Reason,
+    SipDomainStatus, TargetKind,
 };
+use crds::validate::Finding;
+use edge_api::control::ToolReport;
+use std::collections::BTreeMap;
 
 /// Who writes the ancestors of a policy (GEP-713).
 pub const CONTROLLER: &str = "sipmcp.dev/operator";
 /// Ancestors of one policy (GEP-713).
 const MAX_ANCESTORS: usize = 16;
+/// Agents of one target whose tools are looked at, and findings after which no further agent is.
+const MAX_LOOKED: usize = 256;
+const MAX_LACKING: usize = 32;
 
 /// `None`: the domain is not there, or its status stands.
 #[must_use]
@@ -38,6 +47,58 @@ pub fn domain(scene: &Scene<'_>, name: &str) -> Option<SipDomainStatus> {
     changed(before, status)
 }
 
+/// What the conditions of a policy miss in the tools that edges have listed, by the place of the target. A rule with such a condition allows
+/// nothing there, and denies.
+fn lacking(scene: &Scene<'_>, key: &ObjectKey, spec: &McpCapabilityPolicySpec) -> BTreeMap<usize, Vec<Finding>> {
+    let mut lacking = BTreeMap::new();
+    if spec.rules.iter().all(|rule| rule.when.is_none()) {
+        return lacking;
+    }
+    let Ok(policy) = compile(key, spec) else { return lacking };
+    let objects = &scene.index.view().objects;
+    for (index, target) in spec.target_refs.iter().enumerate() {
+        let agents: Vec<ObjectKey> = match target.kind {
+            TargetKind::McpAgent => vec![ObjectKey::new(&key.namespace, &target.name)],
+            TargetKind::SipDomain => {
+                let domain = objects.domains.get(&target.name);
+                if !domain.is_some_and(|domain| domain.spec.takes_policies_of(&key.namespace)) {
+                    continue;
+                }
+                let domain = Key::of(Kind::SipDomain, "", &*target.name);
+                let agents = scene.index.references().referrers(&domain).filter(|key| key.kind == Kind::McpAgent);
+                agents.map(|key| key.object.clone()).collect()
+            }
+        };
+        let standing = agents.into_iter().filter(|agent| objects.agents.contains_key(agent));
+        let mut findings = Vec::new();
+        for agent in standing.take(MAX_LOOKED) {
+            let Some(tools) = tools_of(scene.fleets, &agent) else { continue };
+            let read = |tool: &&ToolReport| Some((tool.name.clone(), serde_json::from_slice(&tool.input_schema).ok()?));
+            let schemas: Vec<(String, serde_json::Value)> =
+                tools.into_values().filter_map(|tool| read(&tool)).collect();
+            let schemas: Vec<_> = schemas.iter().map(|(name, schema)| (&**name, schema)).collect();
+            let told =
+                |finding: Finding| Finding { message: format!("McpAgent {agent}, {}", finding.message), ..finding };
+            findings.extend(misfits(&policy, &schemas).into_iter().map(told));
+            if findings.len() >= MAX_LACKING {
+                break;
+            }
+        }
+        if !findings.is_empty() {
+            lacking.insert(index, findings);
+        }
+    }
+    lacking
+}
+
+/// `None`: nothing is.
+fn lacks<'a>(findings: impl Iterator<Item = &'a Finding>) -> Option<Said> {
+    let mut findings = findings.peekable();
+    let Finding { field, message } = findings.peek()?.to_owned().clone();
+    let message = with_field(&field, &message, findings.count());
+    Some(Said::no(ConditionType::ResolvedRefs, Reason::UnknownArgument, message))
+}
+
 /// `None`: the policy is not there, or its status stands.
 #[must_use]
 pub fn policy(scene: &Scene<'_>, key: &ObjectKey) -> Option<McpCapabilityPolicyStatus> {
@@ -47,6 +108,8 @@ pub fn policy(scene: &Scene<'_>, key: &ObjectKey) -> Option<McpCapabilityPolicyS
     let [accepted, resolved] = judged(scene.index, &reference, &entry.findings, Reason::InvalidPolicy);
     let (programmed, edges) = programmed(scene, &reference, entry.generation);
     let faults = scene.index.view().verdicts_of(&reference);
+    let lacking = lacking(scene, key, &entry.object.spec);
+    let resolved = if resolved.holds() { lacks(lacking.values().flatten()).unwrap_or(resolved) } else { resolved };
     let targets = entry.object.spec.target_refs.iter().take(MAX_ANCESTORS).enumerate();
     let ancestors = targets.map(|(index, target)| {
         let (kind, namespace) = match target.kind {
@@ -61,7 +124,10 @@ pub fn policy(scene: &Scene<'_>, key: &ObjectKey) -> Option<McpCapabilityPolicyS
         };
         let field = format!("spec.targetRefs[{index}]");
         let (resolved, programmed) = match faults.iter().find(|fault| fault.field == field) {
-            None if accepted.holds() => (Said::yes(ConditionType::ResolvedRefs), programmed.clone()),
+            None if accepted.holds() => {
+                let resolved = lacks(lacking.get(&index).into_iter().flatten());
+                (resolved.unwrap_or_else(|| Said::yes(ConditionType::ResolvedRefs)), programmed.clone())
+            }
             None => (resolved.clone(), programmed.clone()),
             Some(fault) => (
                 Said::no(ConditionType::ResolvedRefs, fault.reason, &*fault.message),

@@ -253,6 +253,121 @@ fn a_policy_that_may_not_be_for_a_domain_says_so_at_that_target_alone() {
 }
 
 #[test]
+fn what_a_condition_lacks_in_the_tools_of_an_agent_is_said_by_field() {
+    let mut wants = Wants::default();
+    let conditional = |kind: &str, name: &str, namespace: &str, id: &str| {
+        let Object::Policy(mut object) = a_policy(id, 1, "a") else { panic!("a policy") };
+        object.metadata.namespace = Some(namespace.to_owned());
+        let mut spec = serde_json::json!(object.spec);
+        spec["targetRefs"] = serde_json::json!([{"kind": kind, "name": name}]);
+        spec["rules"] = serde_json::json!([{
+            "name": "small", "methods": [{"name": "tools/call", "params": ["pay"]}], "phases": ["Call"],
+            "when": "args.amount <= 100 && args.currency == 'EUR'", "action": "Allow",
+        }]);
+        object.spec = serde_json::from_value(spec).unwrap();
+        Object::Policy(object)
+    };
+    let index = index([
+        an_edge("e", 1),
+        testing::owned_domain("d0", 1, &["acme"]),
+        an_agent("a", 7, "d0", None),
+        conditional("McpAgent", "a", "acme", "p"),
+        conditional("SipDomain", "d0", "acme", "of-domain"),
+        conditional("SipDomain", "d0", "evil", "foreign"),
+    ]);
+    let mut fleets = fleets(&index, &mut wants, 1);
+    answer(fleets.get_mut(&e()).unwrap().edges.get_mut("edge-0").unwrap(), Word::Applied, "");
+    let report = |fleets: &mut Fleets, schema: &str| {
+        let tool = |name: &str, schema: &str| ToolReport {
+            name: name.into(),
+            input_schema: schema.to_owned().into(),
+            ..ToolReport::default()
+        };
+        let report = AgentReport {
+            agent: Some(key(Kind::McpAgent, "a").to_message()),
+            tools: Some(ToolList { tools: vec![tool("other", r#"{"type":"object"}"#), tool("pay", schema)] }),
+            ..AgentReport::default()
+        };
+        let edge = fleets.get_mut(&e()).unwrap().edges.get_mut("edge-0").unwrap();
+        edge.report(Report { agents: vec![report], ..Report::default() });
+    };
+    let said = |fleets: &Fleets, namespace: &str, name: &str| {
+        let status = policy(scene!(index, wants, *fleets, 1), &ObjectKey::new(namespace, name)).unwrap();
+        let resolved = &status.conditions[1];
+        assert_eq!(resolved.reason, status.ancestors[0].conditions[1].reason);
+        format!("{} {}", resolved.reason, resolved.message)
+    };
+    assert_eq!(said(&fleets, "acme", "p"), "ResolvedRefs ", "nobody has listed the tools");
+    let amount = r#"{"type":"object","properties":{"amount":{"type":"integer"}},"required":["amount"],"additionalProperties":false}"#;
+    report(&mut fleets, amount);
+    for name in ["p", "of-domain"] {
+        let said = said(&fleets, "acme", name);
+        assert!(said.starts_with("UnknownArgument spec.rules[0].when: McpAgent acme/a, for tool pay: "), "{said}");
+        assert!(said.contains("currency"), "{said}");
+    }
+    assert!(said(&fleets, "evil", "foreign").starts_with("RefNotPermitted"), "and nothing of an agent of others");
+    report(
+        &mut fleets,
+        r#"{"type":"object","properties":{"amount":{"type":"integer"},"currency":{"type":"string"}},"required":["amount","currency"]}"#,
+    );
+    assert_eq!(said(&fleets, "acme", "p"), "ResolvedRefs ", "it heals with the tool");
+    // Neither stands in the way of a list that is no schema.
+    report(&mut fleets, "");
+    assert_eq!(said(&fleets, "acme", "of-domain"), "ResolvedRefs ");
+}
+
+#[test]
+fn tools_are_verified_against_what_is_declared() {
+    let mut wants = Wants::default();
+    let declaring = |source: &str| {
+        let Object::Agent(mut object) = an_agent("a", 7, "d0", None) else { panic!("an agent") };
+        object.spec.capabilities = serde_json::from_value(serde_json::json!({
+            "source": source, "tools": [{"name": "pay"}, {"name": "refund"}],
+        }))
+        .unwrap();
+        Object::Agent(object)
+    };
+    let mut verified = |source: &str, listed: Option<&[(&str, &str)]>| {
+        let index = index([an_edge("e", 1), a_domain("d0", 1), declaring(source)]);
+        let mut fleets = fleets(&index, &mut wants, 1);
+        let edge = fleets.get_mut(&e()).unwrap().edges.get_mut("edge-0").unwrap();
+        answer(edge, Word::Applied, "");
+        let tool = |(name, quarantined): &(&str, &str)| ToolReport {
+            name: (*name).to_owned(),
+            quarantined: (*quarantined).to_owned(),
+            ..ToolReport::default()
+        };
+        let report = AgentReport {
+            agent: Some(key(Kind::McpAgent, "a").to_message()),
+            tools: listed.map(|tools| ToolList { tools: tools.iter().map(tool).collect() }),
+            ..AgentReport::default()
+        };
+        edge.report(Report { agents: vec![report], ..Report::default() });
+        let status = agent(scene!(index, wants, fleets, 1), &a()).unwrap();
+        let effective = status.capabilities.clone().map(|capabilities| capabilities.effective);
+        (short(&status.conditions)[4].clone(), message(&status, "ToolsVerified").to_owned(), effective)
+    };
+    assert_eq!(verified("Declared", None).0, "ToolsVerified Unknown NotDiscovered");
+    let all = &[("more", ""), ("pay", ""), ("refund", "")][..];
+    for (source, effective) in [("Declared", 2), ("Intersect", 2), ("Discovered", 3)] {
+        let (condition, message, counted) = verified(source, Some(all));
+        assert_eq!((&*condition, &*message), ("ToolsVerified True Verified", ""), "{source}");
+        assert_eq!(counted, Some(effective), "{source}");
+    }
+    for (source, effective) in [("Declared", 2), ("Intersect", 1)] {
+        let (condition, message, counted) = verified(source, Some(&[("pay", "")]));
+        assert_eq!((&*condition, counted), ("ToolsVerified False ToolDrift", Some(effective)), "{source}");
+        assert!(
+            message.starts_with("spec.capabilities.tools[1].name: the backend has no tool \"refund\""),
+            "{message}"
+        );
+    }
+    assert_eq!(verified("Discovered", Some(&[("pay", "")])).0, "ToolsVerified True Verified");
+    let (condition, message, counted) = verified("Discovered", Some(&[("pay", "too deep"), ("refund", "")]));
+    assert_eq!((&*condition, &*message, counted), ("ToolsVerified False ToolQuarantined", "pay: too deep", Some(1)));
+}
+
+#[test]
 fn an_edge_and_a_domain_are_ready_when_what_they_need_holds() {
     let (index, mut wants) = (world(), Wants::default());
     let mut fleets = fleets(&index, &mut wants, 2);
