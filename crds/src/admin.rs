@@ -146,7 +146,7 @@ pub struct DrainQuestion {
     /// 1 to 86400; without it as long as the SipEdge gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
-    /// The drain is taken back.
+    /// The order is taken back; a pod that has begun goes on.
     #[serde(default)]
     pub cancel: bool,
 }

@@ -203,6 +203,9 @@ impl Driver {
             Control::Drain => self.handle(Input::Drain),
             // Whoever asked may have given up.
             Control::Stats(answer) => drop(answer.send(self.core.stats())),
+            Control::Sessions { asked, answer } => {
+                drop(answer.send(self.core.sessions(self.parts.clock.now(), &asked)));
+            }
             Control::RemoveUdp { listener, done } => {
                 if let Some(Port { out, receiver }) = self.udp.remove(&listener) {
                     receiver.abort();

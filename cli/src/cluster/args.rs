@@ -162,7 +162,7 @@ pub struct DrainArgs {
     /// Seconds until everything must be gone; default: as the SipEdge says
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), conflicts_with = "cancel")]
     pub deadline: Option<u32>,
-    /// Take the drain back
+    /// Take the order back, from a pod that has not begun to drain; one that has goes on
     #[arg(long)]
     pub cancel: bool,
     /// Do not wait until nothing is left

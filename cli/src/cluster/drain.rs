@@ -46,7 +46,7 @@ pub async fn run(args: DrainArgs) -> Result<(), Failure> {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             _ = tokio::signal::ctrl_c() => {
-                let message = "not waited for; the drain goes on, and --cancel takes it back".to_owned();
+                let message = "not waited for; the drain goes on".to_owned();
                 return Err(Failure { exit: Exit::Unreachable, message, code: None });
             }
         }
@@ -56,7 +56,11 @@ pub async fn run(args: DrainArgs) -> Result<(), Failure> {
 fn line(args: &DrainArgs, now: &Drains) -> String {
     let pod = &args.pod;
     match (args.cancel, &*now.state) {
-        (true, _) => format!("{pod}: the drain is taken back, as far as that is possible"),
+        (true, "Unknown" | "None") => format!("{pod}: the order is taken back; if it began to drain by now it goes on"),
+        (true, state) => format!(
+            "{pod}: {} already, which cannot be taken back; the order is forgotten, and whoever follows the pod serves: delete it",
+            state.to_lowercase()
+        ),
         (false, "Unknown" | "None") => format!("{pod}: ordered"),
         (false, "Gone") => format!("{pod}: gone"),
         (false, state) => format!(

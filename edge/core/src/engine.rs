@@ -53,6 +53,7 @@ use timers::{Timer, Timers};
 
 pub use meter::Metered;
 pub use rewrite::Held;
+pub(crate) use session::Use;
 pub use stats::{AgentStats, EngineStats, ToolStats};
 pub use types::{
     Carrier, Closing, Ctx, Delivery, DeliveryId, DeliveryOutcome, EngineOut, Ids, Inbound, Leg, LegKey, Principal,
@@ -121,6 +122,17 @@ impl Engine {
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<EngineOut> {
         self.out.pop_front()
+    }
+
+    /// What a leg uses of the engine.
+    pub(crate) fn use_of(&self, session: SessionKey) -> Option<Use> {
+        self.sessions.get(&session).map(Use::of)
+    }
+
+    /// The legs with something open or a legacy session.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = (&Leg, Use)> {
+        let live = self.sessions.values().filter(|session| session.legacy.is_some() || session.is_busy());
+        live.map(|session| (&*session.leg, Use::of(session)))
     }
 
     /// Requests that were accepted and not answered: for drain.

@@ -12,6 +12,7 @@ pub mod mesh;
 pub mod names;
 pub mod node;
 pub mod random;
+pub mod sessions;
 pub mod state;
 pub mod stats;
 pub mod text;

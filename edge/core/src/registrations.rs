@@ -72,6 +72,7 @@ impl EdgeState {
         let aor = canonical(&to.aor());
         if caller.principal != Principal::User(aor.clone()) {
             self.audit_refusal(request, &caller.domain.domain.clone(), caller.principal.as_str(), "default", 403);
+            self.refused_to_register(request, &caller.domain);
             return Err(Answer::new(403).phrase("Not Your Address"));
         }
         let user = to.user_unescaped().unwrap_or_default().into_owned();
@@ -82,6 +83,7 @@ impl EdgeState {
             Some(agent)
                 if agent.backend == (AgentBackend::SipContact { by_certificate: true }) && !caller.certified =>
             {
+                self.refused_to_register(request, &caller.domain);
                 return Err(Answer::new(403).phrase("Client Certificate Required"));
             }
             Some(agent) if agent.backend.is_sip_contact() => bounds(&agent.registration),
@@ -106,6 +108,30 @@ impl EdgeState {
         let registration = Registration { request: request.clone(), caller, aor };
         self.store(StoreOp::Register { aor: key, change, nonce }, Waiting::Register(Box::new(registration)));
         Ok(())
+    }
+
+    /// The key of the agent whose address a REGISTER is about, where it registers itself.
+    fn registering(&self, request: &Request, domain: &DomainConfig) -> Option<String> {
+        let to = request.message.to();
+        let user = to.typed_uri().sip().and_then(|uri| uri.user_unescaped())?.into_owned();
+        let agent = self.config.agents.get(&(domain.domain.clone(), user))?;
+        agent.backend.is_sip_contact().then(|| agent.key.clone())
+    }
+
+    /// Whoever sent this is not who may. Where it is about the address of an agent, whoever looks after that one wants to know.
+    pub(crate) fn refused_to_register(&mut self, request: &Request, domain: &DomainConfig) {
+        if request.method() != "REGISTER" {
+            return;
+        }
+        if let Some(agent) = self.registering(request, domain) {
+            let refused = &mut self.stats.refused_registrations;
+            // As many as the configuration has, whatever it had before.
+            if refused.len() >= self.config.agents.len() {
+                let config = &self.config;
+                refused.retain(|key, _| config.agents.values().any(|agent| agent.key == *key));
+            }
+            refused.insert(agent, self.now.mono);
+        }
     }
 
     fn stored_change(
@@ -201,6 +227,9 @@ impl EdgeState {
             Ok(StoreReply::Bindings(bindings)) => {
                 self.authenticated(&request, &caller);
                 self.stats.registrations += 1;
+                if let Some(agent) = self.registering(&request, &caller.domain) {
+                    self.stats.refused_registrations.remove(&agent);
+                }
                 let record = self.registration_audit(&request, &caller, &aor);
                 self.emit(Effect::Audit(record));
                 let key = self.aor_key(caller.domain.tenant, &aor);

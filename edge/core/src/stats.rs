@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sip_proto::time::Mono;
+
 use crate::engine::EngineStats;
 
 /// Gauges and counters of one core.
@@ -54,6 +56,8 @@ pub struct Stats {
     pub from_cache: BTreeMap<&'static str, u64>,
     /// Dialogs that were written anew into an emptied store.
     pub restored: u64,
+    /// Agents whose address somebody tried to register and was refused for who he is, and when, by `AgentConfig::key`; until one registers.
+    pub refused_registrations: BTreeMap<String, Mono>,
     /// Registrations accepted.
     pub registrations: u64,
     /// Store operations that failed.

@@ -13,6 +13,7 @@ use edge_core::input;
 use edge_core::names;
 use edge_core::stats::Stats;
 use session_store::op::{StoreOp, StoreReply};
+use sip_proto::time::Mono;
 use tokio::time::timeout;
 
 use super::held::Key;
@@ -25,6 +26,8 @@ use crate::status::Status;
 const MAX_AGENTS: usize = 1024;
 /// Addresses whose bindings are read for one report; the others have their turn in the next ones.
 const READS: usize = 64;
+/// Who was refused and does not come again is forgotten then.
+const REFUSED_MS: u64 = 10 * 60_000;
 /// Octets of lists of tools in one report; the others have their turn in the next ones. One list is smaller.
 const TOOLS: usize = 1 << 20;
 /// For all of these reads.
@@ -113,7 +116,7 @@ impl Reporter {
         if let Some(config) = self.status.config() {
             // What is not read in time keeps what it was.
             let _ = timeout(READING, read_bindings(parts, &config, reported)).await;
-            report.agents = agents(&config, &shards, reported, tools);
+            report.agents = agents(&config, &shards, reported, tools, parts.clock.now().mono);
         }
         report
     }
@@ -175,7 +178,7 @@ async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) 
     }
 }
 
-fn agents(config: &Config, shards: &[Stats], reported: &mut Reported, known: &Tools) -> Vec<AgentReport> {
+fn agents(config: &Config, shards: &[Stats], reported: &mut Reported, known: &Tools, now: Mono) -> Vec<AgentReport> {
     let mut changed = Vec::new();
     let mut here: BTreeMap<&str, &Arc<AgentConfig>> = BTreeMap::new();
     for agent in config.agents.values() {
@@ -191,48 +194,75 @@ fn agents(config: &Config, shards: &[Stats], reported: &mut Reported, known: &To
         changed.push(AgentReport { agent: message(&key), gone: true, ..AgentReport::default() });
     }
     let mut room = TOOLS;
+    let was_refused = |key: &str| {
+        let since = shards.iter().filter_map(|stats| stats.refused_registrations.get(key)).max();
+        since.is_some_and(|since| now.millis_since(*since) < REFUSED_MS)
+    };
     for (key, agent) in here {
         let of = |value: fn(&edge_core::engine::AgentStats) -> usize| {
             count(shards.iter().filter_map(|stats| stats.engine.agents.get(key)).map(value).sum())
         };
         let bindings = reported.bindings.get(key).copied();
-        let now = AgentReport {
+        let report = AgentReport {
             agent: message(key),
             bindings: bindings.map_or(0, |bindings| bindings.count),
             next_expiry: bindings.and_then(|bindings| bindings.next_expiry),
             sessions: of(|stats| stats.sessions),
             in_flight: of(|stats| stats.in_flight),
-            registration: registration(agent, bindings).into(),
+            registration: registration(agent.backend.is_sip_contact(), bindings, was_refused(key)).into(),
             ..AgentReport::default()
         };
         let is_new = |list: &Arc<ToolList>| reported.tools.get(key).is_none_or(|told| !Arc::ptr_eq(told, list));
         let list = known.of(key).filter(is_new).filter(|list| tools::size(list) <= room);
-        if list.is_none() && reported.agents.get(key) == Some(&now) {
+        if list.is_none() && reported.agents.get(key) == Some(&report) {
             continue;
         }
         if changed.len() >= MAX_AGENTS {
             break;
         }
-        reported.agents.insert(key.to_owned(), now.clone());
+        reported.agents.insert(key.to_owned(), report.clone());
         room -= list.as_deref().map_or(0, tools::size);
-        changed.push(AgentReport { tools: list.as_deref().cloned(), ..now });
+        changed.push(AgentReport { tools: list.as_deref().cloned(), ..report });
         reported.tools.extend(list.map(|list| (key.to_owned(), list)));
     }
     changed
 }
 
 /// For an agent with a backend the edge itself answers.
-fn registration(agent: &AgentConfig, bindings: Option<Bindings>) -> Registration {
-    match (agent.backend.is_sip_contact(), bindings) {
+fn registration(registers: bool, bindings: Option<Bindings>, refused: bool) -> Registration {
+    match (registers, bindings) {
         (false, _) => Registration::Registered,
         (true, Some(Bindings { count: 1.., .. })) => Registration::Registered,
+        (true, Some(_)) if refused => Registration::AuthFailed,
         (true, Some(Bindings { ended: true, .. })) => Registration::Expired,
         (true, Some(_)) => Registration::None,
         (true, None) => Registration::Unspecified,
     }
 }
 
-fn message(key: &str) -> Option<control::Key> {
+/// The key of an agent as it travels.
+pub(super) fn message(key: &str) -> Option<control::Key> {
     let (namespace, name) = key.split_once('/')?;
     Some(control::Key { kind: Kind::McpAgent.into(), namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_tried_last_and_was_refused_is_told_while_nobody_is_registered() {
+        let at = |count, ended| Some(Bindings { count, ended, next_expiry: None });
+        for (bindings, refused, wanted) in [
+            (at(1, false), true, Registration::Registered),
+            (at(0, true), true, Registration::AuthFailed),
+            (at(0, true), false, Registration::Expired),
+            (at(0, false), true, Registration::AuthFailed),
+            (at(0, false), false, Registration::None),
+            (None, true, Registration::Unspecified),
+        ] {
+            assert_eq!(registration(true, bindings, refused), wanted, "{bindings:?} {refused}");
+            assert_eq!(registration(false, bindings, refused), Registration::Registered);
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! Asked for as any client would, a few backends at a time, once and then as long as the list says that it may be believed. Nothing of it
 //! decides a call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ const MAX_TOTAL: usize = 8 << 20;
 const MAX_PAGES: u8 = 16;
 /// Between two looks at who is due, and backends that are asked at one time.
 const LOOK: Duration = Duration::from_secs(1);
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 /// For one page.
 const TIME_MS: u64 = 10_000;
 /// How long a list is believed that does not say so itself, and the bounds of what one may say.
@@ -68,6 +68,13 @@ struct Entry {
     due: Option<Instant>,
     failures: u32,
     asking: bool,
+}
+
+impl Entry {
+    /// Another backend than the one that was asked, or one whose Service leads to other pods, which may have other tools.
+    fn moved(&self, backend: &Arc<Backend>) -> bool {
+        !std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(backend)) || self.at != backend.route_now()
+    }
 }
 
 /// One backend to be asked.
@@ -105,24 +112,33 @@ impl Tools {
             }
             stays
         });
-        let mut due = Vec::new();
-        for (key, backend) in here {
-            if due.len() >= most {
-                break;
-            }
-            let AgentBackend::McpHttp { revisions } = backend else { continue };
-            let Some(backend) = backends.of(key) else { continue };
-            let entry = agents.entry(key.to_owned()).or_default();
-            let at = backend.route_now();
-            // Other pods may have other tools.
-            let moved = !std::ptr::eq(entry.of.as_ptr(), Arc::as_ptr(&backend)) || entry.at != at;
-            if entry.asking || !(moved || entry.due.is_none_or(|due| due <= now)) {
+        // Who has waited longest is asked first, so that many agents do not keep the last ones waiting for ever.
+        let mut due = BTreeSet::new();
+        for (key, backend) in &here {
+            let entry = agents.get(*key);
+            if backend.is_sip_contact() || entry.is_some_and(|entry| entry.asking) {
                 continue;
             }
-            (entry.of, entry.at, entry.asking) = (Arc::downgrade(&backend), at, true);
-            due.push(Due { agent: key.to_owned(), revisions: revisions.clone(), backend });
+            let Some(backend) = backends.of(key) else { continue };
+            let since = match entry {
+                None => None,
+                Some(entry) if entry.moved(&backend) => None,
+                Some(Entry { due: Some(due), .. }) if *due > now => continue,
+                Some(entry) => entry.due,
+            };
+            due.insert((since, *key));
+            if due.len() > most {
+                due.pop_last();
+            }
         }
-        due
+        let begin = |(_, key): (Option<Instant>, &str)| {
+            let Some(AgentBackend::McpHttp { revisions }) = here.get(key) else { return None };
+            let backend = backends.of(key)?;
+            let entry = agents.entry(key.to_owned()).or_default();
+            (entry.of, entry.at, entry.asking) = (Arc::downgrade(&backend), backend.route_now(), true);
+            Some(Due { agent: key.to_owned(), revisions: revisions.clone(), backend })
+        };
+        due.into_iter().filter_map(begin).collect()
     }
 
     /// What became of the question. `None`: the list could not be had, and what is known of it stays.
@@ -334,4 +350,70 @@ async fn said(backend: &Backend, call: BackendCall) -> (Option<String>, Option<B
     };
     tokio::join!(run, read);
     (session, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(tools: usize, octets: usize) -> ToolList {
+        let tool = |number| ToolReport {
+            name: format!("tool-{number:04}"),
+            input_schema: vec![b' '; octets].into(),
+            quarantined: String::new(),
+        };
+        ToolList { tools: (0..tools).map(tool).collect() }
+    }
+
+    fn known(agents: usize) -> Tools {
+        let tools = Tools::default();
+        tools.known().agents.extend((0..agents).map(|number| (number.to_string(), Entry::default())));
+        tools
+    }
+
+    #[test]
+    fn the_same_list_is_not_told_again_and_one_that_cannot_be_had_takes_nothing_away() {
+        let (tools, now) = (known(1), Instant::now());
+        assert!(tools.of("0").is_none());
+        tools.took("0", None, now);
+        assert!(tools.of("0").is_none());
+        tools.took("0", Some((list(2, 10), MIN_TTL)), now);
+        let first = tools.of("0").unwrap();
+        tools.took("0", Some((list(2, 10), MIN_TTL)), now);
+        tools.took("0", None, now);
+        assert!(Arc::ptr_eq(&first, &tools.of("0").unwrap()));
+        tools.took("0", Some((list(3, 10), MIN_TTL)), now);
+        assert_eq!(tools.of("0").unwrap().tools.len(), 3);
+        tools.took("stranger", Some((list(1, 1), MIN_TTL)), now);
+        assert!(tools.of("stranger").is_none(), "an agent that went meanwhile");
+    }
+
+    #[test]
+    fn all_lists_together_are_bounded_schemas_go_first() {
+        let (tools, now) = (known(40), Instant::now());
+        for agent in 0..40 {
+            tools.took(&agent.to_string(), Some((list(8, MAX_SCHEMA), MIN_TTL)), now);
+            assert!(tools.known().octets <= MAX_TOTAL);
+        }
+        let has_schemas = |agent: usize| !tools.of(&agent.to_string()).unwrap().tools[0].input_schema.is_empty();
+        assert!(has_schemas(0) && !has_schemas(39));
+        assert_eq!(tools.of("39").unwrap().tools.len(), 8);
+        // What one gives back another one has.
+        tools.took("0", Some((list(1, 1), MIN_TTL)), now);
+        tools.took("39", Some((list(7, MAX_SCHEMA), MIN_TTL)), now);
+        assert!(has_schemas(39));
+    }
+
+    #[test]
+    fn a_list_is_read_and_anything_else_is_none() {
+        let read_names = |text: &'static str| {
+            let answer = Bytes::from_static(text.as_bytes());
+            read(&answer).map(|list| list.tools.iter().map(|tool| tool.name.to_string()).collect::<Vec<_>>())
+        };
+        let tools = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a\u0062","inputSchema":{}},{"name":"c"}],"ttlMs":5}}"#;
+        assert_eq!(read_names(tools).unwrap(), ["ab", "c"]);
+        for wrong in ["", "[]", r#"{"result":{}}"#, r#"{"error":{"code":1}}"#, r#"{"result":{"tools":7}}"#] {
+            assert!(read_names(wrong).is_none(), "{wrong}");
+        }
+    }
 }

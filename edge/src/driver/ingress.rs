@@ -11,6 +11,7 @@ use bytes::Bytes;
 use edge_core::config::Config;
 use edge_core::input::{Flow, Input};
 use edge_core::mesh::MeshMessage;
+use edge_core::sessions::{Asked, LiveSession};
 use edge_core::state::shard_of;
 use edge_core::stats::Stats;
 use sip_proto::message::build::Response;
@@ -52,6 +53,11 @@ pub enum Control {
         done: oneshot::Sender<()>,
     },
     Stats(oneshot::Sender<Stats>),
+    /// By id, at most as many as were asked for.
+    Sessions {
+        asked: Arc<Asked>,
+        answer: oneshot::Sender<Vec<LiveSession>>,
+    },
     Drain,
 }
 

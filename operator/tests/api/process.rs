@@ -2,16 +2,20 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use crds::manifest::ObjectKey;
 use edge::args::Args;
-use edge_api::control::DrainState;
+use edge_api::control::query::What;
+use edge_api::control::{Answer, DrainState, SessionsQuery, answer};
+use operator::identity::Identity;
 use operator::index::Object;
 use operator::plan::fleet::DrainOrder;
+use operator::queries::Asks;
+use operator::serve::streams::AskError;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -42,30 +46,38 @@ fn read_message(stream: &mut TcpStream) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
-/// An MCP server with one tool. Says what it was asked.
-fn backend() -> (SocketAddr, mpsc::Receiver<(String, Value)>) {
+/// An MCP server with two tools. Says what it was asked. It answers a call of `hold` when it is told to.
+fn backend() -> (SocketAddr, mpsc::Receiver<(String, Value)>, mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, questions) = mpsc::sync_channel(64);
+    let (go, gate) = mpsc::channel();
+    let gate = Arc::new(Mutex::new(gate));
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let asked = asked.clone();
+            let (asked, gate) = (asked.clone(), gate.clone());
             thread::spawn(move || {
                 let (head, body) = read_message(&mut stream);
                 let question: Value = serde_json::from_str(&body).unwrap();
                 let result = match question["method"].as_str().unwrap() {
                     "tools/call" => json!({"content": [{"type": "text", "text": "hi"}], "resultType": "complete"}),
-                    "tools/list" => json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}),
+                    "tools/list" => {
+                        json!({"tools": [{"name": "hold"}, {"name": "echo", "inputSchema": {"type": "object"}}]})
+                    }
                     _ => json!({}),
                 };
                 let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": result}).to_string();
+                let holds = question["params"]["name"] == "hold";
                 asked.send((head, question)).unwrap();
+                if holds {
+                    gate.lock().unwrap().recv().unwrap();
+                }
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
                 write!(stream, "{head}Content-Length: {}\r\n\r\n{answer}", answer.len()).unwrap();
             });
         }
     });
-    (address, questions)
+    (address, questions, go)
 }
 
 /// Status and body of a GET; `None`: nobody listens.
@@ -99,7 +111,8 @@ fn given(sip: u16, backend: SocketAddr) -> Vec<Object> {
     let mut agent = agent_json("a", 1);
     agent["spec"]["backend"] =
         json!({"mcpHttp": {"serviceRef": {"name": "billing", "port": 80}, "revisions": ["2026-07-28"]}});
-    agent["spec"]["capabilities"] = json!({"source": "Declared", "tools": [{"name": "echo", "effect": "ReadOnly"}]});
+    agent["spec"]["capabilities"] =
+        json!({"source": "Declared", "tools": [{"name": "echo", "effect": "ReadOnly"}, {"name": "hold"}]});
     let mut all = objects(&[]);
     all.retain(|object| !matches!(object, Object::Edge(_) | Object::Domain(_)));
     all.push(Object::Edge(serde_json::from_value(edge).unwrap()));
@@ -155,7 +168,7 @@ async fn an_edge_serves_what_an_operator_gave_it_and_drains_when_it_is_told_to()
     let waiting = |(status, body): (u16, String)| (status == 503 && body.contains("operator")).then_some(body);
     until("it waits for the operator", || waiting(get(health, "/readyz")?)).await;
     assert_eq!(get(health, "/healthz").unwrap().0, 200);
-    let (service, questions) = backend();
+    let (service, questions, go) = backend();
     replica.reset(given(sip, service));
     until("it is ready", || (get(health, "/readyz")?.0 == 200).then_some(())).await;
     replica
@@ -165,29 +178,77 @@ async fn an_edge_serves_what_an_operator_gave_it_and_drains_when_it_is_told_to()
         .await;
 
     // A caller gets its answer from where the Service is ready: no resolver knows its name.
-    let call = tokio::task::spawn_blocking(move || {
-        let mut stream = TcpStream::connect(("127.0.0.1", sip)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let local = stream.local_addr().unwrap();
-        let meta = json!({
-            "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {},
-            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-        });
-        let params = json!({"name": "echo", "arguments": {}, "_meta": meta});
-        let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
-        let type_ = "Content-Type: application/mcp+json\r\n";
-        stream.write_all(request("MESSAGE", "sip:a@d.example", local, "call", type_, &body).as_bytes()).unwrap();
-        let (head, _) = read_message(&mut stream);
-        assert!(head.starts_with("SIP/2.0 200"), "{head}");
-        read_message(&mut stream)
-    });
-    let (head, body) = call.await.unwrap();
+    let call = |tool: &'static str| {
+        tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(("127.0.0.1", sip)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let local = stream.local_addr().unwrap();
+            let meta = json!({
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {},
+                "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            });
+            let params = json!({"name": tool, "arguments": {}, "_meta": meta});
+            let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}).to_string();
+            let type_ = "Content-Type: application/mcp+json\r\n";
+            stream.write_all(request("MESSAGE", "sip:a@d.example", local, tool, type_, &body).as_bytes()).unwrap();
+            let (head, _) = read_message(&mut stream);
+            assert!(head.starts_with("SIP/2.0 200"), "{head}");
+            read_message(&mut stream)
+        })
+    };
+    let (head, body) = call("echo").await.unwrap();
     assert!(head.starts_with("MESSAGE "), "{head}");
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(answer["result"]["content"][0]["text"], "hi", "{answer}");
     let (head, question) = questions.iter().find(|(_, question)| question["method"] == "tools/call").unwrap();
     assert!(head.starts_with("POST /mcp ") && head.to_lowercase().contains("host: billing.acme.svc"), "{head}");
     assert_eq!(question["params"]["name"], "echo");
+
+    // The operator hears which tools the backend has, with their schemas.
+    let tools = replica
+        .until("the tools are reported", |state| {
+            let edge = state.fleets.get(&edge_key())?.edges.get("e-0")?;
+            edge.agents.get(&ObjectKey::new("acme", "a"))?.tools.clone()
+        })
+        .await;
+    let tools: Vec<_> = tools.tools.iter().map(|tool| (&*tool.name, &*tool.input_schema, &*tool.quarantined)).collect();
+    assert_eq!(tools, [("echo", &br#"{"type":"object"}"#[..], ""), ("hold", b"", "")]);
+
+    // Who asks for the sessions is told of the call that waits, and of nothing that is said in it.
+    let waiting = call("hold");
+    let identity = Identity { edge: edge_key(), pod: "e-0".into() };
+    let question = SessionsQuery { domain: "D.example".into(), limit: 10, ..SessionsQuery::default() };
+    let ask = async |question: &SessionsQuery| {
+        let parts = replica.board.ask(&identity, What::Sessions(question.clone())).await.expect("an answer");
+        let [Answer { what: Some(answer::What::Sessions(answer)), more: false, .. }] = &parts[..] else {
+            panic!("{parts:?}")
+        };
+        answer.clone()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let answer = loop {
+        let answer = ask(&question).await;
+        if answer.sessions.len() == 1 && answer.sessions[0].in_flight == 1 {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let row = &answer.sessions[0];
+    assert_eq!((&*row.caller, &*row.transport, &*answer.next_page), ("anonymous", "TCP", ""));
+    assert_eq!(row.agent.as_ref().map(|key| format!("{}/{}", key.namespace, key.name)).as_deref(), Some("acme/a"));
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    assert!((now - 600..=now).contains(&row.begun) && row.begun <= row.last_used, "{row:?}");
+    let elsewhere = SessionsQuery { domain: "other.example".into(), ..question.clone() };
+    assert_eq!(ask(&elsewhere).await.sessions.len(), 0);
+    let behind = SessionsQuery { page: row.id.clone(), ..question.clone() };
+    assert_eq!(ask(&behind).await.sessions.len(), 0);
+    let nonsense = SessionsQuery { page: "nonsense".into(), ..question };
+    let refused = replica.board.ask(&identity, What::Sessions(nonsense)).await;
+    assert!(matches!(&refused, Err(AskError::Refused(why)) if why.contains("page")), "{refused:?}");
+    go.send(()).unwrap();
+    let (_, body) = waiting.await.unwrap();
+    assert!(body.contains("\"hi\""), "{body}");
 
     // An order to drain: new work is refused, and the operator hears when nothing is left. The process stays for its pod to be deleted.
     let order = DrainOrder { deadline_s: 5, reason: "rollout".into() };

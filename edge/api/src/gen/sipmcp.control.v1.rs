@@ -259,7 +259,8 @@ pub struct Drain {
     /// For logs and reports.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// The drain is taken back, as far as that is possible: an edge that has not closed its flows yet serves again.
+    /// The order is taken back. An edge that has not begun to drain does not begin; one that has goes on to its end, because what it handed over and
+    /// closed does not come back.
     #[prost(bool, tag = "3")]
     pub cancel: bool,
 }

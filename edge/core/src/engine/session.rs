@@ -53,10 +53,26 @@ pub(super) struct Session {
     pub asked: BTreeMap<RawId, Asked>,
     /// Messages of the session's own stream on their way.
     pub notes: usize,
+    pub begun: Mono,
     pub last_used: Mono,
     pub touched: Mono,
     /// Out of a dialog: how long it may be idle, as its record was touched last; milliseconds.
     pub idle_ms: u64,
+}
+
+/// What a session is doing, for whoever lists them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Use {
+    pub begun: Mono,
+    pub last_used: Mono,
+    /// Requests that were accepted and not answered.
+    pub in_flight: usize,
+}
+
+impl Use {
+    pub(super) fn of(session: &Session) -> Use {
+        Use { begun: session.begun, last_used: session.last_used, in_flight: session.open.len() }
+    }
 }
 
 /// A question of a legacy server.
@@ -157,6 +173,7 @@ impl Session {
             loading: None,
             asked: BTreeMap::new(),
             notes: 0,
+            begun: now,
             last_used: now,
             touched: now,
             idle_ms: 0,

@@ -50,7 +50,7 @@ impl EdgeState {
         let credentials = match server.credentials(message.headers(HeaderId::Authorization)) {
             Ok(Some(credentials)) => credentials,
             Ok(None) => return Ok(None),
-            Err(_) => return Err(self.wrong_credentials(domain)),
+            Err(_) => return Err(self.wrong_credentials(request, domain)),
         };
         let uri = message.request_uri().unwrap_or_default();
         let body = message.body();
@@ -82,16 +82,17 @@ impl EdgeState {
                 let aor = format!("sip:{}@{}", verified.username, domain.domain);
                 match Uri::parse(&aor).ok().and_then(|uri| uri.sip()).map(|uri| uri.aor()) {
                     Some(aor) => Ok(Some((Principal::User(aor), nonce))),
-                    None => Err(self.wrong_credentials(domain)),
+                    None => Err(self.wrong_credentials(request, domain)),
                 }
             }
             Verdict::Stale => Err(self.challenge(domain, true)),
-            Verdict::Bad(_) => Err(self.wrong_credentials(domain)),
+            Verdict::Bad(_) => Err(self.wrong_credentials(request, domain)),
         }
     }
 
-    fn wrong_credentials(&mut self, domain: &DomainConfig) -> Answer {
+    fn wrong_credentials(&mut self, request: &Request, domain: &DomainConfig) -> Answer {
         self.stats.failed_authentications += 1;
+        self.refused_to_register(request, domain);
         self.challenge(domain, false)
     }
 

@@ -57,6 +57,31 @@ fn neg_14_sdp_and_envelope_travel_as_multipart_in_either_order() {
 }
 
 #[test]
+fn a_live_call_is_listed_with_who_where_and_since_when_and_nothing_that_was_said() {
+    let mut world = World::new(config());
+    let (mut alice, _) = tls_call(&mut world);
+    let asked = |after| edge_core::sessions::Asked {
+        domain: "acme.example".into(),
+        agent: Some("default/echo".into()),
+        after,
+        limit: 10,
+    };
+    let began = world.now.wall;
+    world.advance(40_000);
+    let listed = world.core.sessions(world.now, &asked(None));
+    let [row] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((&*row.agent, &*row.caller, row.transport), ("default/echo", "sip:alice@acme.example", "TLS"));
+    assert_eq!(row.conversation, "11111111-2222-4333-8444-555555555555");
+    assert_eq!((row.begun, row.in_flight), (began, 0));
+    assert!(world.core.sessions(world.now, &asked(Some(row.id))).is_empty(), "nothing behind the last one");
+    let other = edge_core::sessions::Asked { agent: Some("default/none".into()), ..asked(None) };
+    assert!(world.core.sessions(world.now, &other).is_empty());
+    assert!(world.core.sessions(world.now, &edge_core::sessions::Asked { limit: 0, ..asked(None) }).is_empty());
+    alice.ask(&mut world, "BYE", "", "");
+    assert!(world.core.sessions(world.now, &asked(None)).is_empty());
+}
+
+#[test]
 fn neg_3_the_200_carries_the_tag_and_the_answer() {
     let mut world = World::new(config());
     let (mut alice, response) = tls_call(&mut world);

@@ -69,9 +69,33 @@ fn sec_4_an_agent_that_proves_itself_by_certificate_does_not_register_by_digest(
     let contact = "Contact: <sip:alice@198.51.100.7:5062>;expires=60\r\n";
     let mut by_digest = Ua::new(&mut world, "alice", &udp(5062), REGISTRAR);
     assert_eq!(register(&mut world, &mut by_digest, contact).status(), Some(403));
+    // Whoever looks after the agent is told, until it gets in.
+    let refused = |world: &World| world.core.stats().refused_registrations.into_keys().collect::<Vec<_>>();
+    assert_eq!(refused(&world), ["default/alice"]);
     let flow = stream(Transport::Tls, 4, &[&format!("sip:alice@{DOMAIN}")]);
     let mut by_certificate = Ua::new(&mut world, "alice", &flow, REGISTRAR);
     assert_eq!(register(&mut world, &mut by_certificate, contact).status(), Some(200));
+    assert!(refused(&world).is_empty());
+}
+
+#[test]
+fn a_wrong_password_for_the_address_of_an_agent_is_noted_and_one_for_another_address_is_not() {
+    let mut world = with_agent(RegistrationProfile { min: 60, max: 300, default: 120, jitter: false });
+    for (user, noted) in [("bob", 0), ("alice", 1)] {
+        let mut ua = Ua::new(&mut world, user, &udp(5062), REGISTRAR);
+        let challenge = register_raw(&mut world, &mut ua, "");
+        assert_eq!(world.core.stats().refused_registrations.len(), 0, "a challenge is no refusal");
+        ua.challenged(&challenge);
+        let built = ua.build(&mut world, "REGISTER", "", "");
+        let built = built.replacen(&format!("To: <{REGISTRAR}>"), &format!("To: <sip:{user}@{DOMAIN}>"), 1);
+        let at = built.find("response=\"").unwrap() + "response=\"".len();
+        let other = if built.as_bytes()[at] == b'0' { "1" } else { "0" };
+        let mut wrong = built;
+        wrong.replace_range(at..=at, other);
+        world.arrive(&udp(5062), wrong);
+        assert_eq!(world.status(), 401);
+        assert_eq!(world.core.stats().refused_registrations.len(), noted, "{user}");
+    }
 }
 
 #[test]
