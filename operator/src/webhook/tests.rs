@@ -130,6 +130,18 @@ fn sec_6_a_policy_for_another_tenants_domain_is_refused() {
 }
 
 #[test]
+fn a_backend_that_is_not_there_is_a_warning_where_that_is_known() {
+    let by_service = with(agent("a0", 1, "d0", None), |value| {
+        value["spec"]["backend"]["mcpHttp"] = json!({"serviceRef": {"name": "mcp", "port": 80}});
+    });
+    let mut index = index([domain("d0", 1), edge("e0", 1)]);
+    assert_eq!(create(&index, &by_service), Decision::default());
+    index.services_known(true);
+    let decision = create(&index, &by_service);
+    assert_eq!((decision.faults.len(), fields(&decision.warnings)), (0, vec!["spec.backend.mcpHttp.serviceRef"]));
+}
+
+#[test]
 fn a_domain_has_one_owner_and_a_durability_that_its_edges_can_give() {
     let index = index([domain("d0", 1), edge("e0", 1)]);
     let named = |name: &str, of: &str, durability: &str| {

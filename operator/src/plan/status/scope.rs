@@ -11,14 +11,15 @@ use crds::v1alpha1::{
 };
 use crds::validate::Finding;
 use edge_api::control::ToolReport;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Who writes the ancestors of a policy (GEP-713).
 pub const CONTROLLER: &str = "sipmcp.dev/operator";
 /// Ancestors of one policy (GEP-713).
 const MAX_ANCESTORS: usize = 16;
-/// Agents of one target whose tools are looked at, and findings after which no further agent is.
+/// Agents of one target whose tools are looked at, octets of schemas that are read, and findings after which no further agent is looked at.
 const MAX_LOOKED: usize = 256;
+const MAX_READ: usize = 4 << 20;
 const MAX_LACKING: usize = 32;
 
 /// `None`: the domain is not there, or its status stands.
@@ -55,6 +56,7 @@ fn lacking(scene: &Scene<'_>, key: &ObjectKey, spec: &McpCapabilityPolicySpec) -
         return lacking;
     }
     let Ok(policy) = compile(key, spec) else { return lacking };
+    let named = named(spec);
     let objects = &scene.index.view().objects;
     for (index, target) in spec.target_refs.iter().enumerate() {
         let agents: Vec<ObjectKey> = match target.kind {
@@ -70,12 +72,16 @@ fn lacking(scene: &Scene<'_>, key: &ObjectKey, spec: &McpCapabilityPolicySpec) -
             }
         };
         let standing = agents.into_iter().filter(|agent| objects.agents.contains_key(agent));
-        let mut findings = Vec::new();
+        let (mut findings, mut room) = (Vec::new(), MAX_READ);
         for agent in standing.take(MAX_LOOKED) {
             let Some(tools) = tools_of(scene.fleets, &agent) else { continue };
-            let read = |tool: &&ToolReport| Some((tool.name.clone(), serde_json::from_slice(&tool.input_schema).ok()?));
+            let is_named = |tool: &&ToolReport| named.as_ref().is_none_or(|named| named.contains(&*tool.name));
+            let read = |tool: &ToolReport| {
+                room = room.checked_sub(tool.input_schema.len())?;
+                Some((tool.name.clone(), serde_json::from_slice(&tool.input_schema).ok()?))
+            };
             let schemas: Vec<(String, serde_json::Value)> =
-                tools.into_values().filter_map(|tool| read(&tool)).collect();
+                tools.into_values().filter(is_named).filter_map(read).collect();
             let schemas: Vec<_> = schemas.iter().map(|(name, schema)| (&**name, schema)).collect();
             let told =
                 |finding: Finding| Finding { message: format!("McpAgent {agent}, {}", finding.message), ..finding };
@@ -89,6 +95,20 @@ fn lacking(scene: &Scene<'_>, key: &ObjectKey, spec: &McpCapabilityPolicySpec) -
         }
     }
     lacking
+}
+
+/// The tools that rules with conditions name, so that no other schema is read; `None`: they name them by patterns, or all.
+fn named(spec: &McpCapabilityPolicySpec) -> Option<BTreeSet<&str>> {
+    let conditional = spec.rules.iter().filter(|rule| rule.when.is_some()).flat_map(|rule| &rule.methods);
+    let mut named = BTreeSet::new();
+    for method in conditional {
+        let pattern = |name: &String| name.contains('*');
+        if pattern(&method.name) || method.params.is_empty() || method.params.iter().any(pattern) {
+            return None;
+        }
+        named.extend(method.params.iter().map(String::as_str));
+    }
+    Some(named)
 }
 
 /// `None`: nothing is.

@@ -317,6 +317,34 @@ fn what_a_condition_lacks_in_the_tools_of_an_agent_is_said_by_field() {
 }
 
 #[test]
+fn an_agent_whose_backend_is_not_there_is_not_ready_and_stands() {
+    let mut wants = Wants::default();
+    let Object::Agent(mut object) = an_agent("a", 7, "d0", None) else { panic!("an agent") };
+    object.spec.backend =
+        serde_json::from_value(serde_json::json!({"mcpHttp": {"serviceRef": {"name": "mcp", "port": 80}}})).unwrap();
+    let mut index = index([an_edge("e", 1), a_domain("d0", 1), Object::Agent(object)]);
+    index.services_known(true);
+    let mut fleets = fleets(&index, &mut wants, 3);
+    for edge in fleets.get_mut(&e()).unwrap().edges.values_mut() {
+        answer(edge, Word::Applied, "");
+    }
+    registered(&mut fleets);
+    let status = |index: &Index, wants: &Wants| agent(scene!(*index, *wants, fleets, 1), &a()).unwrap();
+    let lost = status(&index, &wants);
+    assert_eq!(
+        short(&lost.conditions)[..3],
+        ["Accepted True Accepted", "ResolvedRefs False BackendNotFound", "Programmed True Programmed"]
+    );
+    assert_eq!(short(&lost.conditions)[5], "Ready False BackendNotFound");
+    let message = message(&lost, "ResolvedRefs");
+    assert!(message.starts_with("spec.backend.mcpHttp.serviceRef: Service acme/mcp is not there"), "{message}");
+    let ready = [(80, ["10.0.0.1:8080".parse().unwrap()].into())].into();
+    index.apply(Object::Endpoints(ObjectKey::new("acme", "mcp"), ready)).unwrap();
+    wants.update(&index);
+    assert_eq!(short(&status(&index, &wants).conditions)[5], "Ready True Ready");
+}
+
+#[test]
 fn tools_are_verified_against_what_is_declared() {
     let mut wants = Wants::default();
     let declaring = |source: &str| {
