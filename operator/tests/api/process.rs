@@ -47,11 +47,11 @@ fn read_message(stream: &mut TcpStream) -> (String, String) {
 }
 
 /// An MCP server with two tools. Says what it was asked. It answers a call of `hold` when it is told to.
-fn backend() -> (SocketAddr, mpsc::Receiver<(String, Value)>, mpsc::Sender<()>) {
+fn backend() -> (SocketAddr, mpsc::Receiver<(String, Value)>, mpsc::SyncSender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, questions) = mpsc::sync_channel(64);
-    let (go, gate) = mpsc::channel();
+    let (go, gate) = mpsc::sync_channel(1);
     let gate = Arc::new(Mutex::new(gate));
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
