@@ -68,8 +68,8 @@ pub struct Key {
     pub name: ::prost::alloc::string::String,
 }
 /// An object in one of its versions. Versions are opaque to the edge: the same text is the same content.
-/// `UID/GENERATION` for the kinds of sipmcp.dev, and for a SipDomain with labels `/` and a hash of those, which no generation counts; `sha256:`
-/// and hexadecimal digits over the content for the others.
+/// `UID/GENERATION` for the kinds of sipmcp.dev, and for a SipDomain with labels and a SipEdge with `reach` also `/` and a hash of those, which no
+/// generation counts; `sha256:` and hexadecimal digits over the content for the others.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Versioned {
     #[prost(message, optional, tag = "1")]
@@ -125,7 +125,8 @@ pub struct Upsert {
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
     /// The object as JSON in UTF-8: `{apiVersion, kind, metadata{name, namespace, uid, generation, creationTimestamp, labels}, spec}` for the
-    /// kinds of sipmcp.dev, `data` (base64) and `type` in place of `spec` for Secret and ConfigMap, `{metadata{name, labels}}` for Namespace,
+    /// kinds of sipmcp.dev, for SipEdge with `reach{service, pods{POD}}` beside: addresses that only the cluster knows, as far as
+    /// `spec.network.advertise.from` asks for one and there is one; `data` (base64) and `type` in place of `spec` for Secret and ConfigMap, `{metadata{name, labels}}` for Namespace,
     /// `{ports\[{port, addresses[\]}]}` for Endpoints. May be secret: it is wiped after use and never logged.
     #[prost(bytes = "bytes", tag = "3")]
     pub json: ::prost::bytes::Bytes,
