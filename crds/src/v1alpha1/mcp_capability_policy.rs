@@ -117,9 +117,11 @@ fn default_deny() -> Action {
     validation = Rule::new("!has(self.limits) || (self.action == 'Allow' && self.phases.exists(p, p == 'Call'))")
         .message("limits are for Allow rules of phase Call"),
     validation = Rule::new("!has(self.when) || !self.phases.exists(p, p == 'List')")
-        .message("when is for phase Call only; write phases [Call], and a rule of its own for List"),
+        .message("when is for phase Call only; write phases [Call], and a rule of its own for List")
+        .field_path(".when"),
     validation = Rule::new("!has(self.when) || (has(self.methods) && size(self.methods) > 0 && self.methods.all(m, m.name in ['tools/call', 'prompts/get']))")
         .message("when needs methods, and only tools/call and prompts/get have arguments")
+        .field_path(".when")
 )]
 pub struct PolicyRule {
     /// Name of the rule, unique in the policy; stands in the audit record.

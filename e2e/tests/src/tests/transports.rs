@@ -17,7 +17,7 @@ use crate::harness::process::run;
 use crate::harness::reach::{Way, reaches};
 use crate::harness::space::{Security, Space};
 use crate::harness::wait::until;
-use crate::manifests::{EDGE, Fleet, agent};
+use crate::manifests::{EDGE, Fleet, USER, agent};
 use crate::runner::Outcome;
 use crate::sip::link::Tls;
 use crate::sip::phone::Phone;
@@ -71,6 +71,11 @@ async fn works(space: &Space<'_>, way: &Way4<'_>) -> Fallible<()> {
             &*proxy,
             "--ca",
             &*ca,
+            // Whose address a datagram does not prove.
+            "--user",
+            USER.0,
+            "--password",
+            USER.1,
             "--json",
         ];
         // kube-proxy writes its rules a moment after the endpoints are there.
