@@ -99,6 +99,8 @@ struct State {
     in_use: bool,
     /// What is held may be kept.
     keep: bool,
+    /// Octets of all Deltas.
+    received: u64,
 }
 
 impl Shared {
@@ -123,6 +125,8 @@ pub struct Standing {
     pub trouble: String,
     pub held: usize,
     pub rejected: usize,
+    /// Octets of configuration that came on control streams in this life of the process.
+    pub received_octets: u64,
 }
 
 /// Answers how the control stream stands.
@@ -148,6 +152,7 @@ impl Watch {
             trouble: if state.connected { String::new() } else { state.trouble.clone() },
             held: state.held.keys().count(),
             rejected: state.ledger.rejected(),
+            received_octets: state.received,
         })
     }
 }

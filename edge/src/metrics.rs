@@ -285,6 +285,9 @@ impl Collector for Scrape {
             gauge("stream_connected", "1 while an operator is connected", u64::from(control.connected))?;
             gauge("held_resources", "Objects that an operator gave", control.held as u64)?;
             gauge("refused_resources", "Those of them that are not in use", control.rejected as u64)?;
+            let help = "Octets of configuration that operators sent";
+            let counter = encoder.encode_descriptor("config_received_bytes", help, None, MetricType::Counter)?;
+            ConstCounter::new(control.received_octets).encode(counter)?;
             let help = "1 for where the configuration is from";
             let mut family = encoder.encode_descriptor("config_source", help, None, MetricType::Gauge)?;
             ConstGauge::new(1_i64).encode(family.encode_family(&[("source", control.source)])?)?;

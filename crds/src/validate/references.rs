@@ -79,7 +79,6 @@ pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict>
         |s| &mut s.domains,
         |s, name, object, out| domain(s, &firsts, name, object, out),
     );
-    sift(&mut verdicts, snapshot, "SipEdge", ObjectKey::clone, |s| &mut s.edges, edge);
     // Whoever may not be in the domain does not take an address from those who may.
     let permitted = |key: &ObjectKey, agent: &McpAgent| {
         let domain = snapshot.domains.get(&agent.spec.address.domain_ref.name)?;
@@ -95,6 +94,8 @@ pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict>
         quota(s, &ranks, key, object, out);
     };
     sift(&mut verdicts, snapshot, "McpAgent", ObjectKey::clone, |s| &mut s.agents, judge);
+    // Last: what an edge lacks (a certificate, its store) is its own affair, and takes nothing from the agents that it serves.
+    sift(&mut verdicts, snapshot, "SipEdge", ObjectKey::clone, |s| &mut s.edges, edge);
     for (key, object) in &snapshot.agents {
         if let Some((reason, field, message)) = backend_fault(snapshot, key, object) {
             verdicts.push(Verdict {
@@ -507,7 +508,7 @@ fn attachment(
             if snapshot.chosen {
                 continue;
             }
-            let message = format!("SipEdge {edge_key} is not there or was refused; add it or correct it");
+            let message = format!("SipEdge {edge_key} is not there or cannot be read; add it or correct it");
             faults.add(Reason::EdgeNotFound, field, message);
             continue;
         };

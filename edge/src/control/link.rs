@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use edge_api::control::edge_control_client::EdgeControlClient;
 use edge_api::control::{Answer, ConfigSource, FromEdge, Hello, Kind, ToEdge, from_edge, to_edge};
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tonic::{Code, Request, Status, Streaming};
@@ -235,10 +236,11 @@ impl Stream {
     fn take(&mut self, message: ToEdge, answers: &mpsc::Sender<Answer>) -> Result<(), Status> {
         match message.message {
             Some(to_edge::Message::Delta(delta)) => {
-                let (nonce, done) = (delta.nonce, delta.initial_done);
+                let (nonce, done, octets) = (delta.nonce, delta.initial_done, delta.encoded_len() as u64);
                 self.complete |= done;
                 let changes = self.shared.with(|state| {
                     let before = state.held.changes();
+                    state.received = state.received.saturating_add(octets);
                     let items = state.held.take(delta);
                     state.ledger.taken(nonce, items);
                     state.connected = true;

@@ -55,10 +55,10 @@ impl View {
     #[must_use]
     pub fn snapshot(&self, index: &Index, edge: &ObjectKey) -> Snapshot {
         let mut told = Snapshot { chosen: true, ..Snapshot::default() };
-        let Some(object) = self.written.edges.get(edge) else { return told };
-        told.edges.insert(edge.clone(), object.clone());
+        let Some(serving) = self.written.edges.get(edge) else { return told };
+        told.edges.insert(edge.clone(), serving.clone());
         let mut names: BTreeSet<&Key> = index.references.named_by(&Key::new(Kind::SipEdge, edge.clone())).collect();
-        if let Some(reference) = &object.spec.session_store_ref {
+        if let Some(reference) = &serving.spec.session_store_ref {
             let key = ObjectKey::new(&edge.namespace, &reference.name);
             names.extend(index.references.named_by(&Key::new(Kind::SessionStore, key.clone())));
             told.stores.extend(self.written.stores.get(&key).map(|store| (key, store.clone())));
@@ -67,7 +67,11 @@ impl View {
             let domain = &agent.spec.address.domain_ref.name;
             let Some((name, object)) = self.objects.domains.get_key_value(domain) else { continue };
             // Until the domain has its number no edge can make a token for it.
-            if index.tenant(&object.spec.domain).is_none() || self.listeners_of(key, edge).is_empty() {
+            if index.tenant(&object.spec.domain).is_none() {
+                continue;
+            }
+            // What the SipEdge itself lacks (a certificate, its store) is for its edges to say; it is no reason to let go of its agents.
+            if !self.objects.serves(edge, serving, key, agent) {
                 continue;
             }
             told.agents.insert(key.clone(), agent.clone());

@@ -23,7 +23,7 @@ use crate::runner::Outcome;
 use crate::sip::phone::Phone;
 
 const OPERATOR_HEALTH: u16 = 8080;
-const EDGE_HEALTH: u16 = 9091;
+pub const EDGE_HEALTH: u16 = 9091;
 /// Until another replica writes: the Lease.
 const TAKES_OVER: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(60);

@@ -13,12 +13,13 @@ use crate::ensure;
 use crate::harness::cluster::{SYSTEM, World, said};
 use crate::harness::figures::{bearable, ms, percentile, times, with};
 use crate::harness::install::OPERATORS;
-use crate::harness::reach::{Way, exec};
+use crate::harness::reach::{Way, http};
 use crate::harness::space::{Security, Space};
 use crate::manifests::{Fleet, agent};
 use crate::runner::Outcome;
 use crate::sip::Lost;
 use crate::sip::phone::Phone;
+use crate::tests::operators::EDGE_HEALTH;
 
 const EDGES: u32 = 3;
 const PORT: u16 = 5060;
@@ -33,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// So long an agent may take; ten times its goal is a failure in any case.
 const LIMIT: Duration = Duration::from_secs(30);
 /// All of a fleet's agents, and nothing but the one that changed.
-const DELTA_OCTETS: u64 = 128 * 1024;
+const DELTA_OCTETS: u64 = 16 * 1024;
 
 /// One caller for each edge: what one edge answers says nothing of the others.
 async fn phones(space: &Space<'_>) -> Fallible<Vec<Arc<Phone>>> {
@@ -128,17 +129,17 @@ async fn memory(space: &Space<'_>) -> Value {
 
 /// Octets that the pods of the fleet have received over their network.
 async fn received(space: &Space<'_>) -> Fallible<u64> {
+    const METRIC: &str = "sipmcp_edge_config_received_bytes_total ";
     let mut sum = 0;
     for pod in space.edge_pods().await? {
-        let text = exec(space.world, &space.name, &pod.name_any(), "edge", &["cat", "/proc/net/dev"]).await?;
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:"));
-        let line = line.ok_or_else(|| format!("no eth0 in {text}"))?;
-        sum += line.split_whitespace().next().and_then(|octets| octets.parse::<u64>().ok()).unwrap_or(0);
+        let text = http(space.world, &space.name, &pod.name_any(), EDGE_HEALTH, "/metrics").await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(METRIC)?.trim().parse::<u64>().ok());
+        sum += value.ok_or_else(|| format!("no {METRIC}in {text}"))?;
     }
     Ok(sum)
 }
 
-/// Changes one agent of many, and says what the edges received meanwhile, heartbeats and all.
+/// Changes one agent of many, and says how much configuration the edges received for it.
 async fn delta(space: &Space<'_>, user: &str) -> Fallible<(Duration, u64)> {
     let api = space.world.ours("McpAgent", &space.name);
     space.comes("McpAgent", user, "Programmed", "True", None).await?;
