@@ -90,9 +90,12 @@ fn what_was_broken_later_fails_closed_in_its_own_scope_and_heals() {
 }
 
 #[test]
-fn an_edge_that_was_refused_is_told_of_itself_so_that_it_can_say_why() {
+fn an_edge_that_was_refused_is_told_of_itself_so_that_it_can_say_why_and_of_its_agents() {
     let index = index([tls_edge("e", 1, "missing"), domain("d0", 1), agent("a", 1, "d0", None)]);
-    assert_eq!(told(&index, "e"), ["SipEdge system/e SipEdge-system-e/1"]);
+    let told = told(&index, "e");
+    assert!(told.contains(&"SipEdge system/e SipEdge-system-e/1".to_owned()), "{told:?}");
+    // Whoever is connected is served: a certificate that went is no reason to let go of an agent.
+    assert!(told.contains(&"McpAgent acme/a McpAgent-acme-a/1".to_owned()), "{told:?}");
 }
 
 #[test]

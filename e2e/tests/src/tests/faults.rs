@@ -36,14 +36,19 @@ const TOOL_SECONDS: f64 = 1.5;
 const FATE: Duration = Duration::from_secs(6);
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A fleet behind TLS with one agent, and its certificate authority.
+/// A fleet behind TLS with one agent for callers with a name, and its certificate authority.
 pub async fn world_of_calls(space: &Space<'_>, more: Value) -> Fallible<Tls> {
+    world_for(space, more, false).await
+}
+
+/// The same, for callers without a name, too, if `anonymous`.
+pub async fn world_for(space: &Space<'_>, more: Value, anonymous: bool) -> Fallible<Tls> {
     space.world.installed().await?;
     space.begin(Security::Restricted).await?;
     let authority = space.authority().await?;
     let mut fleet = Fleet::of(EDGES, &[("TLS", TLS_PORT)]);
     fleet.more = more;
-    fleet.anonymous = false;
+    fleet.anonymous = anonymous;
     space.fleet(&fleet).await?;
     space.apply(&agent(space, AGENT)).await?;
     space.comes("McpAgent", AGENT, "Programmed", "True", None).await?;

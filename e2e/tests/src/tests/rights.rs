@@ -10,7 +10,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::faults::{AGENT, world_of_calls};
+use super::faults::{AGENT, world_for};
 use crate::Fallible;
 use crate::ensure;
 use crate::harness::PATIENCE;
@@ -180,7 +180,7 @@ fn object(value: &Value) -> Fallible<DynamicObject> {
 
 /// The rule that decides has a name, in the answer and in the refusal.
 pub async fn why(space: &Space<'_>) -> Fallible<Outcome> {
-    world_of_calls(space, json!({})).await?;
+    world_for(space, json!({}), true).await?;
     let rules = json!([
         {"name": "no-failures", "from": [{"anonymous": {}}], "methods": [{"name": "tools/call", "params": ["fail"]}], "action": "Deny"},
         {"name": "rest", "from": [{"anonymous": {}}, {"sipIdentity": format!("sip:*@{}", space.domain())}], "action": "Allow"},
