@@ -118,6 +118,13 @@ fn a_record_of_a_newer_version_is_refused() {
 #[test]
 fn scan() {
     let Some(path) = std::env::var_os(CHILD) else { return };
+    // The database panics at some of these files, which `open` turns into an error; thousands of backtraces would bury everything else.
+    let said = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.location().is_some_and(|place| place.file().contains("redb")) {
+            said(info);
+        }
+    }));
     let path = Path::new(&path);
     let (bytes, log) = (fs::read(path).unwrap(), fs::read(path.with_extension("store.log")).unwrap());
     // Of the header every octet counts; behind it some of each page that is in use (free ones are zeros).
