@@ -58,11 +58,19 @@ class Rights(unittest.TestCase):
 
     def test_people_get_more_with_each_step(self):
         things = objects("defaults")
-        view, edit, admin = (self.rules(things, "ClusterRole", f"sipmcp-{role}") for role in ("view", "edit", "admin"))
+        names = ("view", "edit", "admin", "platform")
+        view, edit, admin, platform = (self.rules(things, "ClusterRole", f"sipmcp-{role}") for role in names)
         self.assertEqual({verb for rule in view for verb in rule["verbs"]}, {"get", "list", "watch"})
         self.assertTrue(self.may(edit, "mcpagents", "create") and self.may(edit, "sipedges", "get"))
         self.assertFalse(self.may(edit, "sipedges", "create") or self.may(edit, "sipdomains/sessions", "get"))
-        self.assertTrue(self.may(admin, "sipdomains", "create") and self.may(admin, "sipdomains/sessions", "delete"))
+        self.assertTrue(self.may(admin, "sipedges/drain", "create") and self.may(admin, "sipdomains/sessions", "delete"))
+        # Who makes a SipEdge is given the Secrets of everybody whom it serves.
+        for resource in ("sipedges", "sipdomains", "sessionstores", "sipedges/scale"):
+            for verb in ("create", "update", "patch", "delete"):
+                self.assertFalse(self.may(admin, resource, verb), f"{resource} {verb}")
+            self.assertTrue(self.may(platform, resource, "patch"), resource)
+        self.assertTrue(self.may(platform, "sipedges", "create") and self.may(platform, "mcpagents", "delete"))
+        self.assertNotIn("aggregate", str(only(things, "ClusterRole", "sipmcp-platform")["metadata"]["labels"]))
         self.assertTrue(self.may(admin, "mcpagents", "delete") and self.may(admin, "sipedges/drain", "create"))
         for role in ("view", "edit", "admin"):
             labels = only(things, "ClusterRole", f"sipmcp-{role}")["metadata"]["labels"]

@@ -27,8 +27,6 @@ pub struct State {
     pub backends: Backends,
     /// Objects of ours that are being deleted.
     pub leaving: BTreeMap<Key, Leaving>,
-    /// The numbers of the tenants were read, or there are none yet.
-    pub tenants_read: bool,
     /// The ConfigMap with the numbers was deleted: what is known of them is to be written again.
     pub tenants_lost: bool,
 }

@@ -15,7 +15,7 @@ mod view;
 use crate::key::{Key, Kind};
 use crate::plan::backends::Endpoints;
 use crds::core_v1::{ConfigMap, Secret};
-use crds::manifest::{ObjectKey, ServicePorts};
+use crds::manifest::{ObjectKey, ServicePorts, Sourced};
 use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate;
 use k8s_openapi::api::core::v1 as core;
@@ -44,6 +44,8 @@ pub const MAX_CONFIG_MAPS: Limits = Limits { objects: 16_384, bytes: 64 << 20 };
 pub const MAX_ENDPOINTS: Limits = Limits { objects: 32_768, bytes: 64 << 20 };
 /// Namespaces whose labels are known. One beyond counts as having its name for its only label.
 pub const MAX_NAMESPACES: usize = 16_384;
+/// Versions that wait for what they newly name; one more takes effect at once.
+pub const MAX_WAITING: usize = 4096;
 /// Objects that could not be read, of all kinds together. With one more nothing is told to any edge as complete, so nothing is taken away.
 pub const MAX_UNREADABLE: usize = 16_384;
 
@@ -103,13 +105,26 @@ pub struct Index {
     elsewhere: BTreeSet<ObjectKey>,
     references: References,
     fetches: BTreeSet<Key>,
+    /// New versions of objects that are here, until what they newly name was looked for: what they name may well be there, and until that is
+    /// known the version before stands. One of each object.
+    waiting: BTreeMap<Key, Waiting>,
     synced: BTreeSet<Kind>,
     /// Numbers of the tenants by domain name, lower case.
     tenants: BTreeMap<String, u16>,
     /// By SipEdge that is there, where there is something to say.
     reach: BTreeMap<ObjectKey, Reach>,
+    /// The numbers that the tenants have were read.
+    numbers_known: bool,
     revision: u64,
     view: OnceLock<View>,
+}
+
+/// A version that waits, and for what.
+#[derive(Debug)]
+struct Waiting {
+    object: Object,
+    resource_version: Option<u64>,
+    names: BTreeSet<Key>,
 }
 
 impl Default for Index {
@@ -129,9 +144,11 @@ impl Default for Index {
             elsewhere: BTreeSet::new(),
             references: References::default(),
             fetches: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             synced: BTreeSet::new(),
             tenants: BTreeMap::new(),
             reach: BTreeMap::new(),
+            numbers_known: false,
             revision: 0,
             view: OnceLock::new(),
         }
@@ -168,11 +185,81 @@ impl Index {
         Kind::Endpoints,
     ];
 
-    /// Takes a new or changed object.
+    /// Takes a new or changed object. A new version of one that is there waits where it names a Secret or ConfigMap that nobody named before, until
+    /// that was looked for: the version before stands so long.
     ///
     /// # Errors
     /// There is no room for it. Its kind is then short ([`Index::is_short`]).
     pub fn apply(&mut self, object: Object) -> Result<Applied, Full> {
+        let key = object.key();
+        if let Some(names) = self.has_to_wait(&key, &object) {
+            return Ok(self.wait(key, object, names));
+        }
+        if self.waiting.get(&key).is_some_and(|later| version_of(&object) < later.resource_version) {
+            return Ok(Applied::Unchanged);
+        }
+        self.waiting.remove(&key);
+        let applied = self.take(object);
+        self.look_again(&key);
+        applied
+    }
+
+    /// What a new version names together with the one that stands, where it names something that was not looked for yet.
+    fn has_to_wait(&self, key: &Key, object: &Object) -> Option<BTreeSet<Key>> {
+        let there = self.meta(key)?;
+        let (uid, names) = named_in(object)?;
+        let now = self.names_of(key);
+        let unknown =
+            |name: &Key| kept_while_named(name) && (self.fetches.contains(name) || !self.references.is_named(name));
+        let waits = there.uid == uid && names.difference(&now).any(unknown);
+        let room = self.waiting.len() < MAX_WAITING || self.waiting.contains_key(key);
+        (waits && room && !there.broken).then_some(names)
+    }
+
+    fn wait(&mut self, key: Key, object: Object, names: BTreeSet<Key>) -> Applied {
+        let resource_version = version_of(&object);
+        if self.waiting.get(&key).is_some_and(|later| resource_version < later.resource_version) {
+            return Applied::Unchanged;
+        }
+        let both = &names | &self.names_of(&key);
+        self.refer(&key, both);
+        self.waiting.insert(key, Waiting { object, resource_version, names });
+        self.changed()
+    }
+
+    /// A Secret or ConfigMap was looked for: whoever waited for nothing else takes effect.
+    fn look_again(&mut self, looked_for: &Key) {
+        if !kept_while_named(looked_for) || self.waiting.is_empty() {
+            return;
+        }
+        let waits = |key: &&Key| {
+            self.waiting.get(key).is_some_and(|waiting| waiting.names.is_disjoint(&self.fetches))
+        };
+        for key in self.references.referrers(looked_for).filter(waits).cloned().collect::<Vec<_>>() {
+            if let Some(Waiting { object, .. }) = self.waiting.remove(&key)
+                // Where there is no room its kind is short now, and is listed again.
+                && let Err(full) = self.take(object)
+            {
+                debug_assert!(self.is_short(key.kind), "{full}");
+            }
+        }
+    }
+
+    /// What the version that stands names.
+    fn names_of(&self, key: &Key) -> BTreeSet<Key> {
+        let at = &key.object;
+        let names = match key.kind {
+            Kind::SipEdge => self.edges.get(at).map(|entry| references::of_edge(at, &entry.object)),
+            Kind::SessionStore => self.stores.get(at).map(|entry| references::of_store(at, &entry.object)),
+            Kind::SipDomain => self.domains.get(at).map(|entry| references::of_domain(&entry.object)),
+            Kind::McpAgent => self.agents.get(at).map(|entry| references::of_agent(at, &entry.object)),
+            Kind::McpCapabilityPolicy => self.policies.get(at).map(|entry| references::of_policy(at, &entry.object)),
+            Kind::Secret | Kind::ConfigMap | Kind::Namespace | Kind::Endpoints => None,
+        };
+        names.unwrap_or_default()
+    }
+
+    fn take(&mut self, object: Object) -> Result<Applied, Full> {
         let key = object.key();
         if matches!(key.kind, Kind::Secret | Kind::ConfigMap) && !self.references.is_named(&key) {
             return Ok(Applied::NotNamed);
@@ -254,7 +341,9 @@ impl Index {
         }
         // Nobody is told of endpoints that no agent names.
         let told = key.kind != Kind::Endpoints || self.references.is_named(key);
-        if self.forget(key) && told { self.changed() } else { Applied::Unchanged }
+        let gone = self.forget(key) && told;
+        self.look_again(key);
+        if gone { self.changed() } else { Applied::Unchanged }
     }
 
     /// The watch of a kind began again with this list: what is not in it is gone.
@@ -346,10 +435,31 @@ impl Index {
         Some(of.filter(|key| key.kind == Kind::Endpoints).filter_map(ports).collect())
     }
 
-    /// True once every kind of ours was listed and everything that is named was looked for: an edge may be told that it has everything.
+    /// True once every kind of ours was listed, everything that is named was looked for, and the tenants have the numbers that they had: an edge
+    /// may be told that it has everything.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        Self::NEEDED.iter().all(|kind| self.synced.contains(kind)) && self.fetches.is_empty()
+        let numbered = |domain: &Sourced<SipDomain>| {
+            let had = domain.status.as_ref().and_then(|status| status.tenant_number);
+            had.is_none() || self.tenant(&domain.spec.domain).is_some()
+        };
+        Self::NEEDED.iter().all(|kind| self.synced.contains(kind))
+            && self.fetches.is_empty()
+            && self.numbers_known
+            && self.view().objects.domains.values().all(numbered)
+    }
+
+    /// The numbers that tenants have were read: a domain without one never had any.
+    pub fn numbers_are_known(&mut self) {
+        if !std::mem::replace(&mut self.numbers_known, true) {
+            self.changed();
+        }
+    }
+
+    /// Whether they were.
+    #[must_use]
+    pub fn are_numbers_known(&self) -> bool {
+        self.numbers_known
     }
 
     /// Kinds of ours that were not listed yet, and namespaces and endpoints.
@@ -483,7 +593,7 @@ impl Index {
 
     fn meta(&self, key: &Key) -> Option<Known<'_>> {
         fn known<T>(entry: Option<&Entry<T>>) -> Option<Known<'_>> {
-            entry.map(|entry| Known { uid: &entry.uid, content: &entry.content })
+            entry.map(|entry| Known { uid: &entry.uid, content: &entry.content, broken: !entry.findings.is_empty() })
         }
         let at = &key.object;
         match key.kind {
@@ -513,12 +623,15 @@ impl Index {
         }
     }
 
-    /// What was there of it stands no longer: nobody knows what the new one would forbid.
+    /// What was there of it stands no longer: nobody knows what the new one would forbid. A SipEdge stands as it was, for its edges and the agents
+    /// at them.
     fn unreadable(&mut self, key: Key, why: Unreadable) -> Applied {
         if self.unreadable.get(&key) == Some(&why) {
             return Applied::Unchanged;
         }
-        self.forget(&key);
+        if key.kind != Kind::SipEdge {
+            self.forget(&key);
+        }
         if self.unreadable.len() < MAX_UNREADABLE {
             self.unreadable.insert(key, why);
         } else {
@@ -558,6 +671,7 @@ impl Index {
     }
 
     fn forget(&mut self, key: &Key) -> bool {
+        self.waiting.remove(key);
         let unreadable = self.unreadable.remove(key).is_some();
         let there = self.remove(key);
         self.refer(key, BTreeSet::new());
@@ -582,7 +696,6 @@ impl Index {
     /// From now on an object names these. What nobody names any more is let go of, and with it the memory of a Secret is wiped.
     fn refer(&mut self, key: &Key, names: BTreeSet<Key>) {
         let moved = self.references.set(key, names);
-        let kept_while_named = |key: &Key| matches!(key.kind, Kind::Secret | Kind::ConfigMap);
         for key in moved.last.into_iter().filter(kept_while_named) {
             self.fetches.remove(&key);
             self.remove(&key);
@@ -600,6 +713,43 @@ impl Index {
 struct Known<'a> {
     uid: &'a str,
     content: &'a Content,
+    broken: bool,
+}
+
+/// Whether the index keeps objects of this kind only while somebody names them.
+fn kept_while_named(key: &Key) -> bool {
+    matches!(key.kind, Kind::Secret | Kind::ConfigMap)
+}
+
+/// uid of an object that names others, and what it names.
+fn named_in(object: &Object) -> Option<(&str, BTreeSet<Key>)> {
+    let key = object.key();
+    let (meta, names) = match object {
+        Object::Edge(object) => (&object.metadata, references::of_edge(&key.object, object)),
+        Object::Store(object) => (&object.metadata, references::of_store(&key.object, object)),
+        Object::Domain(object) => (&object.metadata, references::of_domain(object)),
+        Object::Agent(object) => (&object.metadata, references::of_agent(&key.object, object)),
+        Object::Policy(object) => (&object.metadata, references::of_policy(&key.object, object)),
+        Object::Secret(_)
+        | Object::ConfigMap(_)
+        | Object::Namespace(_)
+        | Object::Endpoints(..)
+        | Object::Unreadable(..) => return None,
+    };
+    Some((meta.uid.as_deref().unwrap_or_default(), names))
+}
+
+/// The resourceVersion of an object that names others, as a number.
+fn version_of(object: &Object) -> Option<u64> {
+    let meta = match object {
+        Object::Edge(object) => &object.metadata,
+        Object::Store(object) => &object.metadata,
+        Object::Domain(object) => &object.metadata,
+        Object::Agent(object) => &object.metadata,
+        Object::Policy(object) => &object.metadata,
+        _ => return None,
+    };
+    meta.resource_version.as_deref()?.parse().ok()
 }
 
 /// An entry without its object.

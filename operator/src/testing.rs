@@ -140,6 +140,7 @@ pub fn index(objects: impl IntoIterator<Item = Object>) -> Index {
     for domain in ["d0", "d1"] {
         index.number(&format!("{domain}.example"), 7);
     }
+    index.numbers_are_known();
     let objects: Vec<_> = objects.into_iter().collect();
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|object| object.key().kind == kind).cloned().collect();

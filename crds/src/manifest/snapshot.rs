@@ -2,7 +2,9 @@
 
 use super::Problem;
 use crate::core_v1::{ConfigMap, Secret};
-use crate::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, NAMESPACE_NAME_LABEL, SessionStore, SipDomain, SipEdge};
+use crate::v1alpha1::{
+    Labels, McpAgent, McpCapabilityPolicy, NAMESPACE_NAME_LABEL, SessionStore, SipDomain, SipEdge, StoreKind,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
@@ -127,6 +129,8 @@ pub enum ServicePorts {
 pub struct Snapshot {
     pub domains: BTreeMap<String, Sourced<SipDomain>>,
     pub edges: BTreeMap<ObjectKey, Sourced<SipEdge>>,
+    /// SipEdges that are there and cannot be read: nobody knows what they allow.
+    pub unread_edges: BTreeSet<ObjectKey>,
     pub agents: BTreeMap<ObjectKey, Sourced<McpAgent>>,
     pub policies: BTreeMap<ObjectKey, Sourced<McpCapabilityPolicy>>,
     pub stores: BTreeMap<ObjectKey, Sourced<SessionStore>>,
@@ -155,12 +159,28 @@ impl Snapshot {
         known.unwrap_or_else(|| Labels::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]))
     }
 
-    /// Whether an agent answers at an edge: the edge allows its domain, and `parentRefs` names the edge where it is given.
+    /// Whether an agent answers at an edge: the edge allows its domain and has a store that can give the domain's durability, and `parentRefs`
+    /// names the edge where it is given.
     pub fn serves(&self, edge_key: &ObjectKey, edge: &SipEdge, agent_key: &ObjectKey, agent: &McpAgent) -> bool {
         let parents = &agent.spec.parent_refs;
         let named = parents.is_empty() || parents.iter().any(|parent| parent.key(&agent_key.namespace) == *edge_key);
         let domain = self.domains.get(&agent.spec.address.domain_ref.name);
-        named && domain.is_some_and(|domain| edge.spec.allows_domain(domain.labels()))
+        named
+            && domain
+                .is_some_and(|domain| edge.spec.allows_domain(domain.labels()) && self.gives(edge_key, edge, domain))
+    }
+
+    /// Whether the store of an edge can give the durability of a domain. One that is not there is said at the edge, and counts as if it could.
+    pub fn gives(&self, key: &ObjectKey, edge: &SipEdge, domain: &SipDomain) -> bool {
+        self.store_kind_of(key, edge).is_none_or(|kind| kind.can_give(domain.spec.durability))
+    }
+
+    /// What kind of store an edge has; `None` where the one that it names is not there or is none.
+    pub fn store_kind_of(&self, key: &ObjectKey, edge: &SipEdge) -> Option<StoreKind<'_>> {
+        match &edge.spec.session_store_ref {
+            None => Some(StoreKind::Memory),
+            Some(_) => self.store_of(key, edge)?.spec.kind(),
+        }
     }
 
     /// The SessionStore that an edge names; `None` where it names none (embedded, in memory) or that is not there.

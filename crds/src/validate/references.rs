@@ -14,7 +14,7 @@ use crate::core_v1::users::parse_user;
 use crate::core_v1::{ConfigMap, Secret};
 use crate::manifest::{ObjectKey, Origin, Problem, ServicePorts, Snapshot, Sourced};
 use crate::v1alpha1::{
-    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, Durability, McpAgent, NamespacedRef, Reason,
+    BackendKind, ClientAuth, ContactAuthentication, DigestAuthentication, McpAgent, NamespacedRef, Reason,
     SessionStore, SipDomain, SipEdge, StoreKind, TargetKind, TargetRef, WorkloadKind,
 };
 use std::collections::BTreeMap;
@@ -35,7 +35,8 @@ pub struct RefusedPolicy {
     /// `None` where that could not be read: any namespace.
     pub key: Option<ObjectKey>,
     pub origin: Arc<Origin>,
-    /// Kind and name of what it selects; `None` where that could not be read: every agent, in its namespace if that is known.
+    /// Kind and name of what it selects; `None` where that could not be read: every agent of its namespace, if that is known, and of the domains
+    /// that take policies of that namespace.
     pub targets: Option<Vec<(TargetKind, String)>>,
 }
 
@@ -44,17 +45,15 @@ impl RefusedPolicy {
     /// that could never have been for it because of its namespace closes nothing.
     pub fn selects(&self, key: &ObjectKey, agent: &McpAgent, domain: Option<&SipDomain>) -> bool {
         let own_namespace = self.key.as_ref().is_none_or(|policy| policy.namespace == key.namespace);
+        let taken = match (&self.key, domain) {
+            (Some(policy), Some(domain)) => domain.spec.takes_policies_of(&policy.namespace),
+            _ => true,
+        };
         match &self.targets {
-            None => own_namespace,
+            None => own_namespace || taken,
             Some(targets) => targets.iter().any(|(kind, name)| match kind {
                 TargetKind::McpAgent => own_namespace && *name == key.name,
-                TargetKind::SipDomain => {
-                    let takes = match (&self.key, domain) {
-                        (Some(policy), Some(domain)) => domain.spec.takes_policies_of(&policy.namespace),
-                        _ => true,
-                    };
-                    takes && *name == agent.spec.address.domain_ref.name
-                }
+                TargetKind::SipDomain => taken && *name == agent.spec.address.domain_ref.name,
             }),
         }
     }
@@ -96,17 +95,23 @@ pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict>
     sift(&mut verdicts, snapshot, "McpAgent", ObjectKey::clone, |s| &mut s.agents, judge);
     // Last: what an edge lacks (a certificate, its store) is its own affair, and takes nothing from the agents that it serves.
     sift(&mut verdicts, snapshot, "SipEdge", ObjectKey::clone, |s| &mut s.edges, edge);
+    let standing = |kind, key: &ObjectKey, origin: &Arc<Origin>, (reason, field, message)| Verdict {
+        object: ObjectRef { kind, key: key.clone() },
+        origin: origin.clone(),
+        reason,
+        field,
+        message,
+        stands: true,
+    };
+    for (key, object) in &snapshot.edges {
+        let fault = edge_durability(snapshot, key, object);
+        verdicts.extend(fault.map(|fault| standing("SipEdge", key, &object.origin, fault)));
+    }
     for (key, object) in &snapshot.agents {
-        if let Some((reason, field, message)) = backend_fault(snapshot, key, object) {
-            verdicts.push(Verdict {
-                object: ObjectRef { kind: "McpAgent", key: key.clone() },
-                origin: object.origin.clone(),
-                reason,
-                field,
-                message,
-                stands: true,
-            });
-        }
+        let domain = snapshot.domains.get(&object.spec.address.domain_ref.name);
+        let unattached = domain.map(|domain| attachment(snapshot, key, object, domain).faults).unwrap_or_default();
+        let faults = unattached.into_iter().chain(backend_fault(snapshot, key, object));
+        verdicts.extend(faults.map(|fault| standing("McpAgent", key, &object.origin, fault)));
     }
     policies(snapshot, &mut verdicts);
     verdicts
@@ -209,34 +214,52 @@ fn domain(
             faults.add(Reason::SecretNotFound, field, in_secret(secret, &error));
         }
     }
-    durability(snapshot, spec.durability, faults);
+    durability(snapshot, object, faults);
 }
 
-/// Every edge here serves every domain here, so the store of each must be able to give the domain's class.
-fn durability(snapshot: &Snapshot, class: Durability, faults: &mut Faults) {
-    for (key, edge) in &snapshot.edges {
-        let kind = match &edge.spec.session_store_ref {
-            None => StoreKind::Memory,
-            // A store that is not there is said at the edge.
-            Some(_) => match snapshot.store_of(key, edge).and_then(|store| store.spec.kind()) {
-                Some(kind) => kind,
-                None => continue,
-            },
-        };
-        if kind.can_give(class) {
-            continue;
-        }
-        let (store, can) = match kind {
-            StoreKind::Memory => ("keeps its store in memory", "Memory"),
-            StoreKind::File(_) => ("keeps its store in a file", "Memory and Fsync"),
-            StoreKind::Redis(_) => ("has a shared store", "every class"),
-        };
+/// Of the edges that allow the domain at least one has a store that can give its class. Those that cannot do not serve it
+/// ([`Snapshot::serves`]), and say so themselves ([`edge_durability`]).
+fn durability(snapshot: &Snapshot, object: &Sourced<SipDomain>, faults: &mut Faults) {
+    let allowing = || snapshot.edges.iter().filter(|(_, edge)| edge.spec.allows_domain(object.labels()));
+    if allowing().any(|(key, edge)| snapshot.gives(key, edge, object)) {
+        return;
+    }
+    for (key, edge) in allowing() {
         let message = format!(
-            "{} cannot be had: SipEdge {key} ({}) {store}, which gives {can}; choose one of those or another store",
-            class.as_str(),
-            edge.origin.place()
+            "{} cannot be had: SipEdge {key} ({}) {}; choose one of those or another store",
+            object.spec.durability.as_str(),
+            edge.origin.place(),
+            keeps(snapshot, key, edge)
         );
         faults.add(Reason::DurabilityNotAvailable, "spec.durability", message);
+    }
+}
+
+/// A domain that an edge allows and cannot serve, because its store cannot give the domain's class. The edge stands, and serves the others.
+fn edge_durability(snapshot: &Snapshot, key: &ObjectKey, edge: &SipEdge) -> Option<(Reason, String, String)> {
+    let refused = |domain: &&Sourced<SipDomain>| {
+        edge.spec.allows_domain(domain.labels()) && !snapshot.gives(key, edge, domain)
+    };
+    let mut all = snapshot.domains.values().filter(refused);
+    let first = all.next()?;
+    let more = match all.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let message = format!(
+        "does not serve {}{more}, which wants durability {}: it {}; name another store, or narrow the listeners' allowedDomains",
+        first.spec.domain,
+        first.spec.durability.as_str(),
+        keeps(snapshot, key, edge)
+    );
+    Some((Reason::DurabilityNotAvailable, "spec.sessionStoreRef".to_owned(), message))
+}
+
+fn keeps(snapshot: &Snapshot, key: &ObjectKey, edge: &SipEdge) -> &'static str {
+    match snapshot.store_kind_of(key, edge) {
+        Some(StoreKind::Memory) => "keeps its store in memory, which gives Memory",
+        Some(StoreKind::File(_)) => "keeps its store in a file, which gives Memory and Fsync",
+        Some(StoreKind::Redis(_)) | None => "has a shared store, which gives every class",
     }
 }
 
@@ -408,7 +431,10 @@ fn agent(
             format!("SipDomain {name:?} ({place}) takes no agents of namespace {namespace:?} (allowedNamespaces)");
         faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);
     }
-    attachment(snapshot, key, object, domain, faults);
+    let Attachment { faults: unattached, somewhere } = attachment(snapshot, key, object, domain);
+    if !somewhere {
+        faults.0.extend(unattached);
+    }
     match spec.backend.kind() {
         Some(BackendKind::McpHttp(http)) => {
             if let Some(tls) = &http.tls {
@@ -492,39 +518,51 @@ fn backend_fault(snapshot: &Snapshot, key: &ObjectKey, agent: &McpAgent) -> Opti
     }
 }
 
-/// There are edges at which the agent may answer.
+/// Where an agent may answer.
+#[derive(Debug, Default)]
+struct Attachment {
+    /// What is wrong with its way to edges.
+    faults: Vec<(Reason, String, String)>,
+    /// There is an edge for it all the same.
+    somewhere: bool,
+}
+
+/// There are edges at which the agent may answer. One that is not among them takes nothing from the others.
 fn attachment(
     snapshot: &Snapshot,
     key: &ObjectKey,
     agent: &Sourced<McpAgent>,
     domain: &Sourced<SipDomain>,
-    faults: &mut Faults,
-) {
+) -> Attachment {
     let name = &agent.spec.address.domain_ref.name;
+    let mut found = Attachment::default();
     for (index, parent) in agent.spec.parent_refs.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let edge_key = parent.key(&key.namespace);
-        let Some(edge) = snapshot.edges.get(&edge_key) else {
-            if snapshot.chosen {
-                continue;
+        let fault = match snapshot.edges.get(&edge_key) {
+            None if snapshot.chosen || snapshot.unread_edges.contains(&edge_key) => None,
+            None => {
+                let message = format!("SipEdge {edge_key} is not there; add it or correct it");
+                Some((Reason::EdgeNotFound, field, message))
             }
-            let message = format!("SipEdge {edge_key} is not there or cannot be read; add it or correct it");
-            faults.add(Reason::EdgeNotFound, field, message);
-            continue;
+            Some(edge) if edge.spec.allows_domain(domain.labels()) => None,
+            Some(edge) => {
+                let place = edge.origin.place();
+                let message = format!(
+                    "the listeners of SipEdge {edge_key} ({place}) do not allow SipDomain {name:?} (allowedDomains)"
+                );
+                Some((Reason::DomainNotAllowed, field, message))
+            }
         };
-        if !edge.spec.allows_domain(domain.labels()) {
-            let place = edge.origin.place();
-            let message = format!(
-                "the listeners of SipEdge {edge_key} ({place}) do not allow SipDomain {name:?} (allowedDomains)"
-            );
-            faults.add(Reason::DomainNotAllowed, field, message);
-        }
+        found.somewhere |= fault.is_none();
+        found.faults.extend(fault);
     }
     let anywhere = |edge: &Sourced<SipEdge>| edge.spec.allows_domain(domain.labels());
     if agent.spec.parent_refs.is_empty() && !snapshot.edges.is_empty() && !snapshot.edges.values().any(anywhere) {
         let message = format!("no listener of any SipEdge allows SipDomain {name:?} (allowedDomains)");
-        faults.add(Reason::DomainNotAllowed, "spec.address.domainRef", message);
+        found.faults.push((Reason::DomainNotAllowed, "spec.address.domainRef".to_owned(), message));
     }
+    found
 }
 
 /// A policy stays, whatever its targets: it still holds for those that are there and that it may be for.

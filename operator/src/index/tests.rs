@@ -230,6 +230,152 @@ fn a_list_of_one_namespace_takes_nothing_away_from_another() {
     assert_eq!(Index::default().awaited().len(), 7);
 }
 
+fn names(index: &Index, edge: &str) -> Vec<String> {
+    let told = index.view().snapshot(index, &ObjectKey::new("system", edge)).agents;
+    told.keys().map(|key| key.name.clone()).collect()
+}
+
+#[test]
+fn what_is_newly_named_is_looked_for_before_the_new_version_takes_effect() {
+    let first = [edge("e", 1), domain("d0", 1), agent("a", 1, "d0", Some("s1")), secret("s1", 1, "token", "old")];
+    let mut index = index(first);
+    let version = |index: &Index| told(index, "e").into_iter().find(|line| line.contains("McpAgent"));
+    let old = version(&index);
+    assert!(old.is_some());
+
+    index.apply(agent("a", 2, "d0", Some("s2"))).unwrap();
+    assert_eq!(version(&index), old, "nobody knows yet whether s2 is there");
+    assert_eq!(index.fetches().collect::<Vec<_>>(), [&key(Kind::Secret, "s2")]);
+    assert!(index.content(&key(Kind::Secret, "s1")).is_some(), "the version before needs it");
+    // What comes from a list that was older changes nothing, and a later version waits in its place.
+    index.apply(agent("a", 1, "d0", Some("s1"))).unwrap();
+    index.apply(agent("a", 3, "d0", Some("s2"))).unwrap();
+    assert_eq!(version(&index), old);
+    index.apply(secret("s2", 1, "token", "new")).unwrap();
+    assert_eq!(version(&index).as_deref(), Some("McpAgent acme/a McpAgent-acme-a/3"));
+    assert!(index.content(&key(Kind::Secret, "s1")).is_none() && index.is_complete());
+
+    // It is not there: now that is known.
+    index.apply(agent("a", 4, "d0", Some("s3"))).unwrap();
+    assert_eq!(names(&index, "e"), ["a"]);
+    index.delete(&key(Kind::Secret, "s3"), None);
+    assert_eq!(names(&index, "e"), [""; 0]);
+    let verdict = &index.view().verdicts_of(&key(Kind::McpAgent, "a"))[0];
+    assert_eq!((verdict.reason, index.agent(&key(Kind::McpAgent, "a").object).unwrap().generation), (Reason::SecretNotFound, 4));
+    // Neither what is gone nor what could not be read waits any more.
+    index.apply(secret("s3", 1, "token", "x")).unwrap();
+    index.apply(agent("a", 5, "d0", Some("s4"))).unwrap();
+    index.delete(&key(Kind::McpAgent, "a"), None);
+    assert!(index.fetches().next().is_none() && index.waiting.is_empty());
+    index.delete(&key(Kind::Secret, "s4"), None);
+    assert!(index.agent(&key(Kind::McpAgent, "a").object).is_none());
+}
+
+#[test]
+fn sec_6_a_policy_closes_at_once_what_waits_for_a_secret() {
+    let mut index = index([edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None)]);
+    index.apply(agent("a", 2, "d0", Some("s2"))).unwrap();
+    assert_eq!(names(&index, "e"), ["a"]);
+    index.apply(broken_policy("p", 1, "a")).unwrap();
+    assert_eq!(names(&index, "e"), [""; 0]);
+}
+
+#[test]
+fn a_sip_edge_that_breaks_takes_no_agent_from_its_edges() {
+    let mut index = index([edge("e", 1), domain("d0", 1), agent("a", 1, "d0", None)]);
+    let Object::Edge(mut broken) = edge("e", 2) else { panic!("an edge") };
+    let twice = broken.spec.listeners[0].clone();
+    broken.spec.listeners.push(crds::v1alpha1::Listener { name: "again".into(), ..twice });
+    index.apply(Object::Edge(broken)).unwrap();
+    assert!(!index.edge(&ObjectKey::new("system", "e")).unwrap().findings.is_empty());
+    assert_eq!(names(&index, "e"), ["a"]);
+    assert!(told(&index, "e").contains(&"SipEdge system/e SipEdge-system-e/2".to_owned()), "so that it can say why not");
+    assert!(index.view().objects.edges.is_empty(), "it does not stand");
+    // Nor one that this operator cannot read, as after a roll back.
+    let unread = Unreadable { error: "?".into(), targets: None };
+    index.apply(Object::Unreadable(key(Kind::SipEdge, "e"), unread.clone())).unwrap();
+    assert_eq!(names(&index, "e"), ["a"]);
+
+    // Where it was never read nobody knows what its edges should hold, and the others keep the agents that name it, too.
+    let Object::Agent(mut both) = agent("a", 1, "d0", None) else { panic!("an agent") };
+    both.spec.parent_refs = serde_json::from_value(serde_json::json!([
+        {"kind": "SipEdge", "namespace": "system", "name": "e"},
+        {"kind": "SipEdge", "namespace": "system", "name": "f"},
+    ]))
+    .unwrap();
+    let all = [edge("f", 1), domain("d0", 1), Object::Agent(both), Object::Unreadable(key(Kind::SipEdge, "e"), unread)];
+    let index = super::super::testing::index(all);
+    assert_eq!(names(&index, "f"), ["a"]);
+    let mut wants = crate::plan::delta::Wants::default();
+    wants.update(&index);
+    assert!(wants.of(&ObjectKey::new("system", "e")).is_none());
+    assert!(wants.of(&ObjectKey::new("system", "f")).is_some());
+}
+
+#[test]
+fn nothing_is_complete_before_the_numbers_of_the_tenants_were_read() {
+    let mut index = Index::default();
+    for kind in Kind::ALL {
+        index.reset(kind, if kind == Kind::SipDomain { vec![domain("d0", 1)] } else { Vec::new() }).unwrap();
+    }
+    assert!(!index.is_complete(), "a domain that an edge holds would be taken away");
+    index.numbers_are_known();
+    assert!(index.is_complete(), "one that never had a number waits for it");
+    let Object::Domain(mut had) = domain("d0", 2) else { panic!("a domain") };
+    had.status = Some(crds::v1alpha1::SipDomainStatus { tenant_number: Some(3), ..Default::default() });
+    index.apply(Object::Domain(had)).unwrap();
+    assert!(!index.is_complete(), "its status says that it had one, which was lost and will be given again");
+    index.number("d0.example", 3);
+    assert!(index.is_complete());
+}
+
+#[test]
+fn a_sip_edge_whose_store_cannot_give_the_class_does_not_serve_the_domain_and_nobody_else_minds() {
+    let Object::Domain(mut fsync) = domain("d0", 1) else { panic!("a domain") };
+    fsync.spec.durability = crds::v1alpha1::Durability::Fsync;
+    let Object::Edge(mut shared) = edge("redis", 1) else { panic!("an edge") };
+    shared.spec.session_store_ref = serde_json::from_value(serde_json::json!({"name": "s"})).unwrap();
+    let keys = Object::Secret({
+        let Object::Secret(mut keys) = secret("redis-keys", 1, "x", "x") else { panic!("a secret") };
+        keys.metadata.namespace = Some("system".into());
+        keys
+    });
+    let all = [
+        Object::Edge(shared),
+        edge("memory", 1),
+        crate::testing::store("s", 1),
+        keys,
+        Object::Domain(fsync),
+        agent("a", 1, "d0", None),
+    ];
+    let mut index = index(all);
+    assert_eq!((names(&index, "redis"), names(&index, "memory").len()), (vec!["a".to_owned()], 0));
+    assert!(index.view().verdicts_of(&key(Kind::SipDomain, "d0")).is_empty());
+    let verdict = &index.view().verdicts_of(&key(Kind::SipEdge, "memory"))[0];
+    assert_eq!((verdict.reason, verdict.stands), (Reason::DurabilityNotAvailable, true));
+    // With it alone the domain cannot be had.
+    index.delete(&key(Kind::SipEdge, "redis"), None);
+    let verdict = &index.view().verdicts_of(&key(Kind::SipDomain, "d0"))[0];
+    assert_eq!((verdict.reason, &*verdict.field), (Reason::DurabilityNotAvailable, "spec.durability"));
+}
+
+#[test]
+fn an_edge_that_goes_takes_an_agent_from_itself_only() {
+    let Object::Agent(mut both) = agent("a", 1, "d0", None) else { panic!("an agent") };
+    both.spec.parent_refs = serde_json::from_value(serde_json::json!([
+        {"kind": "SipEdge", "namespace": "system", "name": "e"},
+        {"kind": "SipEdge", "namespace": "system", "name": "f"},
+    ]))
+    .unwrap();
+    let mut index = index([edge("e", 1), edge("f", 1), domain("d0", 1), Object::Agent(both)]);
+    index.delete(&key(Kind::SipEdge, "f"), None);
+    assert_eq!(names(&index, "e"), ["a"]);
+    let verdict = &index.view().verdicts_of(&key(Kind::McpAgent, "a"))[0];
+    assert_eq!((verdict.reason, &*verdict.field, verdict.stands), (Reason::EdgeNotFound, "spec.parentRefs[1]", true));
+    index.delete(&key(Kind::SipEdge, "e"), None);
+    assert!(index.view().objects.agents.is_empty());
+}
+
 /// The API server of a test: the last form of each object.
 type Cluster = BTreeMap<Key, Object>;
 

@@ -14,7 +14,8 @@ use std::sync::Arc;
 pub struct View {
     /// Those that keep every rule, over all edges.
     pub objects: Snapshot,
-    /// Every object that keeps the rules of its own kind.
+    /// Every object that keeps the rules of its own kind, and every SipEdge: what is wrong with one is for its edges to say, which go on as they
+    /// were, and takes no agent from them.
     written: Snapshot,
     verdicts: BTreeMap<Key, Vec<Verdict>>,
 }
@@ -30,6 +31,8 @@ impl View {
                 verdicts.entry(Key::new(kind, verdict.object.key.clone())).or_default().push(verdict);
             }
         }
+        // They were there for the agents that they serve.
+        objects.edges.retain(|key, _| index.edge(key).is_some_and(|entry| entry.findings.is_empty()));
         View { objects, written, verdicts }
     }
 
@@ -133,7 +136,13 @@ fn written(index: &Index) -> Snapshot {
             }
         };
     }
-    take!(edges, edges);
+    written.edges = index
+        .edges
+        .iter()
+        .map(|(key, entry)| (key.clone(), Sourced { object: entry.object.clone(), origin: api.clone() }))
+        .collect();
+    let unread = index.unreadable.keys().filter(|key| key.kind == Kind::SipEdge && index.edge(&key.object).is_none());
+    written.unread_edges = unread.map(|key| key.object.clone()).collect();
     take!(stores, stores);
     take!(agents, agents);
     take!(policies, policies);

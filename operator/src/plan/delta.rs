@@ -76,7 +76,9 @@ impl Wants {
     pub fn update(&mut self, index: &Index) -> BTreeSet<ObjectKey> {
         self.complete = index.is_complete();
         self.revision = Some(index.revision());
-        let edges: BTreeSet<ObjectKey> = index.keys(Kind::SipEdge).into_iter().map(|key| key.object).collect();
+        // Of one that could never be read nobody knows what its edges should hold: they keep what they have.
+        let edges = index.keys(Kind::SipEdge).into_iter().map(|key| key.object);
+        let edges: BTreeSet<ObjectKey> = edges.filter(|edge| index.edge(edge).is_some()).collect();
         let mut touched: BTreeSet<ObjectKey> =
             self.by_edge.keys().filter(|edge| !edges.contains(edge)).cloned().collect();
         self.by_edge.retain(|edge, _| edges.contains(edge));

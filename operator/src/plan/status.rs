@@ -100,6 +100,10 @@ fn written(said: Vec<Said>, before: &[Condition], generation: i64, now: &Time) -
 /// Accepted and ResolvedRefs: what the rules say.
 fn judged(index: &Index, key: &Key, findings: &[Finding], of_findings: Reason) -> [Said; 2] {
     use ConditionType::{Accepted, ResolvedRefs};
+    if let Some(why) = index.why_unreadable(key) {
+        let refused = Said::no(Accepted, of_findings, format!("cannot be read: {}", why.error));
+        return [refused, Said::unknown(ResolvedRefs, Reason::Unknown, "is looked at once the object is accepted")];
+    }
     if let Some(Finding { field, message }) = findings.first() {
         let refused = Said::no(Accepted, of_findings, with_field(field, message, findings.len()));
         return [refused, Said::unknown(ResolvedRefs, Reason::Unknown, "is looked at once the object is accepted")];

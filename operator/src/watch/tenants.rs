@@ -25,11 +25,9 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
 }
 
 fn take(state: &mut State, step: Step<ConfigMap>) {
+    let listed = matches!(step, Step::Reset(_) | Step::Again(..));
     let maps = match step {
-        Step::Reset(maps) | Step::Again(_, maps) => {
-            state.tenants_read = true;
-            maps
-        }
+        Step::Reset(maps) | Step::Again(_, maps) => maps,
         Step::Apply(map) => vec![map],
         // A number that was given stays given; it is written again.
         Step::Delete(_) => {
@@ -46,5 +44,8 @@ fn take(state: &mut State, step: Step<ConfigMap>) {
         for (domain, number) in numbers {
             state.index.number(&domain, number);
         }
+    }
+    if listed {
+        state.index.numbers_are_known();
     }
 }

@@ -71,7 +71,9 @@ struct Work {
 fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> Option<Work> {
     let key = Key::new(Kind::SipEdge, edge.clone());
     let index = &state.index;
-    let entry = index.edge(edge).filter(|entry| entry.findings.is_empty())?;
+    // What runs stays as it is while nobody can say what should.
+    let readable = index.why_unreadable(&key).is_none();
+    let entry = index.edge(edge).filter(|entry| readable && entry.findings.is_empty())?;
     if !state.running.is_complete() || state.leaving.contains_key(&key) {
         return None;
     }

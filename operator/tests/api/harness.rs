@@ -163,6 +163,7 @@ impl Replica {
                 state.index.reset(kind, of_kind).unwrap();
             }
             state.index.number("d.example", 7);
+            state.index.numbers_are_known();
             let fetches: Vec<Key> = state.index.fetches().cloned().collect();
             for key in fetches {
                 match objects.iter().find(|object| object.key() == key) {
