@@ -1,6 +1,6 @@
 //! Services and EndpointSlices: where the backends of agents answer (REG-9).
 
-use super::{Read, Step, Task, Watch, follow};
+use super::{FORBIDDEN, Read, Step, Task, Watch, follow};
 use crate::board::State;
 use crate::index::{Object, key_of};
 use crate::key::{Key, Kind};
@@ -68,7 +68,7 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
 
 fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> Task {
     // Who may not list them leaves it to the edges to look the Services up.
-    let watch = Watch { optional: true, ..Watch::<Read<K>>::namespaced(kind, context) };
+    let watch = Watch { optional: Some(FORBIDDEN), ..Watch::<Read<K>>::namespaced(kind, context) };
     let board = context.board.clone();
     let take = move |namespace: Option<&str>, step: Step<Read<K>>| {
         if board.quietly(|state| take(state, namespace, step)) {
