@@ -1,7 +1,8 @@
 //! Secrets and ConfigMaps that something names: each is got once, and again when its metadata change.
 //!
 //! Watched are the metadata of all of them, two watches per namespace that keep nothing; a watch for each name would be thousands, and a Secret
-//! that nobody names never comes here. One that the operator may not read counts as one that is not there, and is tried again.
+//! that nobody names never comes here. One that the operator may not read is tried again: meanwhile it stays as it was read last, and counts as one
+//! that is not there where it never was.
 
 use super::{Step, Task, Watch, follow};
 use crate::board::State;
@@ -198,8 +199,15 @@ async fn fetch(context: Context, stale: Stale) {
                     context.board.change(|state| state.index.delete(&key, None));
                 }
                 Err(Error::Api(status)) if status.is_forbidden() => {
-                    tracing::warn!("{key} may not be read by the operator, so it counts as missing");
-                    context.board.change(|state| state.index.delete(&key, None));
+                    let held = context.board.change(|state| {
+                        let held = state.index.content(&key).is_some();
+                        if !held {
+                            state.index.delete(&key, None);
+                        }
+                        held
+                    });
+                    let goes_on = if held { "what was read of it last stays in use" } else { "it counts as missing" };
+                    tracing::warn!("{key} may not be read by the operator: {goes_on}");
                     forbidden.insert(key, Instant::now() + FORBIDDEN);
                 }
                 Err(error) => {
@@ -311,6 +319,23 @@ mod tests {
         release.send(()).unwrap();
         one_more_is_read(&api, &context).await;
         assert_eq!(held(&context, "token"), None, "the answer is older than the end of it");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_read_any_more_stays_as_it_was_and_what_never_was_counts_as_missing() {
+        let api = ApiServer::start().await;
+        let context = running(&api).await;
+        let before = held(&context, "token");
+        let (release, asked) = (api.hold(TOKEN), || api.is_asked(TOKEN));
+        api.forbid(TOKEN);
+        api.forbid("/api/v1/namespaces/acme/secrets/closed");
+        api.event(SECRETS, "MODIFIED", &as_json("token", 3));
+        until("it is asked for", asked).await;
+        names(&context, "c", "closed");
+        release.send(()).unwrap();
+        one_more_is_read(&api, &context).await;
+        assert_eq!((held(&context, "token"), held(&context, "closed")), (before, None));
+        until("nothing is awaited", || context.board.quietly(|state| state.index.is_complete())).await;
     }
 
     #[test]
