@@ -98,7 +98,8 @@ pub async fn run_with(
     let (told, tellings) = watch::channel(0);
     let teller = tokio::spawn(tell(board.clone(), told));
     let (accepted, arriving) = mpsc::channel(16);
-    let acceptor = tokio::spawn(accept::accept(listener, authority.clone(), clock.clone(), accepted));
+    let acceptor =
+        tokio::spawn(accept::accept(listener, authority.clone(), clock.clone(), accept::Limits::default(), accepted));
     let arriving = unfold(arriving, |mut arriving| async move { arriving.recv().await.map(|next| (next, arriving)) });
     let enrolment = Enrolment::new(tokens, authority, board.clone(), clock.clone());
     let mirroring = mirrors::Mirroring::new(board.clone(), held, clock.clone());

@@ -2,6 +2,10 @@
 //! committed, so that a build needs no compiler of contracts; a test makes it again and compares.
 #![forbid(unsafe_code)]
 
+/// Octets of the file in which an edge keeps its last good configuration. While it is written anew there are two of them: the volume of a pod
+/// has room for both, else its node would end the pod.
+pub const MAX_KEPT: usize = 512 << 20;
+
 /// `proto/mesh.proto`.
 #[allow(
     missing_docs,

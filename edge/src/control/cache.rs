@@ -11,12 +11,13 @@ use bytes::Bytes;
 use crds::core_v1::keys::token_keys;
 use crds::core_v1::{Secret, SecretBytes};
 use crds::manifest::{ObjectKey, Snapshot};
+use edge_api::MAX_KEPT;
 use edge_api::control::{Delta, Upsert};
 use prost::Message;
 use session_store::seal::{OF_STORE, SealKeys, Sealer};
 use zeroize::Zeroizing;
 
-use super::held::{Held, MAX_BYTES};
+use super::held::Held;
 use crate::config_build::store::derived;
 
 /// How the file begins.
@@ -24,6 +25,8 @@ const MAGIC: &[u8] = b"sipmcp configuration 1\n";
 /// What the keys are for, and what is sealed.
 const PURPOSE: &str = "sealing key of configurations";
 const KIND: &str = "configuration";
+/// What sealing adds, and more.
+const SEALED_MORE: usize = 4096;
 /// Octets of one mounted key.
 const MAX_KEY: u64 = 4096;
 
@@ -55,6 +58,8 @@ pub enum Unusable {
     Form,
     #[error("it was not sealed for this SipEdge with its keys, or it was changed")]
     Seal,
+    #[error("not kept: what this edge holds takes {0} octets, and there is room for {1}")]
+    TooLarge(usize, usize),
 }
 
 impl Cache {
@@ -67,7 +72,7 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        if file.len() > 2 * MAX_BYTES as u64 {
+        if file.len() > (MAX_KEPT + SEALED_MORE) as u64 {
             return Err(Unusable::Form);
         }
         let file = fs::read(&self.file)?;
@@ -88,11 +93,18 @@ impl Cache {
     /// Writes the file anew, as a whole or not at all.
     ///
     /// # Errors
-    /// What the system says, or the keys are not there.
-    pub fn write(&self, (settled, unread): (Vec<Upsert>, Vec<Upsert>)) -> Result<(), Unusable> {
+    /// What the system says, or the keys are not there, or it is more than [`MAX_KEPT`].
+    pub fn write(&self, kept: (Vec<Upsert>, Vec<Upsert>)) -> Result<(), Unusable> {
+        self.write_up_to(MAX_KEPT, kept)
+    }
+
+    fn write_up_to(&self, most: usize, (settled, unread): (Vec<Upsert>, Vec<Upsert>)) -> Result<(), Unusable> {
         let sealer = self.sealer()?;
         let parts = [settled, unread].map(|upserts| Delta { upserts, ..Delta::default() });
         let length = parts.iter().map(|part| part.encoded_len() + 10).sum();
+        if length > most {
+            return Err(Unusable::TooLarge(length, most));
+        }
         // Large enough for everything, so that no half of it is left where the buffer grew.
         let mut plain = Zeroizing::new(Vec::with_capacity(length));
         for part in &parts {
@@ -101,12 +113,18 @@ impl Cache {
         }
         let sealed = sealer.seal(OF_STORE, KIND, self.edge.to_string().as_bytes(), &plain);
         let new = self.file.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&sealed)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.file)?;
-        Ok(())
+        let write = || {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(MAGIC)?;
+            file.write_all(&sealed)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.file)
+        };
+        write().map_err(|error| {
+            // A part of it takes room and helps nobody; where it cannot be removed either, the first error says more.
+            let _ = fs::remove_file(&new);
+            error.into()
+        })
     }
 
     fn sealer(&self) -> Result<Sealer, Unusable> {
@@ -133,4 +151,36 @@ fn mounted(folder: &Path) -> io::Result<Secret> {
         data.insert(name, SecretBytes::new(fs::read(&path)?));
     }
     Ok(Secret { name: String::new(), namespace: String::new(), type_: String::new(), data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edge_api::control::{Key, Kind};
+
+    fn namespace(name: &str) -> Upsert {
+        let key = Key { kind: Kind::Namespace.into(), namespace: String::new(), name: name.to_owned() };
+        let json = format!(r#"{{"metadata":{{"name":"{name}","labels":{{}}}}}}"#);
+        Upsert { key: Some(key), version: "1".to_owned(), json: json.into(), ..Upsert::default() }
+    }
+
+    #[test]
+    fn what_has_no_room_in_the_volume_is_not_kept_and_what_was_kept_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("0"), [7; 64]).unwrap();
+        let file = folder.path().join("state").join("config");
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        let cache = Cache { file, keys: folder.path().to_owned(), edge: ObjectKey::new("system", "e") };
+        let upserts = |count: usize| (0..count).map(|number| namespace(&format!("n{number}"))).collect::<Vec<_>>();
+        cache.write_up_to(4096, (upserts(3), Vec::new())).unwrap();
+        let refused = cache.write_up_to(4096, (upserts(400), Vec::new())).unwrap_err();
+        assert!(matches!(refused, Unusable::TooLarge(size, 4096) if size > 4096), "{refused}");
+        assert_eq!(cache.read().unwrap().unwrap().held.keys().count(), 3);
+        // A file that could not be written takes no room, and no more is written than there is room for.
+        assert_eq!(fs::read_dir(folder.path().join("state")).unwrap().count(), 1);
+        fs::create_dir(cache.file.with_extension("x")).unwrap();
+        let nowhere = Cache { file: cache.file.with_extension("x"), ..cache };
+        assert!(nowhere.write((upserts(1), Vec::new())).is_err(), "a folder has its name");
+        assert!(!nowhere.file.with_extension("new").exists());
+    }
 }

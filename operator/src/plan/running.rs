@@ -296,6 +296,12 @@ impl Running {
         self.set(edge, object).is_none_or(|set| set.current)
     }
 
+    /// A workload of either kind, or a pod, is there: what edges keep may be in the keys of this SipEdge.
+    #[must_use]
+    pub fn has_run(&self, edge: &ObjectKey) -> bool {
+        self.sets.contains_key(edge) || self.daemons.contains_key(edge) || self.pods_of(edge).next().is_some()
+    }
+
     /// Pods that drain now, by uid.
     #[must_use]
     pub fn draining(&self, edge: &ObjectKey, fleet: Option<&Fleet>) -> BTreeSet<String> {

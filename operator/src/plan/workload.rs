@@ -26,6 +26,9 @@ const TOKEN_DIR: &str = "/var/run/sipmcp/token";
 const AUTHORITY_DIR: &str = "/var/run/sipmcp/authority";
 const KEYS_DIR: &str = "/var/run/sipmcp/keys";
 const STATE_DIR: &str = "/var/lib/sipmcp";
+/// MiB that may be there: what is kept, what is written in its place, and a little. A pod that has more is ended by its node, and with a large
+/// configuration that would be all of them at once.
+const STATE_MIB: usize = 2 * (edge_api::MAX_KEPT >> 20) + 64;
 /// The user that edges run as.
 const USER: i64 = 65_532;
 
@@ -276,7 +279,7 @@ fn template(key: &ObjectKey, edge: &SipEdge, installation: &Installation) -> Val
                 {"name": "token", "projected": {"sources": [token]}},
                 {"name": "authority", "configMap": {"name": installation.authority}},
                 {"name": "keys", "secret": {"secretName": keys_of(key).name, "defaultMode": 0o440}},
-                {"name": "state", "emptyDir": {"sizeLimit": "64Mi"}},
+                {"name": "state", "emptyDir": {"sizeLimit": format!("{STATE_MIB}Mi")}},
             ],
         },
     })
@@ -370,6 +373,11 @@ mod tests {
         }
         assert_eq!((given("--edge"), given("--mesh-advertise")), ("system/e", "$(POD_IP):7443"));
         assert_eq!(pod["volumes"][2]["secret"]["secretName"], "e-keys");
+        // What an edge keeps, and what it writes in its place: a volume beyond its limit ends the pod.
+        let state = &pod["volumes"][3];
+        let limit = state["emptyDir"]["sizeLimit"].as_str().unwrap().strip_suffix("Mi").unwrap();
+        let octets = limit.parse::<usize>().unwrap() << 20;
+        assert!(state["name"] == "state" && octets > 2 * edge_api::MAX_KEPT, "{state}");
     }
 
     #[test]

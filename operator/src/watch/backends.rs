@@ -1,6 +1,6 @@
 //! Services and EndpointSlices: where the backends of agents answer (REG-9).
 
-use super::{Read, Step, Task, Watch, follow};
+use super::{FORBIDDEN, Read, Step, Task, Watch, follow};
 use crate::board::State;
 use crate::index::{Object, key_of};
 use crate::key::{Key, Kind};
@@ -68,7 +68,7 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
 
 fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> Task {
     // Who may not list them leaves it to the edges to look the Services up.
-    let watch = Watch { optional: true, ..Watch::<Read<K>>::namespaced(kind, context) };
+    let watch = Watch { optional: Some(FORBIDDEN), ..Watch::<Read<K>>::namespaced(kind, context) };
     let board = context.board.clone();
     let take = move |namespace: Option<&str>, step: Step<Read<K>>| {
         if board.quietly(|state| take(state, namespace, step)) {
@@ -83,7 +83,7 @@ fn task<K: Part>(context: &Context, name: &'static str, kind: &'static str) -> T
 fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>) -> bool {
     let before = state.index.revision();
     let mut changed = BTreeSet::new();
-    let whole = matches!(step, Step::Reset(_) | Step::Forbidden);
+    let whole = matches!(step, Step::Reset(_));
     match &step {
         Step::Forbidden if K::IS_SERVICE => state.backends.hide(namespace),
         Step::Reset(_) if K::IS_SERVICE => state.backends.show(None),
@@ -91,12 +91,12 @@ fn take<K: Part>(state: &mut State, namespace: Option<&str>, step: Step<Read<K>>
         _ => {}
     }
     match step {
-        Step::Nothing => {}
+        // What was listed stays.
+        Step::Nothing | Step::Forbidden => {}
         Step::Apply(Read::Whole(object)) => changed = object.apply(state),
         // What cannot be read has no endpoints.
         Step::Apply(read @ Read::Broken(_)) | Step::Delete(read) => changed = K::delete(&key_of(read.meta()), state),
         Step::Reset(list) => changed = relist(state, None, list),
-        Step::Forbidden => changed = relist::<K>(state, None, Vec::new()),
         Step::Again(_, list) => changed = relist(state, namespace, list),
     }
     for service in changed {
@@ -204,6 +204,26 @@ mod tests {
         let told: Vec<_> = wanted.keys().filter(|key| key.kind == Kind::Endpoints).collect();
         assert_eq!(told, [&Key::of(Kind::Endpoints, "acme", "billing")]);
         assert!(take(&mut state, None, Step::Delete(service("billing"))));
+    }
+
+    #[test]
+    fn who_may_not_list_any_more_goes_on_with_what_was_listed() {
+        let told = |state: &State, service: &str| {
+            let content = state.index.content(&Key::of(Kind::Endpoints, "acme", service));
+            content.map(|content| String::from_utf8_lossy(&content.json).contains("10.0.0.1:8080"))
+        };
+        for namespace in [Some("elsewhere"), Some("acme"), None] {
+            let mut state = State::default();
+            take(&mut state, None, Step::Reset(vec![slice("billing")]));
+            take(&mut state, None, Step::Reset(vec![service("billing")]));
+            take(&mut state, namespace, Step::<Read<Service>>::Forbidden);
+            take(&mut state, namespace, Step::<Read<EndpointSlice>>::Forbidden);
+            assert_eq!(told(&state, "billing"), Some(true), "{namespace:?}");
+            assert!(!state.backends.are_known(), "one that is not here may be there all the same");
+            take(&mut state, namespace, Step::Again(0, Vec::<Read<Service>>::new()));
+            let gone = namespace != Some("elsewhere");
+            assert_eq!((told(&state, "billing").is_none(), state.backends.are_known()), (gone, true), "{namespace:?}");
+        }
     }
 
     #[test]

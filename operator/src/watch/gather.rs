@@ -10,7 +10,8 @@ pub enum Step<T> {
     Delete(T),
     /// Every watch has its first list: this is all that there is.
     Reset(Vec<T>),
-    /// It may not be listed: as if there were none.
+    /// One watch may not list any more, or never could: what it had listed stays, and what it never listed may be there all the same. Follows
+    /// every [`Step::Reset`] that such a watch has no part in.
     Forbidden,
     /// One watch, by its number, began again: this is all that there is in its namespace.
     Again(usize, Vec<T>),
@@ -32,12 +33,14 @@ struct Source<T> {
     coming: Vec<T>,
     /// The first list, until those of all others are there.
     first: Option<Vec<T>>,
+    /// It may not list, since it last did.
+    forbidden: bool,
 }
 
 impl<T> Gather<T> {
     /// Of so many watches.
     pub fn new(count: usize, same: fn(&T, &T) -> bool) -> Self {
-        let source = |_| Source { coming: Vec::new(), first: None };
+        let source = |_| Source { coming: Vec::new(), first: None, forbidden: false };
         Gather { sources: (0..count).map(source).collect(), same, complete: false }
     }
 
@@ -50,15 +53,12 @@ impl<T> Gather<T> {
             Event::InitApply(object) => source.coming.push(object),
             Event::InitDone => {
                 let list = std::mem::take(&mut source.coming);
+                source.forbidden = false;
                 if self.complete {
                     return Step::Again(at, list);
                 }
                 source.first = Some(list);
-                if self.sources.iter().all(|source| source.first.is_some()) {
-                    self.complete = true;
-                    let lists = self.sources.iter_mut().filter_map(|source| source.first.take());
-                    return Step::Reset(lists.flatten().collect());
-                }
+                return self.first().unwrap_or(Step::Nothing);
             }
             Event::Apply(object) if self.complete => return Step::Apply(object),
             Event::Delete(object) if self.complete => return Step::Delete(object),
@@ -75,6 +75,31 @@ impl<T> Gather<T> {
             }
         }
         Step::Nothing
+    }
+
+    /// The watch of this number may not list: nobody waits for it any more, and of others it takes nothing.
+    pub fn forbid(&mut self, at: usize) -> Step<T> {
+        let Some(source) = self.sources.get_mut(at) else { return Step::Nothing };
+        source.forbidden = true;
+        if self.complete {
+            return Step::Forbidden;
+        }
+        source.first.get_or_insert_default();
+        self.first().unwrap_or(Step::Forbidden)
+    }
+
+    /// The watches that may not list.
+    pub fn forbidden(&self) -> impl Iterator<Item = usize> {
+        self.sources.iter().enumerate().filter(|(_, source)| source.forbidden).map(|(at, _)| at)
+    }
+
+    /// Every watch has its first list now.
+    fn first(&mut self) -> Option<Step<T>> {
+        if !self.sources.iter().all(|source| source.first.is_some()) {
+            return None;
+        }
+        self.complete = true;
+        Some(Step::Reset(self.sources.iter_mut().filter_map(|source| source.first.take()).flatten().collect()))
     }
 }
 
@@ -119,5 +144,24 @@ mod tests {
             Step::Again(0, vec![("b", 1)]),
             "a list that broke off is not used"
         );
+    }
+
+    #[test]
+    fn nobody_waits_for_a_watch_that_may_not_list_and_it_takes_nothing_away() {
+        let mut one = gather(1);
+        assert_eq!((one.forbid(0), one.forbidden().count()), (Step::Reset(vec![]), 1));
+        assert_eq!(one.forbid(0), Step::Forbidden);
+        assert_eq!((list(&mut one, 0, &[("a", 1)]), one.forbidden().count()), (Step::Again(0, vec![("a", 1)]), 0));
+
+        let mut two = gather(2);
+        assert_eq!(two.forbid(1), Step::Forbidden);
+        assert_eq!(list(&mut two, 0, &[("a", 1)]), Step::Reset(vec![("a", 1)]));
+        assert_eq!(two.forbidden().collect::<Vec<_>>(), [1], "it has no part in what was said");
+        assert_eq!(two.take(0, Event::Apply(("a", 2))), Step::Apply(("a", 2)));
+        let mut late = gather(2);
+        list(&mut late, 0, &[("a", 1)]);
+        assert_eq!(late.forbid(1), Step::Reset(vec![("a", 1)]));
+        assert_eq!(list(&mut late, 1, &[("b", 1)]), Step::Again(1, vec![("b", 1)]));
+        assert_eq!((late.forbid(0), late.forbidden().collect::<Vec<_>>()), (Step::Forbidden, vec![0]));
     }
 }

@@ -1,6 +1,6 @@
 //! The kinds of `sipmcp.dev`, and the labels of namespaces.
 
-use super::{Read, Step, Task, Watch, follow};
+use super::{FORBIDDEN, Read, Step, Task, Watch, follow};
 use crate::board::State;
 use crate::index::{Object, Unreadable, key_of};
 use crate::key::{Key, Kind};
@@ -51,7 +51,7 @@ impl Indexed for Namespace {
 pub(super) fn tasks(context: &Context) -> Vec<Task> {
     let client = || context.client.clone();
     // A Role in the watched namespaces gives no right to list namespaces; one that is not known has its name for its only label.
-    let optional = !context.args.watch_namespaces.is_empty();
+    let optional = (!context.args.watch_namespaces.is_empty()).then_some(FORBIDDEN);
     vec![
         task(context, "the watch of SipEdges", Watch::namespaced("SipEdge", context), index_of::<SipEdge>),
         task(
@@ -192,6 +192,7 @@ fn prepare<K: Indexed>(state: &mut State, read: Read<K>, refused: &mut Vec<Strin
 mod tests {
     use super::*;
     use crate::testing::{agent, index};
+    use crate::watch::testing::{ApiServer, until};
 
     fn read(object: Object, deleting: bool) -> Read<McpAgent> {
         let Object::Agent(mut agent) = object else { panic!("an agent") };
@@ -222,5 +223,22 @@ mod tests {
         let mut state = State { index: index([agent("a", 1, "d0", None)]), ..State::default() };
         assert!(!index_of(&mut state, None, Step::Apply(read(agent("a", 1, "d0", None), false))).changed);
         assert!(index_of(&mut state, None, Step::Apply(read(agent("a", 2, "d0", None), false))).changed);
+    }
+
+    #[tokio::test]
+    async fn who_may_not_list_namespaces_waits_for_everything_else_only() {
+        let api = ApiServer::start().await;
+        api.forbid("/api/v1/namespaces");
+        let kinds = ["sipedges", "sessionstores", "mcpagents", "mcpcapabilitypolicies"];
+        for kind in kinds {
+            api.list(&format!("/apis/sipmcp.dev/v1alpha1/namespaces/acme/{kind}"), &[]);
+        }
+        api.list("/apis/sipmcp.dev/v1alpha1/sipdomains", &[]);
+        let context = api.context(&["--watch-namespaces", "acme"]);
+        for (_, task) in tasks(&context) {
+            tokio::spawn(task);
+        }
+        let awaited = || context.board.quietly(|state| state.index.awaited());
+        until("only backends are awaited", || awaited() == [Kind::Endpoints]).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Workloads, pods and Services of our SipEdges.
 
-use super::{Read, Step, Task, Watch, follow};
+use super::{FORBIDDEN, Read, Step, Task, Watch, follow};
 use crate::board::State;
 use crate::index::key_of;
 use crate::plan::running::{LABELS, Listed, Thing};
@@ -42,7 +42,7 @@ run! {
 
 pub(super) fn tasks(context: &Context) -> Vec<Task> {
     // Only for their addresses, and a Role gives no right to them.
-    let nodes = Watch { optional: true, ..Watch::<Read<Node>>::everywhere("Node", context.client.clone()) };
+    let nodes = Watch { optional: Some(FORBIDDEN), ..Watch::<Read<Node>>::everywhere("Node", context.client.clone()) };
     vec![
         task(context, "the watch of StatefulSets", ours::<StatefulSet>("StatefulSet", context)),
         task(context, "the watch of DaemonSets", ours::<DaemonSet>("DaemonSet", context)),

@@ -14,7 +14,7 @@ pub(super) fn tasks(context: &Context) -> Vec<Task> {
         name: "ConfigMap",
         sources: vec![(None, api)],
         config: config().fields(&format!("metadata.name={CONFIG_MAP}")),
-        optional: false,
+        optional: None,
     };
     let board = context.board.clone();
     let take = move |_: Option<&str>, step| {

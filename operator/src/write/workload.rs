@@ -52,6 +52,20 @@ struct Memory {
     told: Option<String>,
     /// What was told of its drain.
     long_drain: Option<Note>,
+    /// Its keys were made, or were there already; no watch has shown them yet.
+    keys_made: bool,
+}
+
+/// What is known of the Secret with the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    /// It is there, or was not looked for yet.
+    There,
+    /// It never was: it is made.
+    Missing,
+    /// It was looked for and is not there, and edges may have worked with it. Others in its place would open nothing that these edges left, and no
+    /// copy could be put back beside them.
+    Lost,
 }
 
 /// What one round has to do for a SipEdge.
@@ -63,8 +77,7 @@ struct Work {
     pod: Option<String>,
     /// `spec.replicas` of the StatefulSet as it is to be; `None`: there is none yet, and it is not time to make one.
     replicas: Option<u32>,
-    /// The Secret with the keys was looked for and is not there.
-    without_keys: bool,
+    keys: Keys,
 }
 
 /// What is to be done for a SipEdge. `None`: it is not there, or is broken, or is being deleted, or not everything is known yet.
@@ -78,8 +91,7 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
         return None;
     }
     let object = entry.object.clone();
-    let secret = Key::new(Kind::Secret, keys_of(edge));
-    let without_keys = index.content(&secret).is_none() && !index.fetches().any(|key| *key == secret);
+    let keys = keys_known(state, edge, memory);
     // A pod that came again under its name was asked nothing.
     if let Some(fleet) = state.fleets.get_mut(edge) {
         memory.ordered.retain(|name, uid| {
@@ -99,6 +111,9 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
     let observed = state.running.observed(edge, &object, fleet, &memory.began, now);
     // What the controller of the workload says of revisions is of another template: wait for it.
     let action = if state.running.is_current(edge, &object) { next(&observed) } else { Action::Wait };
+    // None could begin in the place of one that goes.
+    let goes = matches!(action, Action::Drain { .. } | Action::Delete { .. });
+    let action = if goes && keys == Keys::Lost { Action::Wait } else { action };
     let (ordinal, replicas) = match &action {
         Action::Drain { ordinal } | Action::Resume { ordinal } | Action::Delete { ordinal, .. } => {
             (Some(*ordinal), observed.replicas)
@@ -107,7 +122,25 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
         Action::SetWanted(_) | Action::Wait | Action::Nothing => (None, observed.replicas),
     };
     let pod = ordinal.and_then(|ordinal| state.running.pod_name(edge, &object, ordinal));
-    Some(Work { object, action, pod, replicas, without_keys })
+    Some(Work { object, action, pod, replicas, keys })
+}
+
+fn keys_known(state: &State, edge: &ObjectKey, memory: &mut Memory) -> Keys {
+    let secret = Key::new(Kind::Secret, keys_of(edge));
+    if state.index.content(&secret).is_some() {
+        memory.keys_made = false;
+        return Keys::There;
+    }
+    let attached = state.fleets.get(edge).is_some_and(|fleet| !fleet.edges.is_empty());
+    if state.index.fetches().any(|key| *key == secret) {
+        Keys::There
+    } else if !state.running.has_run(edge) && !attached {
+        Keys::Missing
+    } else if memory.keys_made {
+        Keys::There
+    } else {
+        Keys::Lost
+    }
 }
 
 /// Carries out what needs no API server: the orders to drain. True: somebody has to hear of it.
@@ -204,6 +237,7 @@ fn tell(events: &Events, edge: &ObjectKey, work: &Work, result: Result<(), Troub
     let key = Key::new(Kind::SipEdge, edge.clone());
     tracing::warn!("{key}: what runs for it could not be brought in order: {text}; it is tried again");
     let reason = match &trouble {
+        Trouble::KeysLost(_) => "SecretNotFound",
         Trouble::Write(Failure::Foreign(_)) => "Conflicted",
         Trouble::Make(_) => "UnsupportedValue",
         Trouble::Write(_) | Trouble::Random => "WriteFailed",
@@ -222,6 +256,11 @@ enum Trouble {
     Write(#[from] Failure),
     #[error("the system gives no random octets")]
     Random,
+    #[error(
+        "Secret {0} with the keys of its edges is not there, or may not be read. No other one is made: it would open nothing that they keep in \
+         the store. Edges that run go on, new ones wait for it; put it back from your copy"
+    )]
+    KeysLost(ObjectKey),
 }
 
 /// What nobody expects of a long drain: others give up earlier (Agones, "Controlling disruption").
@@ -246,8 +285,9 @@ async fn carry_out(
     memory: &mut Memory,
 ) -> Result<(), Trouble> {
     let owner = work.object.metadata.uid.as_deref().unwrap_or_default();
-    if work.without_keys {
+    if work.keys == Keys::Missing {
         make_keys(writer, edge).await?;
+        memory.keys_made = true;
     }
     if let Action::SetWanted(replicas) = work.action {
         return Ok(set_wanted(writer, edge, &work.object, replicas).await?);
@@ -271,6 +311,9 @@ async fn carry_out(
     if let (Action::Delete { uid, .. }, Some(pod)) = (&work.action, &work.pod) {
         tracing::info!(pod = %format!("{}/{pod}", edge.namespace), "drained: it is deleted, and comes again with the new revision");
         writer.delete::<Pod>(&edge.namespace, pod, Some(uid)).await?;
+    }
+    if work.keys == Keys::Lost {
+        return Err(Trouble::KeysLost(keys_of(edge)));
     }
     Ok(())
 }
@@ -435,12 +478,20 @@ mod tests {
         let crate::index::Object::Edge(mut object) = edge("e", 1) else { panic!("an edge") };
         object.spec.replicas = wanted;
         object.spec.session_store_ref = Some(shared());
-        let objects = [crate::index::Object::Edge(object), store("main", 1)];
+        let mut secret = keys(&e(), &[7; 96]);
+        secret.metadata.uid = Some("keys".into());
+        let objects = [crate::index::Object::Edge(object), store("main", 1), crate::index::Object::Secret(secret)];
         let mut state = State { index: index(objects), ..State::default() };
         for listed in [Listed::StatefulSets, Listed::DaemonSets, Listed::Pods, Listed::Services] {
             let of_kind: Vec<_> = things.iter().filter(|thing| thing.listed() == listed).cloned().collect();
             state.running.reset(listed, None, &of_kind);
         }
+        state
+    }
+
+    /// Somebody deleted the Secret with the keys, or nobody made it yet.
+    fn without_keys(mut state: State) -> State {
+        state.index.delete(&Key::new(Kind::Secret, keys_of(&e())), None);
         state
     }
 
@@ -456,10 +507,29 @@ mod tests {
     #[test]
     fn a_new_edge_gets_its_number_of_pods_then_its_workload_and_its_keys() {
         let mut memory = Memory::default();
-        let first = round(&mut state(None, &[]), &mut memory, 0);
-        assert_eq!((first.action, first.replicas, first.without_keys), (Action::SetWanted(1), None, true));
+        let first = round(&mut without_keys(state(None, &[])), &mut memory, 0);
+        assert_eq!((first.action, first.replicas, first.keys), (Action::SetWanted(1), None, Keys::Missing));
         let second = round(&mut state(Some(1), &[]), &mut memory, 0);
         assert_eq!((second.action, second.replicas), (Action::Grow(1), Some(1)));
+    }
+
+    #[test]
+    fn sec_6_lost_keys_of_a_fleet_are_not_made_anew_and_no_pod_is_taken_away_without_them() {
+        let mut memory = Memory::default();
+        // No pod: what an earlier one left in the store is there all the same.
+        for things in [vec![set(0, "r1")], vec![pod("e-0", "0", "r1")], vec![set(1, "r2"), pod("e-0", "0", "r1")]] {
+            let mut state = without_keys(state(Some(1), &things));
+            let work = round(&mut state, &mut memory, 0);
+            assert_eq!(work.keys, Keys::Lost, "{things:?}");
+            assert!(!matches!(work.action, Action::Drain { .. } | Action::Delete { .. }), "{:?}", work.action);
+            assert!(state.fleets[&e()].drains.is_empty());
+        }
+        let mut attached = without_keys(state(Some(1), &[]));
+        attached.fleets.entry(e()).or_default().attach("e-0", crate::plan::fleet::Edge::default());
+        assert_eq!(round(&mut attached, &mut memory, 0).keys, Keys::Lost);
+        // No watch has shown yet what was made a moment ago.
+        memory.keys_made = true;
+        assert_eq!(round(&mut attached, &mut memory, 0).keys, Keys::There);
     }
 
     #[test]
