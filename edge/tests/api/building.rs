@@ -26,6 +26,7 @@ spec:
   capabilities:
     source: Intersect
     tools: [{name: echo, version: 3, effect: ReadOnly}, {name: drop}]
+    schemas: [\"urn:acme:invoice:1\", plain]
     disclosure: All
   session: {idleTimeout: 2m, maxDuration: 1h, maxConcurrent: 3}
   inFlight: {timeoutSeconds: 7, default: FailRetryable, tools: [{name: echo, onFailover: Replay}]}
@@ -79,7 +80,9 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
         "  insecure: true\n",
         "  insecure: true\n  limits: {sessionsPerPod: 5, inFlightPerSession: 6, sipBodyBytes: 2048, messageBytes: 4096}\n",
     );
-    let built = build(&mut builder(), &[&edge, DOMAIN, AGENTS, &bundle(&Authority::new())]);
+    let domain = DOMAIN.replace("  domain: demo.example\n", "  domain: demo.example\n  quota: {maxSessions: 9}\n");
+    assert_ne!(domain, DOMAIN);
+    let built = build(&mut builder(), &[&edge, &domain, AGENTS, &bundle(&Authority::new())]);
     assert_eq!(built.problems, []);
     let config = &built.config;
     assert_eq!((config.epoch, config.edge.name.as_str()), (1, "default/demo"));
@@ -96,7 +99,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     let domain = &config.domains["demo.example"];
     assert_eq!(domain.allow_plain, [Transport::Udp, Transport::Tcp, Transport::Ws]);
     assert_eq!(domain.policies.len(), 1);
-    assert_eq!(domain.max_payload_bytes, Some(1_048_576));
+    assert_eq!((domain.max_sessions, domain.max_payload_bytes), (Some(9), Some(1_048_576)));
     let digest = domain.digest.as_ref().unwrap();
     assert_eq!((digest.realm.as_str(), &digest.algorithms[..]), ("demo.example", &["SHA-256".to_owned()][..]));
     assert_eq!(
@@ -116,6 +119,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!((on_failover("echo"), on_failover("drop")), (OnFailover::Replay, OnFailover::FailRetryable));
     assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));
     assert_eq!(echo.capabilities.tools[1].effect, ToolEffect::Destructive);
+    assert_eq!(echo.capabilities.schemas, ["urn:acme:invoice:1", "plain"]);
     let phone = &config.agents[&("demo.example".to_owned(), "alice".to_owned())];
     assert!(phone.backend.is_sip_contact());
     let profile = phone.registration;

@@ -1,10 +1,13 @@
-//! The way to a shared store changes under a running edge: its address, its password.
+//! The way to a shared store, and how it changes under a running edge: its address, its password, whom it trusts.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
+
+use crate::certificates::{Authority, Pair};
 use crate::fleet::{Redis, member, store, udp};
 use crate::stores::Alice;
 use crate::support::{Edge, Manifests, PATIENCE, free_port};
@@ -116,4 +119,71 @@ fn a_new_address_is_taken_and_one_that_leads_nowhere_refused() {
     manifests.write("store.yaml", &store(elsewhere, "").replace("\"test:\"", "\"other:\""));
     edge.status_until(|status| problems(status).contains("leads to another store"));
     assert!(alice.register(port, "query-3", "").contains("192.0.2.7"));
+}
+
+/// A Redis with a TLS port, too; that one, and who vouches for its certificate as `localhost`.
+fn over_tls() -> (Redis, u16, Authority) {
+    let authority = Authority::new();
+    let name = SanType::DnsName("localhost".try_into().unwrap());
+    let Pair { certificate, key } = authority.issue(vec![name], vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (ca, certificate, key) =
+        (file("ca.pem", &authority.pem()), file("certificate.pem", &certificate), file("key.pem", &key));
+    let port = free_port();
+    // Its files are read before it listens.
+    let redis = Redis::start(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    (redis, port, authority)
+}
+
+fn trust(manifests: &Manifests, authority: &Authority) {
+    let pem: String = authority.pem().trim().lines().map(|line| format!("    {line}\n")).collect();
+    let map = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: redis-ca}}\ndata:\n  ca.crt: |\n{pem}");
+    manifests.write("redis-ca.yaml", &map);
+}
+
+#[test]
+fn a_store_over_tls_is_trusted_by_its_bundle_alone_and_a_wrong_one_is_one_sentence() {
+    let (_redis, tls, authority) = over_tls();
+    let stranger = Authority::new();
+    let port = free_port();
+    let manifests = member(tls, &udp(port));
+    let text = store(tls, ", tls: {caBundleRef: {name: redis-ca}}").replace("127.0.0.1", "localhost");
+    manifests.write("store.yaml", &text);
+    trust(&manifests, &stranger);
+    let mut waits = Edge::spawn(&manifests, &["--edge-id", "edge-0"]);
+    let said = waits.wait_for("cannot be reached");
+    assert!(said.contains(&format!("the store at localhost:{tls} cannot be reached: ")), "{said}");
+    assert!(said.contains("certificate") && said.contains("nothing is served before it answers"), "{said}");
+    drop(waits);
+
+    trust(&manifests, &authority);
+    let edge = Edge::start_with(&manifests, &["--edge-id", "edge-0"]);
+    let mut alice = Alice::new();
+    alice.register(port, "register", "Contact: <sip:alice@192.0.2.7>\r\n");
+    // A wrong bundle is refused while the connections that stand go on.
+    trust(&manifests, &stranger);
+    let status = edge.status_until(|status| problems(status).contains("cannot be reached"));
+    assert!(
+        problems(&status).contains("certificate") && problems(&status).contains("goes on with the store"),
+        "{status:#}"
+    );
+    assert!(alice.register(port, "query", "").contains("192.0.2.7"));
+    trust(&manifests, &authority);
+    edge.status_until(|status| status["problems"].as_array().is_some_and(Vec::is_empty));
 }
