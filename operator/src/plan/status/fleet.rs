@@ -113,9 +113,18 @@ pub fn store(scene: &Scene<'_>, key: &ObjectKey) -> Option<SessionStoreStatus> {
             StoreKind::File(_) => "File".to_owned(),
             StoreKind::Redis(redis) => format!("{:?}", redis.topology),
         }),
-        latency_ms: median(&reports).map(|us| LatencyBand::of(us / 1000)),
+        latency_ms: median(&reports).map(|us| band(before.and_then(|before| before.latency_ms.as_ref()), us)),
     };
     changed(before, status)
+}
+
+/// The band of so many microseconds. As with other counters, one that was shown stays up to a tenth beyond its ends.
+fn band(before: Option<&LatencyBand>, us: u32) -> LatencyBand {
+    let tenths = |ms: u32, tenths: u64| u64::from(ms) * tenths * 100;
+    let stays = before.filter(|band| {
+        u64::from(us) >= tenths(band.from, 9) && band.below.is_none_or(|below| u64::from(us) <= tenths(below, 11))
+    });
+    stays.cloned().unwrap_or_else(|| LatencyBand::of(us / 1000))
 }
 
 /// Of the edges that have measured something.

@@ -1,7 +1,7 @@
 //! Fields of statuses by their value, each in more than one state.
 
 use super::*;
-use crds::v1alpha1::{AncestorRef, LatencyBand, Programmed, SessionCounts};
+use crds::v1alpha1::{AncestorRef, LatencyBand, Programmed, SessionCounts, SessionStoreStatus};
 use serde_json::{Value, json};
 
 /// The object with these members in its spec.
@@ -224,28 +224,44 @@ fn what_kind_of_store_it_is_is_said_in_one_word() {
 
 #[test]
 fn how_long_a_store_takes_is_the_median_of_the_edges_that_measured_it() {
-    let (index, mut wants) = (index([an_edge("e", 1), testing::store("s", 1)]), Wants::default());
+    let (mut index, mut wants) = (index([an_edge("e", 1), testing::store("s", 1)]), Wants::default());
     let mut fleets = fleets(&index, &mut wants, 3);
-    let mut band = |measured: [(u32, control::StoreState); 3]| {
+    let mut band = |index: &Index, measured: [(u32, control::StoreState); 3]| {
         for (number, (latency_us, state)) in measured.into_iter().enumerate() {
             let mut health = StoreHealth { latency_us, ..StoreHealth::default() };
             health.store = Some(key(Kind::SessionStore, "s").to_message());
             health.set_state(state);
             pod(&mut fleets, &format!("edge-{number}")).report(Report { store: Some(health), ..Report::default() });
         }
-        store(scene!(index, wants, fleets, 1), &ObjectKey::new("system", "s")).unwrap().latency_ms
+        store(scene!(*index, wants, fleets, 1), &ObjectKey::new("system", "s")).unwrap()
     };
     let (good, bad) = (control::StoreState::Reachable, control::StoreState::ConnectFailed);
     let is = |from, below| Some(LatencyBand { from, below });
-    assert_eq!(band([(900, good), (1500, good), (90_000, good)]), is(1, Some(2)));
-    assert_eq!(band([(12_000, good), (90_000, good), (90_000, good)]), is(50, Some(100)));
+    let mut shown = |measured| band(&index, measured).latency_ms;
+    assert_eq!(shown([(900, good), (1500, good), (90_000, good)]), is(1, Some(2)));
+    assert_eq!(shown([(12_000, good), (90_000, good), (90_000, good)]), is(50, Some(100)));
     assert_eq!(
-        band([(2_000_000, good), (1, bad), (1, bad)]),
+        shown([(2_000_000, good), (1, bad), (1, bad)]),
         is(1000, None),
         "who cannot reach it has measured nothing"
     );
-    assert_eq!(band([(0, good), (0, good), (7_000, good)]), is(5, Some(10)), "nor has who says 0");
-    assert_eq!(band([(0, good), (0, good), (0, good)]), None);
+    assert_eq!(shown([(0, good), (0, good), (7_000, good)]), is(5, Some(10)), "nor has who says 0");
+    assert_eq!(shown([(0, good), (0, good), (0, good)]), None);
+    // What was shown stays a little beyond its ends.
+    let all = |us| [(us, good), (us, good), (us, good)];
+    let Object::Store(mut object) = testing::store("s", 1) else { panic!("a store") };
+    object.metadata.resource_version = Some("2".into());
+    object.status = Some(band(&index, all(5_000)));
+    index.apply(Object::Store(object)).unwrap();
+    let mut shown = |us| band(&index, all(us)).latency_ms;
+    assert_eq!([shown(4_499), shown(11_001)], [is(2, Some(5)), is(10, Some(25))]);
+    for us in [4_600, 11_000] {
+        // The rest of the status is not there, so that there is something to write.
+        let Object::Store(mut object) = testing::store("s", 2) else { panic!("a store") };
+        object.status = Some(SessionStoreStatus { latency_ms: is(5, Some(10)), ..SessionStoreStatus::default() });
+        index.apply(Object::Store(object)).unwrap();
+        assert_eq!(band(&index, all(us)).latency_ms, is(5, Some(10)), "{us}");
+    }
 }
 
 #[test]
