@@ -171,6 +171,25 @@ fn how_many_edges_have_a_domain_a_policy_and_everything_is_counted() {
 }
 
 #[test]
+fn what_runs_stands_in_the_status_of_its_edge() {
+    let (index, wants) = (world(), Wants::default());
+    for (replicas, ready, pods, addresses) in [(3, 2, "app=edge", vec!["sip.example"]), (0, 0, "app=other", vec![])] {
+        let fleet = Fleet {
+            desired: 7,
+            replicas,
+            ready,
+            selector: Some(pods.to_owned()),
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            ..Fleet::default()
+        };
+        let fleets = Fleets::from([(e(), fleet)]);
+        let status = edge(scene!(index, wants, fleets, 1), &e()).unwrap();
+        assert_eq!((status.replicas, status.ready, status.selector.as_deref()), (replicas, ready, Some(pods)));
+        assert_eq!(status.addresses, addresses);
+    }
+}
+
+#[test]
 fn each_target_of_a_policy_is_named_with_who_wrote_of_it() {
     let mut wants = Wants::default();
     let ancestors = |targets: Value, wants: &mut Wants| {
