@@ -7,5 +7,6 @@ mod api {
     mod generated;
     mod invalid;
     mod robust;
+    mod rules;
     mod verdicts;
 }

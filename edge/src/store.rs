@@ -1,5 +1,6 @@
 //! The store of this process: in its memory, in a file, or shared with other edges.
 
+mod latency;
 #[cfg(debug_assertions)]
 mod unjournalled;
 
@@ -15,12 +16,13 @@ use session_store::memory::{Capacity, Counts, MemoryStore};
 use session_store::op::{StoreError, StoreOp, StoreReply};
 use session_store::seal::Sealer;
 use session_store_file::{FileStore, StoreFile};
-use session_store_redis::{BreakerState, Health, HealthWatch, RedisConfig, RedisStore, StartError};
+use session_store_redis::{BreakerState, Health, HealthWatch, Keeps, RedisConfig, RedisStore, StartError};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::clock::unix_millis;
 use crate::metrics::Metrics;
+use latency::Latency;
 #[cfg(debug_assertions)]
 use unjournalled::Unjournalled;
 
@@ -30,6 +32,7 @@ use unjournalled::Unjournalled;
 pub struct Store {
     backend: Backend,
     metrics: Arc<Metrics>,
+    latency: Arc<Latency>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +117,10 @@ pub struct Opened {
 }
 
 impl Store {
+    fn new(backend: Backend, metrics: Arc<Metrics>) -> Store {
+        Store { backend, metrics, latency: Arc::default() }
+    }
+
     /// Opens the wanted store. One that is not there yet is waited for.
     ///
     /// # Errors
@@ -123,18 +130,18 @@ impl Store {
         match opening {
             Opening::Memory => {
                 let memory = Arc::new(Mutex::new(MemoryStore::new(Capacity::default())));
-                Ok(Opened { store: Store { backend: Backend::Memory(memory), metrics }, health: healthy })
+                Ok(Opened { store: Store::new(Backend::Memory(memory), metrics), health: healthy })
             }
             Opening::File(file) => {
                 let file = FileStore::load(*file, Capacity::default(), Arc::new(sealer));
                 let file = file.map_err(|error| error.to_string())?;
-                Ok(Opened { store: Store { backend: Backend::File(file), metrics }, health: healthy })
+                Ok(Opened { store: Store::new(Backend::File(file), metrics), health: healthy })
             }
             Opening::Redis(config) => {
                 let redis = connect(*config, Arc::new(sealer)).await.map_err(|error| error.to_string())?;
                 let shared = Shared::new(redis);
                 let health = shared.health.subscribe();
-                Ok(Opened { store: Store { backend: Backend::Redis(Arc::new(shared)), metrics }, health })
+                Ok(Opened { store: Store::new(Backend::Redis(Arc::new(shared)), metrics), health })
             }
         }
     }
@@ -145,7 +152,7 @@ impl Store {
     /// One sentence: why it cannot be used, or not now.
     pub async fn by_another_way(&self, config: RedisConfig, sealer: Sealer) -> Result<Store, String> {
         let redis = RedisStore::connect(config, Arc::new(sealer)).await.map_err(|error| error.to_string())?;
-        Ok(Store { backend: Backend::Redis(Arc::new(Shared::new(redis))), metrics: self.metrics.clone() })
+        Ok(Store::new(Backend::Redis(Arc::new(Shared::new(redis))), self.metrics.clone()))
     }
 
     /// Everybody who has this handle uses the other store from now on. Only a shared store has another way.
@@ -190,6 +197,15 @@ impl Store {
         Ok(())
     }
 
+    /// What is left when the process that holds it all began again. `None`: a shared store does not say now.
+    pub async fn keeps(&self) -> Option<Keeps> {
+        match &self.backend {
+            Backend::Memory(_) => Some(Keeps::Nothing),
+            Backend::File(_) => Some(Keeps::EveryWrite),
+            Backend::Redis(shared) => shared.redis.load_full().keeps().await.ok(),
+        }
+    }
+
     /// Why the store is not in use, where it is not.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -227,7 +243,7 @@ impl Store {
         };
         #[cfg(debug_assertions)]
         let reply = unjournalled::put_back(reply, opens);
-        self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
+        self.took(name, start, &reply);
         reply
     }
 
@@ -239,8 +255,23 @@ impl Store {
         let Backend::Redis(shared) = &self.backend else { return self.execute(operation).await };
         let (name, start) = (operation_name(&operation), Instant::now());
         let reply = shared.redis.load_full().execute_heartbeat(operation).await;
-        self.metrics.store_operation(name, start.elapsed(), reply.as_ref().err());
+        self.took(name, start, &reply);
         reply
+    }
+
+    fn took(&self, name: &'static str, start: Instant, reply: &Reply) {
+        let (now, took) = (Instant::now(), start.elapsed());
+        // Who did not answer took no time.
+        if !matches!(reply, Err(StoreError::Unavailable)) {
+            self.latency.answered(now, took);
+        }
+        self.metrics.store_operation(name, took, reply.as_ref().err());
+    }
+
+    /// Microseconds until the store answers, at least 1: the median of the last 5 s. `None`: it never did, or is in this process.
+    #[must_use]
+    pub fn latency(&self) -> Option<u32> {
+        self.latency.median(Instant::now())
     }
 
     fn in_memory(&self, memory: &Mutex<MemoryStore>, operation: StoreOp) -> Reply {

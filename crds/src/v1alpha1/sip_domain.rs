@@ -191,7 +191,8 @@ pub struct DomainQuota {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tool_calls_per_second: Option<u32>,
 
-    /// Sessions at one time; one more is answered 480 with Retry-After. Absent: only the edge's `sessionsPerPod` limits.
+    /// Sessions at one time in one edge, calls that are being set up included; its cores have equal shares. One more is answered 480 with
+    /// Retry-After. Absent: only the edge's `sessionsPerPod` limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_sessions: Option<u32>,

@@ -115,6 +115,42 @@ fn every_cel_rule_has_an_example_that_breaks_it() {
 }
 
 #[test]
+fn a_policy_for_objects_of_another_group_is_refused_and_is_for_nobody_else() {
+    let load = |group: &str| {
+        let text = format!(
+            "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {{name: d}}\nspec: {{domain: d.example}}\n---\n\
+             apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {{name: a}}\nspec:\n  address: {{user: a, domainRef: {{name: d}}}}\n  \
+             backend: {{mcpHttp: {{url: 'http://a/'}}}}\n  capabilities: {{}}\n---\n\
+             apiVersion: sipmcp.dev/v1alpha1\nkind: McpCapabilityPolicy\nmetadata: {{name: p}}\nspec:\n  \
+             targetRefs: [{{{group}kind: McpAgent, name: a}}]\n  defaultAction: Allow\n"
+        );
+        let loaded = manifest::parse([("m.yaml", text.as_bytes())]);
+        let said: Vec<_> =
+            loaded.problems.iter().map(|problem| (problem.field.clone(), problem.message.clone())).collect();
+        (loaded.objects.policies.len(), loaded.objects.agents.len(), said)
+    };
+    for own in ["", "group: sipmcp.dev, "] {
+        assert_eq!(load(own), (1, 1, Vec::new()), "{own}");
+    }
+    for other in ["gateway.networking.k8s.io", "SIPMCP.DEV", "''"] {
+        let (policies, agents, said) = load(&format!("group: {other}, "));
+        // An agent of ours of that name: whoever wrote the policy may have meant it.
+        assert_eq!((policies, agents), (0, 0), "{other}");
+        let is_it = |(field, message): &(String, String)| {
+            field == "spec.targetRefs[0].group" && message.contains("allowed: sipmcp.dev")
+        };
+        assert!(said.iter().any(is_it), "{other}: {said:?}");
+    }
+    // And so says the API server.
+    let schema = serde_json::to_value(crds::schema::of_kind("McpCapabilityPolicy").unwrap()).unwrap();
+    let group = &schema["properties"]["spec"]["properties"]["targetRefs"]["items"]["properties"]["group"];
+    assert_eq!(
+        (&group["enum"], &group["default"]),
+        (&serde_json::json!(["sipmcp.dev"]), &serde_json::json!("sipmcp.dev"))
+    );
+}
+
+#[test]
 fn a_policy_that_cannot_be_read_at_all_closes_every_agent() {
     let agent = "apiVersion: sipmcp.dev/v1alpha1\nkind: SipDomain\nmetadata: {name: d}\nspec: {domain: d.example}\n---\n\
         apiVersion: sipmcp.dev/v1alpha1\nkind: McpAgent\nmetadata: {name: a}\nspec:\n  address: {user: a, domainRef: {name: d}}\n  \

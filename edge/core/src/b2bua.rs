@@ -79,6 +79,11 @@ impl Bridges {
         self.calls.values().filter(|setup| setup.agent.key == agent).count()
     }
 
+    /// Calls to agents of this domain that are being set up.
+    pub fn setups_in(&self, domain: &str) -> usize {
+        self.calls.values().filter(|setup| setup.caller.domain.domain == domain).count()
+    }
+
     /// Calls, requests and ACKs that are not done.
     pub fn len(&self) -> usize {
         self.calls.len()

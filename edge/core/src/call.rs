@@ -74,12 +74,7 @@ impl EdgeState {
             self.stats.limit("sessionsPerPod");
             return Err(self.unavailable("Full"));
         }
-        if caller.domain.max_sessions.is_some_and(|quota| self.sessions_of(&caller.domain.domain) >= quota) {
-            self.stats.limit("sessions");
-            // A tenant's quota is no statement about the server: never 503 (sip.md, section 14).
-            let seconds = (1 + self.random.below(5)).to_string();
-            return Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds));
-        }
+        self.check_domain(&caller.domain)?;
         self.check_agent(agent)?;
         self.check_require(request, &caller, agent, &["timer"])?;
         let plan = self.plan(request, &caller, agent)?;

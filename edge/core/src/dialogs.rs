@@ -19,7 +19,7 @@ use sip_proto::timer::TimerValues;
 
 use crate::answer::Answer;
 use crate::audit::{AuditKind, AuditRecord, Outcome as AuditOutcome};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, DomainConfig};
 use crate::effect::Effect;
 use crate::engine::{Closing, Leg, LegKey};
 use crate::gate::{policies, policy_principal};
@@ -717,8 +717,23 @@ impl EdgeState {
         Err(Answer::new(486).header(HeaderId::RetryAfter, seconds))
     }
 
-    /// Sessions of one domain on this core.
-    pub(crate) fn sessions_of(&self, domain: &str) -> usize {
-        self.dialogs.values().filter(|local| local.leg.domain.domain == domain).count()
+    /// Whether another session with an agent of this domain fits: so many at one time in one edge, of which each core has its share.
+    ///
+    /// # Errors
+    /// 480: a tenant's quota is no statement about the server, so never 503 (sip.md, section 14).
+    pub(crate) fn check_domain(&mut self, domain: &DomainConfig) -> Result<(), Answer> {
+        let Some(limit) = domain.max_sessions else { return Ok(()) };
+        let share = limit.div_ceil(usize::from(self.shard.count.max(1)));
+        // Of two legs the caller's counts.
+        let is_session = |local: &&LocalDialog| {
+            local.record.owner == self.owner && !local.record.we_called && local.leg.domain.domain == domain.domain
+        };
+        let standing = self.dialogs.values().filter(is_session).count();
+        if standing + self.opening_in(&domain.domain) + self.bridges.setups_in(&domain.domain) < share {
+            return Ok(());
+        }
+        self.stats.limit("sessions");
+        let seconds = (1 + self.random.below(5)).to_string();
+        Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds))
     }
 }

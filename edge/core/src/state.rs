@@ -262,6 +262,13 @@ impl EdgeState {
         self.waiting.values().filter(is_it).count()
     }
 
+    /// The same for all agents of this domain.
+    #[expect(clippy::disallowed_methods, reason = "a number has no order")]
+    pub(crate) fn opening_in(&self, domain: &str) -> usize {
+        let is_it = |waiting: &&Waiting| matches!(waiting, Waiting::OpenCall(call) | Waiting::AnswerCall(call) if call.caller.domain.domain == domain);
+        self.waiting.values().filter(is_it).count()
+    }
+
     pub(crate) fn waiting_len(&self) -> usize {
         self.waiting.len()
     }

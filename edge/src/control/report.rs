@@ -13,6 +13,7 @@ use edge_core::input;
 use edge_core::names;
 use edge_core::stats::Stats;
 use session_store::op::{StoreOp, StoreReply};
+use session_store_redis::Keeps;
 use sip_proto::time::Mono;
 use tokio::time::timeout;
 
@@ -30,6 +31,8 @@ const READS: usize = 64;
 const REFUSED_MS: u64 = 10 * 60_000;
 /// Octets of lists of tools in one report; the others have their turn in the next ones. One list is smaller.
 const TOOLS: usize = 1 << 20;
+/// Between two looks at the settings of a shared store.
+const KEEPS_EVERY_MS: u64 = 30_000;
 /// For all of these reads.
 const READING: Duration = Duration::from_secs(2);
 
@@ -58,6 +61,9 @@ pub struct Reported {
     bindings: BTreeMap<String, Bindings>,
     /// The address after which the next reads begin.
     read_last: String,
+    /// What the store keeps, and when it was asked last.
+    keeps: Option<Keeps>,
+    kept_at: Option<Mono>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +113,9 @@ impl Reporter {
         let shards = stats(parts).await;
         report.sessions = total(&shards, |stats| stats.engine.sessions);
         report.in_flight = total(&shards, |stats| stats.engine.exchanges);
-        report.store = store.map(|store| health(parts, &store));
+        if let Some(store) = store {
+            report.store = Some(health(parts, &store, reported).await);
+        }
         if let Some(drain) = &mut report.drain {
             drain.in_flight = report.in_flight;
             drain.dialogs = total(&shards, |stats| stats.dialogs);
@@ -130,7 +138,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn health(parts: &Parts, store: &Key) -> StoreHealth {
+async fn health(parts: &Parts, store: &Key, reported: &mut Reported) -> StoreHealth {
     let trouble = match parts.health.borrow().health {
         input::StoreHealth::Closed => None,
         input::StoreHealth::Open | input::StoreHealth::Recovering { .. } => {
@@ -141,15 +149,34 @@ fn health(parts: &Parts, store: &Key) -> StoreHealth {
     StoreHealth {
         store: Some(store.to_message()),
         state: if trouble.is_some() { StoreState::ConnectFailed } else { StoreState::Reachable }.into(),
-        message: trouble.unwrap_or_default(),
+        message: trouble.clone().unwrap_or_default(),
+        latency_us: parts.store.latency().unwrap_or(0),
         // With another policy the store would not have been opened.
         eviction_policy: if is_redis { "noeviction".to_owned() } else { String::new() },
-        durability: (!is_redis).then(|| match parts.store.kind() {
-            "file" => control::Durability::Fsync.into(),
-            _ => control::Durability::Memory.into(),
+        durability: keeps(parts, trouble.is_none(), reported).await.map(|keeps| {
+            match keeps {
+                Keeps::EveryWrite => control::Durability::Fsync,
+                Keeps::Mostly => control::Durability::Snapshots,
+                Keeps::Nothing => control::Durability::Memory,
+            }
+            .into()
         }),
         ..StoreHealth::default()
     }
+}
+
+/// What the store keeps, asked now and then; while it does not say, what it said last.
+async fn keeps(parts: &Parts, answers: bool, reported: &mut Reported) -> Option<Keeps> {
+    let now = parts.clock.now().mono;
+    let is_due = reported.kept_at.is_none_or(|at| now.millis_since(at) >= KEEPS_EVERY_MS);
+    if answers && is_due {
+        reported.kept_at = Some(now);
+        // What is not said in time keeps what it was.
+        if let Ok(Some(keeps)) = timeout(READING, parts.store.keeps()).await {
+            reported.keeps = Some(keeps);
+        }
+    }
+    reported.keeps
 }
 
 /// Reads the bindings of some of the addresses that users register, each address in its turn.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crds::manifest::{ObjectKey, parse};
-use crds::v1alpha1::AdvertiseFrom;
+use crds::v1alpha1::{AdvertiseFrom, ServiceRef};
 use edge::config_build::keys::{MADE, Made};
 use edge::config_build::{Builder, Built};
-use edge_core::config::{Advertise, AgentBackend, CapabilitySource, DrainStrategy, OnFailover, ToolEffect};
+use edge_core::config::{
+    Advertise, AgentBackend, CapabilitySource, Config, DrainStrategy, OnFailover, OnOutage, ToolEffect, Ttl,
+};
 use edge_core::input::Transport;
 
 use crate::certificates::{Authority, Pair};
@@ -26,6 +28,7 @@ spec:
   capabilities:
     source: Intersect
     tools: [{name: echo, version: 3, effect: ReadOnly}, {name: drop}]
+    schemas: [\"urn:acme:invoice:1\", plain]
     disclosure: All
   session: {idleTimeout: 2m, maxDuration: 1h, maxConcurrent: 3}
   inFlight: {timeoutSeconds: 7, default: FailRetryable, tools: [{name: echo, onFailover: Replay}]}
@@ -79,7 +82,9 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
         "  insecure: true\n",
         "  insecure: true\n  limits: {sessionsPerPod: 5, inFlightPerSession: 6, sipBodyBytes: 2048, messageBytes: 4096}\n",
     );
-    let built = build(&mut builder(), &[&edge, DOMAIN, AGENTS, &bundle(&Authority::new())]);
+    let domain = DOMAIN.replace("  domain: demo.example\n", "  domain: demo.example\n  quota: {maxSessions: 9}\n");
+    assert_ne!(domain, DOMAIN);
+    let built = build(&mut builder(), &[&edge, &domain, AGENTS, &bundle(&Authority::new())]);
     assert_eq!(built.problems, []);
     let config = &built.config;
     assert_eq!((config.epoch, config.edge.name.as_str()), (1, "default/demo"));
@@ -96,7 +101,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     let domain = &config.domains["demo.example"];
     assert_eq!(domain.allow_plain, [Transport::Udp, Transport::Tcp, Transport::Ws]);
     assert_eq!(domain.policies.len(), 1);
-    assert_eq!(domain.max_payload_bytes, Some(1_048_576));
+    assert_eq!((domain.max_sessions, domain.max_payload_bytes), (Some(9), Some(1_048_576)));
     let digest = domain.digest.as_ref().unwrap();
     assert_eq!((digest.realm.as_str(), &digest.algorithms[..]), ("demo.example", &["SHA-256".to_owned()][..]));
     assert_eq!(
@@ -116,6 +121,7 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert_eq!((on_failover("echo"), on_failover("drop")), (OnFailover::Replay, OnFailover::FailRetryable));
     assert_eq!((echo.capabilities.tools[0].version, echo.capabilities.tools[0].effect), (3, ToolEffect::ReadOnly));
     assert_eq!(echo.capabilities.tools[1].effect, ToolEffect::Destructive);
+    assert_eq!(echo.capabilities.schemas, ["urn:acme:invoice:1", "plain"]);
     let phone = &config.agents[&("demo.example".to_owned(), "alice".to_owned())];
     assert!(phone.backend.is_sip_contact());
     let profile = phone.registration;
@@ -126,6 +132,34 @@ fn everything_that_the_manifests_say_reaches_the_core_and_the_backends() {
     assert!(backend.ca_bundle.is_some() && backend.bearer.is_some());
     assert_eq!(backend.limits.message_bytes, 4096);
     assert!(built.unaudited.contains("default/quiet/all"));
+}
+
+#[test]
+fn what_a_domain_and_a_store_say_reaches_the_core_and_their_defaults_where_they_say_nothing() {
+    const STORE: &str = "apiVersion: sipmcp.dev/v1alpha1\nkind: SessionStore\nmetadata: {name: main}\nspec:\n  embedded: {memory: {}}\n";
+    let edge = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}") + "  sessionStoreRef: {name: main}\n";
+    let said = "  optionTags: [acme-mcp]\n  quota: {toolCallsPerSecond: 12, maxPayloadBytes: 2048}\n  \
+                outage: {refreshRegistrations: true}\n  dataProtection: {retention: 2h}\n";
+    let full = DOMAIN.replace("  domain: demo.example\n", &format!("  domain: demo.example\n{said}"));
+    let store = STORE.to_owned() + "  ttl: {idle: 10m, absolute: 2h}\n  onOutage: RejectAll\n";
+    let told = |domain: &str, store: &str| {
+        let built = build(&mut builder(), &[&edge, domain, store]);
+        assert_eq!(built.problems, []);
+        let Config { domains, ttl, on_outage, .. } = built.config;
+        (domains["demo.example"].clone(), (ttl.idle_ms, ttl.absolute_ms), on_outage)
+    };
+    let (domain, ttl, on_outage) = told(&full, &store);
+    assert_eq!(domain.option_tags, ["acme-mcp"]);
+    assert_eq!((domain.tool_calls_per_second, domain.max_payload_bytes), (Some(12), Some(2048)));
+    assert!(domain.refresh_in_outage);
+    assert_eq!(domain.retention_ms, 2 * 60 * 60 * 1000);
+    assert_eq!((ttl, on_outage), ((10 * 60_000, 2 * 60 * 60_000), OnOutage::RejectAll));
+
+    let (domain, ttl, on_outage) = told(DOMAIN, STORE);
+    assert!(domain.option_tags.is_empty() && !domain.refresh_in_outage);
+    assert_eq!((domain.tool_calls_per_second, domain.max_sessions), (None, None));
+    assert_eq!(ttl, (Ttl::default().idle_ms, Ttl::default().absolute_ms));
+    assert_eq!(on_outage, OnOutage::KeepExisting);
 }
 
 #[test]
@@ -255,6 +289,31 @@ fn an_address_that_an_operator_told_is_what_the_edge_writes() {
         (advertise.from, advertise.address) = (Some(AdvertiseFrom::ServiceAddress), None);
         let built = builder().build(&objects).unwrap();
         assert_eq!((built.config.edge.advertise, built.listener_problems), (is, vec![]));
+    }
+}
+
+#[test]
+fn a_service_is_asked_at_its_port_and_path_and_by_https_where_it_is_trusted() {
+    let edge = edge("{name: udp, protocol: UDP, port: 5060, address: 127.0.0.1}");
+    let bundle = bundle(&Authority::new());
+    for (path, trusted, url) in [
+        (None, false, "http://billing.default.svc:8080/mcp"),
+        (Some("/v2/tools"), false, "http://billing.default.svc:8080/v2/tools"),
+        (Some("/"), true, "https://billing.default.svc:8080/"),
+    ] {
+        // From an operator: what files may not say.
+        let mut objects =
+            parse([("0.yaml", &*edge), ("1.yaml", DOMAIN), ("2.yaml", AGENTS), ("3.yaml", &bundle)]).objects;
+        let agent = objects.agents.get_mut(&ObjectKey::new("default", "echo")).unwrap();
+        let http = Arc::make_mut(&mut agent.object).spec.backend.mcp_http.as_mut().unwrap();
+        (http.url, http.path) = (None, path.map(str::to_owned));
+        http.service_ref = Some(ServiceRef { name: "billing".into(), port: 8080 });
+        http.tls = http.tls.take().filter(|_| trusted);
+        let mut builder = builder();
+        builder.numbered("demo.example".to_owned(), 1);
+        let built = builder.build(&objects).unwrap();
+        assert_eq!(built.problems, []);
+        assert_eq!(built.backends["default/echo"].url, url);
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 
 use crate::certificates::{Authority, tls_client};
+use crate::fleet::{self, udp};
 use crate::support::{Edge, Manifests, PATIENCE, answered, free_port, read_message, request};
 
 /// The echo agent, and the manifest of its address `sip:echo@demo.example`.
@@ -185,4 +186,26 @@ fn over_udp_a_digest_user_gets_the_answer_and_a_large_one_comes_by_tcp_to_the_sa
     assert!(answer.starts_with("MESSAGE sip:"), "{answer}");
     assert_eq!(body(&answer)["result"]["content"][0]["text"].as_str().unwrap().len(), 5000);
     stream.write_all(accept(&answer).as_bytes()).unwrap();
+}
+
+#[test]
+fn neg_3_a_caller_is_answered_those_of_its_schemas_that_the_manifest_declares() {
+    let port = free_port();
+    let echo = Echo::start();
+    let with = |schemas: &str| echo.manifest().replace("capabilities: {", &format!("capabilities: {{{schemas}"));
+    let manifests = Manifests::new().with_domain().with_edge(&udp(port));
+    manifests.write("agent.yaml", &with("schemas: [\"urn:acme:invoice:1\", plain], "));
+    let edge = Edge::start(&manifests);
+    let schemas = |call_id: &str| {
+        let accepted =
+            fleet::Caller::new(call_id).offer(port, r#"["urn:acme:order:1", "plain", "urn:acme:invoice:1"]"#);
+        body(&accepted)["payload"]["schemas"].clone()
+    };
+    assert_eq!(schemas("both"), serde_json::json!(["plain", "urn:acme:invoice:1"]));
+    manifests.write("agent.yaml", &with("schemas: [\"urn:acme:order:1\"], "));
+    edge.status_until(|status| status["configVersion"] == 2);
+    assert_eq!(schemas("changed"), serde_json::json!(["urn:acme:order:1"]));
+    manifests.write("agent.yaml", &echo.manifest());
+    edge.status_until(|status| status["configVersion"] == 3);
+    assert_eq!(schemas("none"), serde_json::json!([]));
 }

@@ -286,6 +286,32 @@ fn a_listener_that_demands_a_certificate_shakes_hands_with_nobody_else() {
 }
 
 #[test]
+fn sec_1_a_listener_shakes_hands_in_no_older_tls_than_its_least_version() {
+    let authority = Authority::new();
+    let pair = authority.server("demo.example");
+    for (least, takes_1_2) in [("", true), (", minVersion: \"1.2\"", true), (", minVersion: \"1.3\"", false)] {
+        let port = free_port();
+        let manifests = Manifests::new().with_domain();
+        manifests.write("tls.yaml", &pair.secret("edge-tls"));
+        let listener = format!(
+            "{{name: sips, protocol: TLS, port: {port}, address: 127.0.0.1, tls: {{certificateRefs: [{{name: edge-tls}}]{least}}}}}"
+        );
+        let _edge = Edge::with(manifests.with_edge(&listener));
+        let speaks = |versions: &[&'static SupportedProtocolVersion]| {
+            let mut stream = tls_client(&authority, port, None, versions);
+            let local = stream.sock.local_addr().unwrap();
+            stream.write_all(options("TLS", local, "least").as_bytes()).map_err(|refused| refused.to_string())?;
+            Ok::<_, String>(answered(&read_message(&mut stream), "least"))
+        };
+        assert_eq!(speaks(TLS13), Ok(200), "{least}");
+        match speaks(&[&tokio_rustls::rustls::version::TLS12]) {
+            Ok(status) => assert!(takes_1_2 && status == 200, "{least}: {status}"),
+            Err(refused) => assert!(!takes_1_2 && refused.contains("ProtocolVersion"), "{least}: {refused}"),
+        }
+    }
+}
+
+#[test]
 fn a_removed_authority_closes_the_connections_that_it_vouched_for_and_no_others() {
     let port = free_port();
     let (authority, next) = (Authority::new(), Authority::new());

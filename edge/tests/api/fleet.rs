@@ -169,8 +169,14 @@ impl Caller {
     }
 
     pub fn invite(&mut self, port: u16) -> String {
-        let offer = r#"{"mcp_version":"1.0","type":"offer","conversation":"11111111-2222-4333-8444-555555555555","payload":{"role":"caller","tools":["echo@1"],"schemas":[]}}"#;
-        self.invite = self.text("INVITE", "Content-Type: application/mcp+json\r\n", offer);
+        self.offer(port, "[]")
+    }
+
+    /// INVITE with an offer of the tool echo and these schemas, a JSON array; answers the 200.
+    pub fn offer(&mut self, port: u16, schemas: &str) -> String {
+        let offer = r#"{"mcp_version":"1.0","type":"offer","conversation":"11111111-2222-4333-8444-555555555555","payload":{"role":"caller","tools":["echo@1"],"schemas":SCHEMAS}}"#;
+        let offer = offer.replace("SCHEMAS", schemas);
+        self.invite = self.text("INVITE", "Content-Type: application/mcp+json\r\n", &offer);
         self.send(port, &self.invite.clone());
         let response = self.final_response("INVITE");
         assert!(response.starts_with("SIP/2.0 200"), "{response}");

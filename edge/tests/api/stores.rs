@@ -114,6 +114,26 @@ fn a_registration_outlives_the_process_with_a_store_in_a_file() {
 }
 
 #[test]
+fn what_a_store_in_memory_holds_ends_with_its_process() {
+    let port = free_port();
+    let manifests = in_file(Manifests::new().with_domain(), port);
+    manifests.write(
+        "store.yaml",
+        "apiVersion: sipmcp.dev/v1alpha1\nkind: SessionStore\nmetadata: {name: main}\nspec:\n  embedded: {memory: {}}\n",
+    );
+    let edge = Edge::start(&manifests);
+    assert_eq!(edge.status()["store"]["kind"], "memory");
+    let mut alice = Alice::new();
+    let contact = "<sip:alice@192.0.2.7:5060>";
+    alice.register(port, "first", &format!("Contact: {contact}\r\n"));
+    assert!(alice.register(port, "second", "").contains(contact));
+    drop(edge);
+    let _edge = Edge::start(&manifests);
+    let known = alice.register(port, "third", "");
+    assert!(!known.contains(contact), "{known}");
+}
+
+#[test]
 fn sec_15_records_are_read_with_the_keys_of_their_domain_only() {
     let port = free_port();
     let manifests = in_file(Manifests::new(), port);

@@ -99,18 +99,35 @@ fn written(said: Vec<Said>, before: &[Condition], generation: i64, now: &Time) -
 
 /// Accepted and ResolvedRefs: what the rules say.
 fn judged(index: &Index, key: &Key, findings: &[Finding], of_findings: Reason) -> [Said; 2] {
+    judged_at(index, key, findings, of_findings, |_| true)
+}
+
+/// The same for a part of an object: the fields that concern it.
+fn judged_at(
+    index: &Index,
+    key: &Key,
+    findings: &[Finding],
+    of_findings: Reason,
+    concerns: impl Fn(&str) -> bool,
+) -> [Said; 2] {
     use ConditionType::{Accepted, ResolvedRefs};
     if let Some(why) = index.why_unreadable(key) {
         let refused = Said::no(Accepted, of_findings, format!("cannot be read: {}", why.error));
         return [refused, Said::unknown(ResolvedRefs, Reason::Unknown, "is looked at once the object is accepted")];
     }
-    if let Some(Finding { field, message }) = findings.first() {
-        let refused = Said::no(Accepted, of_findings, with_field(field, message, findings.len()));
-        return [refused, Said::unknown(ResolvedRefs, Reason::Unknown, "is looked at once the object is accepted")];
+    if !findings.is_empty() {
+        let mut concerning = findings.iter().filter(|finding| concerns(&finding.field));
+        let accepted = match concerning.next() {
+            None => Said::yes(Accepted),
+            Some(Finding { field, message }) => {
+                Said::no(Accepted, of_findings, with_field(field, message, 1 + concerning.count()))
+            }
+        };
+        return [accepted, Said::unknown(ResolvedRefs, Reason::Unknown, "is looked at once the object is accepted")];
     }
     let verdicts = index.view().verdicts_of(key);
     let one = |type_| {
-        let mut of_type = verdicts.iter().filter(|verdict| verdict.condition() == type_);
+        let mut of_type = verdicts.iter().filter(|verdict| verdict.condition() == type_ && concerns(&verdict.field));
         match of_type.next() {
             None => Said::yes(type_),
             Some(Verdict { reason, field, message, .. }) => {

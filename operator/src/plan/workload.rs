@@ -421,6 +421,29 @@ mod tests {
     }
 
     #[test]
+    fn what_an_autoscaler_and_a_budget_are_told_is_what_the_manifest_says() {
+        for (least, most, sessions) in [(2, 20, 800), (3, 7, 50)] {
+            let target = json!({"activeSessionsPerPod": sessions});
+            let scaled = json!({"autoscaling": {"minReplicas": least, "maxReplicas": most, "target": target}});
+            let spec = made(scaled)["autoscaler"]["spec"].clone();
+            assert_eq!((&spec["minReplicas"], &spec["maxReplicas"]), (&json!(least), &json!(most)));
+            let [metric] = &spec["metrics"].as_array().unwrap()[..] else { panic!("{spec}") };
+            assert_eq!(metric["type"], "Pods");
+            assert_eq!(metric["pods"]["metric"]["name"], "sipmcp_edge_sessions");
+            let wanted = json!({"type": "AverageValue", "averageValue": sessions.to_string()});
+            assert_eq!(metric["pods"]["target"], wanted);
+        }
+        assert_eq!(made(json!({}))["autoscaler"], Value::Null);
+        let budget = |spec: Value| made(spec)["budget"]["spec"]["maxUnavailable"].clone();
+        assert_eq!(budget(json!({})), 1);
+        for most in [1, 3] {
+            assert_eq!(budget(json!({"disruption": {"maxUnavailable": most}})), most);
+            let never = json!({"disruption": {"safeToEvict": "Never", "maxUnavailable": most}});
+            assert_eq!(budget(never), 0, "Never is stronger");
+        }
+    }
+
+    #[test]
     fn the_keys_are_good_for_the_edge() {
         let secret = keys(&ObjectKey::new("system", "e"), &[7; 96]);
         let data = secret.data.unwrap().into_iter().map(|(key, value)| (key, crds::core_v1::SecretBytes::new(value.0)));

@@ -253,6 +253,40 @@ async fn append_settings(connection: &mut MultiplexedConnection) -> redis::Redis
     Ok((value("appendonly") == "yes", value("appendfsync")))
 }
 
+/// What a server has left when its process ended and began again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeps {
+    /// Nothing: no snapshots, no append-only file.
+    Nothing,
+    /// All but what came last: snapshots, or an append-only file whose writes nobody can wait for.
+    Mostly,
+    /// Each write that was answered with class `Fsync`.
+    EveryWrite,
+}
+
+/// Looks into the settings of a server.
+///
+/// # Errors
+/// Whatever keeps it from saying.
+pub(crate) async fn keeps(
+    config: &RedisConfig,
+    connection: &mut MultiplexedConnection,
+    address: &str,
+) -> Result<Keeps, StartError> {
+    match class_is_given(config, connection, address, Durability::Fsync).await {
+        Ok(()) => return Ok(Keeps::EveryWrite),
+        Err(StartError::Durability { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let failed = |error| server::start_error(address, &error);
+    let (aof, _) = append_settings(connection).await.map_err(failed)?;
+    let mut get = redis::cmd("CONFIG");
+    get.arg("GET").arg("save");
+    let settings: std::collections::HashMap<String, String> = get.query_async(connection).await.map_err(failed)?;
+    let snapshots = settings.get("save").is_some_and(|times| !times.is_empty());
+    Ok(if aof || snapshots { Keeps::Mostly } else { Keeps::Nothing })
+}
+
 /// Whether a server can give the class.
 ///
 /// # Errors

@@ -28,6 +28,7 @@ mod trips;
 mod vault;
 
 pub use clock::EdgeClock;
+pub use commit::Keeps;
 pub use config::{RedisConfig, TlsConfig, Topology};
 pub use error::StartError;
 pub use health::{BreakerState, Health, HealthWatch, ShardHealth};

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::breaker::Breaker;
 use crate::clock::StoreClock;
-use crate::commit::Commit;
+use crate::commit::{Commit, Keeps};
 use crate::config::RedisConfig;
 use crate::error::StartError;
 use crate::failure::Failure;
@@ -518,8 +518,20 @@ impl Node {
             let mut connection = self.data.opened().await.1;
             crate::commit::class_is_given(&self.common.config, &mut connection, &self.address, class).await
         };
-        let late = StartError::Unreachable { address: self.address.clone(), reason: "no answer in time".into() };
-        tokio::time::timeout(deadline, asking).await.unwrap_or(Err(late))
+        tokio::time::timeout(deadline, asking).await.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// What it keeps, by its settings.
+    pub async fn keeps(&self, deadline: Duration) -> Result<Keeps, StartError> {
+        let asking = async {
+            let mut connection = self.data.opened().await.1;
+            crate::commit::keeps(&self.common.config, &mut connection, &self.address).await
+        };
+        tokio::time::timeout(deadline, asking).await.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    fn late(&self) -> StartError {
+        StartError::Unreachable { address: self.address.clone(), reason: "no answer in time".into() }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::clock::StoreClock;
+use crate::commit::Keeps;
 use crate::config::{RedisConfig, Topology};
 use crate::decode::{Decoder, Row};
 use crate::encode::{self, Call, Encoder};
@@ -126,6 +127,19 @@ impl RedisStore {
             node.gives(class, limit).await?;
         }
         Ok(())
+    }
+
+    /// What every primary keeps when its process ends, as their settings say now.
+    ///
+    /// # Errors
+    /// Whatever keeps one of them from saying.
+    pub async fn keeps(&self) -> Result<Keeps, StartError> {
+        let limit = self.0.common.config.connect_timeout * 2;
+        let mut least = Keeps::EveryWrite;
+        for node in &self.map().nodes {
+            least = least.min(node.keeps(limit).await?);
+        }
+        Ok(least)
     }
 
     /// State of the circuit breakers.

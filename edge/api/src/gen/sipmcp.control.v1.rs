@@ -228,7 +228,7 @@ pub struct StoreHealth {
     /// For people, about `state`.
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
-    /// Median of the last 5 s, from a request to its answer.
+    /// Median of the last 5 s, from a request to its answer. 0: not measured.
     #[prost(uint32, tag = "4")]
     pub latency_us: u32,
     /// What it can keep. Absent: not known yet.
@@ -634,7 +634,7 @@ pub enum Durability {
     Memory = 1,
     /// Snapshots, or an append-only file that is not flushed with each write.
     Snapshots = 2,
-    /// An append-only file that is flushed with each write.
+    /// An append-only file that is flushed with each write, or that a write can wait for.
     Fsync = 3,
 }
 impl Durability {

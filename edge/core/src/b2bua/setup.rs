@@ -247,12 +247,7 @@ impl EdgeState {
             self.stats.limit("sessionsPerPod");
             return Err(self.unavailable("Full"));
         }
-        if caller.domain.max_sessions.is_some_and(|quota| self.sessions_of(&caller.domain.domain) >= quota) {
-            self.stats.limit("sessions");
-            let seconds = (1 + self.random.below(5)).to_string();
-            return Err(Answer::new(480).phrase("Session Quota Reached").header(HeaderId::RetryAfter, seconds));
-        }
-        Ok(())
+        self.check_domain(&caller.domain)
     }
 
     /// Whether the caller still waits for its final answer.

@@ -46,7 +46,7 @@ impl EdgeState {
             let answer = self.unavailable("Full");
             return self.refuse_adopted(guard, &request, &answer);
         }
-        if let Err(answer) = self.check_agent(&agent) {
+        if let Err(answer) = self.check_domain(&domain).and_then(|()| self.check_agent(&agent)) {
             return self.refuse_adopted(guard, &request, &answer);
         }
         let caller = Caller { domain, principal, nonce: None, certified: false, proven };

@@ -79,6 +79,62 @@ fn calls_that_are_being_opened_count_for_their_agent() {
 }
 
 #[test]
+fn a_tenant_with_all_its_sessions_is_480_with_a_time_and_another_tenant_is_not() {
+    const BETA: &str = "beta.example";
+    let mut config = config();
+    change_domain(&mut config, |domain| domain.max_sessions = Some(2));
+    config.domains.insert(BETA.to_owned(), std::sync::Arc::new(domain(BETA, 2)));
+    for (user, domain) in [("other", DOMAIN), ("echo", BETA)] {
+        config.agents.insert((domain.to_owned(), user.to_owned()), std::sync::Arc::new(agent(user, domain)));
+    }
+    let mut world = World::new(config);
+    let (mut first, _) = tls_call(&mut world);
+    // All agents of the domain together.
+    assert_eq!(try_invite(&mut world, &udp(5070), "sip:other@acme.example", "").status(), Some(200));
+    let flow = udp(5071);
+    let mut bob = Ua::new(&mut world, "bob", &flow, ECHO);
+    let refused = invite(&mut world, &mut bob, "");
+    assert_eq!(refused.status(), Some(480), "{}", text(&refused));
+    assert!(!header(&refused, HeaderId::RetryAfter).is_empty(), "{}", text(&refused));
+    assert_eq!(world.core.stats().limited.get("sessions"), Some(&1));
+    bob.ack_refusal(&mut world, &refused);
+    let beta = stream(Transport::Tls, 5, &["sip:alice@beta.example"]);
+    assert_eq!(try_invite(&mut world, &beta, "sip:echo@beta.example", "").status(), Some(200));
+    // What stands goes on, and its end makes room.
+    assert_eq!(first.ask(&mut world, "BYE", "", "").status(), Some(200));
+    assert_eq!(try_invite(&mut world, &udp(5072), ECHO, "").status(), Some(200));
+    // A new number counts at once.
+    assert_eq!(try_invite(&mut world, &udp(5073), ECHO, "").status(), Some(480));
+    world.reconfigure(|config| change_domain(config, |domain| domain.max_sessions = Some(3)));
+    assert_eq!(try_invite(&mut world, &udp(5074), ECHO, "").status(), Some(200));
+}
+
+#[test]
+fn the_cores_of_an_edge_share_the_sessions_of_a_tenant_and_calls_that_are_being_opened_count() {
+    for (quota, fit) in [(1, 1), (4, 2)] {
+        let mut config = config();
+        change_domain(&mut config, |domain| domain.max_sessions = Some(quota));
+        let mut world = World::new(config);
+        let shard = edge_core::Shard { index: 0, count: 2 };
+        world.core = edge_core::EdgeState::new(world.config.clone(), OWNER, shard, [42; 32]);
+        let (headers, body) = both();
+        world.mode = StoreMode::Held;
+        for number in 1..=fit + 1 {
+            let flow = stream(Transport::Tls, number, TLS_ALICE);
+            world.input(edge_core::input::Input::FlowOpened { flow: flow.clone() });
+            let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+            alice.send(&mut world, "INVITE", &headers, &body);
+            let refused = world.sent.pop_front().and_then(|sent| sent.message.status());
+            assert_eq!(refused, (number > fit).then_some(480), "{number} of {quota}");
+        }
+        while world.release() {}
+        for _ in 0..fit {
+            assert_eq!(world.status(), 200);
+        }
+    }
+}
+
+#[test]
 fn refusals_1_the_transport_is_refused_before_credentials_are_asked_for() {
     let mut config = config();
     change_domain(&mut config, |d| d.allow_plain = vec![Transport::Tcp]);

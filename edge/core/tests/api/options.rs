@@ -47,6 +47,23 @@ fn neg_7_an_authenticated_caller_sees_the_tools_that_policy_shows_it_and_no_othe
 }
 
 #[test]
+fn neg_7_the_schemas_that_an_agent_declares_are_shown_with_its_tools() {
+    let mut config = config();
+    change_agent(&mut config, |agent| agent.capabilities.schemas = vec!["urn:acme:invoice:1".into()]);
+    let mut world = World::new(config);
+    let flow = stream(Transport::Tls, 1, &["sip:alice@acme.example"]);
+    let mut alice = Ua::new(&mut world, "alice", &flow, ECHO);
+    let shown = |world: &mut World, alice: &mut Ua| {
+        let response = alice.ask(world, "OPTIONS", "", "");
+        header(&response, HeaderId::McpCapabilities)
+    };
+    let value = r#"ver=1.0;tools="echo@1,pay@1";schemas="urn:acme:invoice:1",ver=2026-07-28"#;
+    assert_eq!(shown(&mut world, &mut alice), value);
+    world.reconfigure(|config| change_agent(config, |agent| agent.capabilities.schemas.clear()));
+    assert_eq!(shown(&mut world, &mut alice), r#"ver=1.0;tools="echo@1,pay@1",ver=2026-07-28"#);
+}
+
+#[test]
 fn a_digest_used_for_options_cannot_be_used_again() {
     let mut world = World::new(config());
     let flow = udp(5062);

@@ -121,6 +121,25 @@ fn without_a_hop_left_483_without_a_registration_480_and_unknown_404() {
 }
 
 #[test]
+fn a_call_to_a_registered_agent_is_one_session_of_its_domain() {
+    let mut config = bridge_config();
+    crate::driver::change_domain(&mut config, |domain| domain.max_sessions = Some(2));
+    let mut fleet = Fleet::with(1, config);
+    let mut sam = Phone::new(&mut fleet, 0, "sam");
+    sam.register(&mut fleet, "", "");
+    // Two legs each, and the second one fits all the same.
+    for user in ["alice", "bob"] {
+        let mut caller = Phone::new(&mut fleet, 0, user);
+        call(&mut fleet, &mut caller, &mut sam, "");
+    }
+    let mut alice = Phone::new(&mut fleet, 0, "alice");
+    alice.invite(&mut fleet, &format!("sip:sam@{DOMAIN}"), "", &sdp("a"));
+    let refused = alice.response(&mut fleet);
+    assert_eq!(refused.status(), Some(480), "{}", text(&refused));
+    assert!(!value(&refused, HeaderId::RetryAfter).is_empty(), "{}", text(&refused));
+}
+
+#[test]
 fn a_cancel_reaches_the_agent_after_its_provisional_answer_and_not_before() {
     let mut fleet = Fleet::new(1);
     let mut sam = Phone::new(&mut fleet, 0, "sam");

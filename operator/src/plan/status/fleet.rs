@@ -1,6 +1,6 @@
 //! Status of what runs: SipEdge and SessionStore.
 
-use super::{Said, Scene, changed, counts, judged, programmed, ready, written};
+use super::{Said, Scene, changed, counts, judged, judged_at, programmed, ready, written};
 use crate::key::{Key, Kind};
 use crate::plan::fleet::Fleet;
 use crds::manifest::ObjectKey;
@@ -32,6 +32,7 @@ pub fn edge(scene: &Scene<'_>, key: &ObjectKey) -> Option<SipEdgeStatus> {
     let sum =
         |counted: fn(&crate::plan::fleet::Edge) -> u32| fleet.edges.values().map(counted).fold(0, u32::saturating_add);
     let sessions = SessionCounts { active: sum(|edge| edge.sessions), in_flight: sum(|edge| edge.in_flight) };
+    let listeners = listeners(scene, key, &programmed);
     let status = SipEdgeStatus {
         observed_generation: Some(entry.generation),
         conditions: written(
@@ -45,7 +46,7 @@ pub fn edge(scene: &Scene<'_>, key: &ObjectKey) -> Option<SipEdgeStatus> {
         selector: fleet.selector.clone(),
         ready: fleet.ready,
         draining: count(fleet.edges.values().filter(|edge| edge.is_draining()).count()),
-        listeners: listeners(scene, key),
+        listeners,
         edges: Some(ConnectedEdges {
             connected: count(fleet.edges.len()),
             programmed: count(fleet.edges.values().filter(|edge| edge.session.is_programmed()).count()),
@@ -56,8 +57,9 @@ pub fn edge(scene: &Scene<'_>, key: &ObjectKey) -> Option<SipEdgeStatus> {
     changed(before, status)
 }
 
-/// How many agents answer at each listener. Its conditions are those of the SipEdge, so they are not said again.
-fn listeners(scene: &Scene<'_>, key: &ObjectKey) -> Vec<ListenerStatus> {
+/// How many agents answer at each listener, and what holds of it: what is wrong with its own fields, or with the SipEdge as a whole. An edge
+/// takes a SipEdge in one piece, so `programmed` is that of all its listeners.
+fn listeners(scene: &Scene<'_>, key: &ObjectKey, programmed: &Said) -> Vec<ListenerStatus> {
     let Some(entry) = scene.index.edge(key) else { return Vec::new() };
     let mut attached: BTreeMap<String, u32> = BTreeMap::new();
     let view = scene.index.view();
@@ -66,12 +68,25 @@ fn listeners(scene: &Scene<'_>, key: &ObjectKey) -> Vec<ListenerStatus> {
             *attached.entry(listener).or_default() += 1;
         }
     }
-    let status = |name: &String| ListenerStatus {
-        name: name.clone(),
-        attached_agents: attached.get(name).copied().unwrap_or(0),
-        conditions: Vec::new(),
+    let reference = Key::new(Kind::SipEdge, key.clone());
+    let status = |(index, name): (usize, &String)| {
+        let own = format!("spec.listeners[{index}]");
+        let concerns = |field: &str| field.starts_with(&own) || !field.starts_with("spec.listeners[");
+        let [accepted, resolved] = judged_at(scene.index, &reference, &entry.findings, Reason::InvalidSpec, concerns);
+        let before = entry.object.status.iter().flat_map(|before| &before.listeners);
+        let before = before.filter(|before| before.name == *name).map(|before| &*before.conditions).next();
+        ListenerStatus {
+            name: name.clone(),
+            attached_agents: attached.get(name).copied().unwrap_or(0),
+            conditions: written(
+                vec![accepted, resolved, programmed.clone()],
+                before.unwrap_or_default(),
+                entry.generation,
+                scene.now,
+            ),
+        }
     };
-    entry.object.spec.listeners.iter().map(|listener| status(&listener.name)).collect()
+    entry.object.spec.listeners.iter().map(|listener| &listener.name).enumerate().map(status).collect()
 }
 
 /// `None`: the store is not there, or its status stands.
@@ -98,15 +113,25 @@ pub fn store(scene: &Scene<'_>, key: &ObjectKey) -> Option<SessionStoreStatus> {
             StoreKind::File(_) => "File".to_owned(),
             StoreKind::Redis(redis) => format!("{:?}", redis.topology),
         }),
-        latency_ms: median(&reports).map(|us| LatencyBand::of(us / 1000)),
+        latency_ms: median(&reports).map(|us| band(before.and_then(|before| before.latency_ms.as_ref()), us)),
     };
     changed(before, status)
 }
 
+/// The band of so many microseconds. As with other counters, one that was shown stays up to a tenth beyond its ends.
+fn band(before: Option<&LatencyBand>, us: u32) -> LatencyBand {
+    let tenths = |ms: u32, tenths: u64| u64::from(ms) * tenths * 100;
+    let stays = before.filter(|band| {
+        u64::from(us) >= tenths(band.from, 9) && band.below.is_none_or(|below| u64::from(us) <= tenths(below, 11))
+    });
+    stays.cloned().unwrap_or_else(|| LatencyBand::of(us / 1000))
+}
+
+/// Of the edges that have measured something.
 fn median(reports: &[&StoreHealth]) -> Option<u32> {
     let mut latencies: Vec<u32> = reports
         .iter()
-        .filter(|health| health.state() == StoreState::Reachable)
+        .filter(|health| health.state() == StoreState::Reachable && health.latency_us > 0)
         .map(|health| health.latency_us)
         .collect();
     latencies.sort_unstable();

@@ -456,3 +456,5 @@ fn a_store_is_what_the_edges_say_of_it() {
         ["Reachable False AuthFailed", "Durable True Durable", "EvictionSafe False PolicyEvicts"]
     );
 }
+
+mod values;
