@@ -271,6 +271,8 @@ fn judge(tried: &[Tried], window: &Window, ran: [u64; 2]) -> (Value, Vec<String>
         let inside = one.begun > window.away && one.ended < window.back;
         let kind = match (&one.outcome, one.what) {
             (Ok(()), What::Alive) => "options_answered",
+            // Until the edge knows that the store is away.
+            (Err(lost), What::Alive) if lost.says_when() && one.begun < window.away => "options_503",
             (Ok(()), What::Call) if inside => "calls_taken_without_the_store",
             (Ok(()), What::Call) => "calls_taken",
             (Ok(()), What::Echo | What::Sleep) if inside => "tools_answered_without_the_store",
@@ -309,10 +311,15 @@ fn judge(tried: &[Tried], window: &Window, ran: [u64; 2]) -> (Value, Vec<String>
         }
     }
     let doubles: u64 = ran.iter().zip(executed).map(|(ran, may)| ran.saturating_sub(may)).sum();
-    for never in
-        ["silent", "wrong", "calls_taken_without_the_store", "tools_answered_without_the_store", "tools_retryable"]
-    {
-        count.entry(never).or_default();
+    for shown in [
+        "silent",
+        "wrong",
+        "options_503",
+        "calls_taken_without_the_store",
+        "tools_answered_without_the_store",
+        "tools_retryable",
+    ] {
+        count.entry(shown).or_default();
     }
     let mut figure = json!({
         "executions": ran.iter().sum::<u64>(), "double_executions": doubles, "first_call_taken_ms": ms(healed),
