@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Objects with it pass by the webhook of the test.
 const UNSEEN: &str = "sipmcp.dev/e2e-unseen";
 const WEBHOOKS: &str = "ValidatingWebhookConfiguration";
+/// Of the release `sipmcp` in its namespace.
+const WEBHOOK: &str = "sipmcp-operator-sipmcp-system";
 
 /// The webhook does not look at objects with the label [`UNSEEN`], or looks at all again.
 async fn blind(space: &Space<'_>, blind: bool) -> Fallible<()> {
@@ -31,12 +33,12 @@ async fn blind(space: &Space<'_>, blind: bool) -> Fallible<()> {
         true => json!({"matchExpressions": [{"key": UNSEEN, "operator": "DoesNotExist"}]}),
         false => json!({}),
     };
-    let there = configurations.get("sipmcp").await.map_err(said("read the webhook's configuration"))?;
+    let there = configurations.get(WEBHOOK).await.map_err(said("read the webhook's configuration"))?;
     let mut webhooks = there.data["webhooks"].clone();
     for webhook in webhooks.as_array_mut().into_iter().flatten() {
         webhook["objectSelector"] = selector.clone();
     }
-    space.world.merge(&configurations, "sipmcp", &json!({"webhooks": webhooks})).await.map(drop)
+    space.world.merge(&configurations, WEBHOOK, &json!({"webhooks": webhooks})).await.map(drop)
 }
 
 /// A second SipDomain with a name that has an owner: refused at the door; where nobody stands at the door it says so itself, and changes nothing.
@@ -149,10 +151,10 @@ fn key() -> String {
 }
 
 impl Tenant {
-    /// A call with something in it that is stored; the conversation's name.
+    /// A call with something in it that is stored, which is the answer of a tool that must not run twice; the conversation's name.
     async fn talk(&self, phone: &Phone) -> Fallible<String> {
         let dialog = phone.invite(&self.uri(&format!("agent-{}", self.name)), LIMIT).await?;
-        let answer = phone.call(&dialog, "echo", &json!({"text": "for the record"}), LIMIT).await?;
+        let answer = phone.call(&dialog, "fail", &json!({"message": "for the record"}), LIMIT).await?;
         ensure!(answer["content"][0]["text"] == "for the record", "{answer}");
         phone.bye(&dialog, LIMIT).await?;
         Ok(dialog.conversation)
