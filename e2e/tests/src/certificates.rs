@@ -27,6 +27,23 @@ fn key() -> Fallible<KeyPair> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(words)
 }
 
+/// A client that trusts this authority, and no other.
+///
+/// # Errors
+/// It cannot be read.
+pub fn trusting(pem: &str) -> Fallible<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.map_err(words)?).map_err(words)?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(words)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 impl Authority {
     /// # Errors
     /// No random numbers.
@@ -64,14 +81,7 @@ impl Authority {
     /// # Errors
     /// Our own certificate cannot be read.
     pub fn client_config(&self) -> Fallible<Arc<ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(words)?).map_err(words)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(words)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+        trusting(&self.pem)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: the cluster, a namespace for each test, waiting, programs, figures, and what is kept of a failure.
 
+pub mod admin;
 pub mod cluster;
 pub mod dump;
 pub mod figures;

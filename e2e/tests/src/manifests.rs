@@ -99,35 +99,80 @@ impl Fleet {
     }
 }
 
-/// The domain of a test, for agents of its first namespace: USER by digest, and anybody if `anonymous`.
-pub fn tenant(space: &Space<'_>, anonymous: bool) -> [Value; 3] {
-    let (name, domain) = (space.own("tenant"), space.domain());
-    let ha1 = a1(Algorithm::Sha256, USER.0, &domain, USER.1);
-    let mut object = v1alpha1(
-        "SipDomain",
-        &name,
-        json!({
+/// A tenant of a test: its domain and what that needs.
+pub struct Tenant {
+    /// Of the SipDomain, without what the test itself adds.
+    pub name: &'static str,
+    pub domain: String,
+    /// Who has a password: USER's.
+    pub users: Vec<String>,
+    /// Whether callers without a name are allowed.
+    pub anonymous: bool,
+    /// More of the SipDomain's `spec`.
+    pub more: Value,
+}
+
+impl Tenant {
+    /// The one that every test has: USER by digest.
+    pub fn new(space: &Space<'_>, anonymous: bool) -> Tenant {
+        let users = vec![USER.0.to_owned()];
+        Tenant { name: "tenant", domain: space.domain(), users, anonymous, more: json!({}) }
+    }
+
+    /// Beside it.
+    pub fn other(space: &Space<'_>, anonymous: bool) -> Tenant {
+        Tenant { name: "other", domain: format!("other.{}", space.domain()), ..Tenant::new(space, anonymous) }
+    }
+
+    /// Its users, its domain, and the policy that lets its users call everything. For agents of the test's first namespace.
+    pub fn objects(&self, space: &Space<'_>) -> [Value; 3] {
+        let (name, domain) = (space.own(self.name), &self.domain);
+        let users = if self.name == "tenant" { "users".to_owned() } else { format!("users-{}", self.name) };
+        let hash = |user: &str| format!("SHA-256:{}", a1(Algorithm::Sha256, user, domain, USER.1));
+        let hashes: serde_json::Map<String, Value> =
+            self.users.iter().map(|user| (user.clone(), json!(hash(user)))).collect();
+        let mut spec = json!({
             "domain": domain,
             "allowedNamespaces": {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}}},
-            "authentication": {"digest": {"algorithms": ["SHA-256"], "usersSecretRef": {"namespace": space.name, "name": "users"}}},
+            "authentication": {"digest": {"algorithms": ["SHA-256"], "usersSecretRef": {"namespace": space.name, "name": users}}},
             "transport": {"allowPlain": ["UDP", "TCP", "WS"]},
-        }),
-    );
-    object["metadata"]["labels"] = space.labels();
-    let mut who = vec![json!({"sipIdentity": format!("sip:*@{domain}")})];
-    who.extend(anonymous.then(|| json!({"anonymous": {}})));
-    [
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"},
-            "stringData": {USER.0: format!("SHA-256:{ha1}")},
-        }),
-        object,
-        v1alpha1(
-            "McpCapabilityPolicy",
-            "everybody",
-            json!({"targetRefs": [{"kind": "SipDomain", "name": name}], "rules": [{"name": "all", "from": who, "action": "Allow"}]}),
-        ),
-    ]
+        });
+        if let (Some(spec), Some(more)) = (spec.as_object_mut(), self.more.as_object()) {
+            spec.extend(more.clone());
+        }
+        let mut object = v1alpha1("SipDomain", &name, spec);
+        object["metadata"]["labels"] = space.labels();
+        let mut who = vec![json!({"sipIdentity": format!("sip:*@{domain}")})];
+        who.extend(self.anonymous.then(|| json!({"anonymous": {}})));
+        let policy = if self.name == "tenant" { "everybody".to_owned() } else { format!("everybody-{}", self.name) };
+        let rules = json!([{"name": "all", "from": who, "action": "Allow"}]);
+        [
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": users}, "stringData": hashes}),
+            object,
+            v1alpha1(
+                "McpCapabilityPolicy",
+                &policy,
+                json!({"targetRefs": [{"kind": "SipDomain", "name": name}], "rules": rules}),
+            ),
+        ]
+    }
+
+    /// An agent of this tenant.
+    pub fn agent(&self, space: &Space<'_>, user: &str) -> Value {
+        let mut object = agent(space, user);
+        object["spec"]["address"]["domainRef"]["name"] = json!(space.own(self.name));
+        object
+    }
+
+    /// `sip:USER@DOMAIN`.
+    pub fn uri(&self, user: &str) -> String {
+        format!("sip:{user}@{}", self.domain)
+    }
+}
+
+/// The domain of a test, for agents of its first namespace: USER by digest, and anybody if `anonymous`.
+pub fn tenant(space: &Space<'_>, anonymous: bool) -> [Value; 3] {
+    Tenant::new(space, anonymous).objects(space)
 }
 
 /// An agent in front of the MCP server `echo`. What a policy of the domain allows is not its own affair.
@@ -225,9 +270,17 @@ impl Space<'_> {
     /// # Errors
     /// Something does not get ready.
     pub async fn fleet(&self, fleet: &Fleet) -> Fallible<()> {
+        self.apply_all(&tenant(self, fleet.anonymous)).await?;
+        self.edges(fleet).await
+    }
+
+    /// The same without a tenant.
+    ///
+    /// # Errors
+    /// Something does not get ready.
+    pub async fn edges(&self, fleet: &Fleet) -> Fallible<()> {
         self.store().await?;
         self.echo().await?;
-        self.apply_all(&tenant(self, fleet.anonymous)).await?;
         self.apply(&fleet.object()).await?;
         self.edges_ready(fleet.replicas).await
     }

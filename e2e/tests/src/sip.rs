@@ -8,6 +8,9 @@ pub mod probe;
 use serde_json::Value;
 use sip_proto::message::{HeaderId, Message};
 
+/// Headers of a refusal that say more than its phrase.
+const SAYS_MORE: [&str; 3] = ["Warning", "Retry-After", "Min-Expires"];
+
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lost {
@@ -42,6 +45,11 @@ impl Lost {
     pub fn is_typed(&self) -> bool {
         matches!(self, Lost::Rpc(-31001 | -31004, _))
     }
+
+    /// Whether it is 503 and says when to come again.
+    pub fn says_when(&self) -> bool {
+        matches!(self, Lost::Refused(503, why) if why.contains("; Retry-After: "))
+    }
 }
 
 /// A final response as an error, where it is no 2xx.
@@ -49,10 +57,13 @@ pub fn accepted(response: Message) -> Result<Message, Lost> {
     match response.status().unwrap_or(0) {
         200..=299 => Ok(response),
         status => {
-            let phrase = String::from_utf8_lossy(response.reason().unwrap_or_default()).into_owned();
-            let warning =
-                response.headers_named("Warning").next().map(|text| String::from_utf8_lossy(text).into_owned());
-            Err(Lost::Refused(status, format!("{phrase} {}", warning.unwrap_or_default()).trim().to_owned()))
+            let mut words = String::from_utf8_lossy(response.reason().unwrap_or_default()).into_owned();
+            for name in SAYS_MORE {
+                if let Some(value) = response.headers_named(name).next() {
+                    words = format!("{words}; {name}: {}", String::from_utf8_lossy(value));
+                }
+            }
+            Err(Lost::Refused(status, words))
         }
     }
 }
@@ -93,6 +104,9 @@ mod tests {
         };
         let refused = accepted(parse("SIP/2.0 404 Not Found", "")).unwrap_err();
         assert_eq!(refused, Lost::Refused(404, "Not Found".into()));
+        let away = accepted(parse("SIP/2.0 503 Store Unavailable", "Retry-After: 3\r\n")).unwrap_err();
+        assert_eq!(away, Lost::Refused(503, "Store Unavailable; Retry-After: 3".into()));
+        assert!(away.says_when() && !Lost::Refused(503, "Busy".into()).says_when());
         let ok = parse("SIP/2.0 200 OK", "Contact: <sip:edge@192.0.2.7:5060;transport=tcp>\r\n");
         assert_eq!(contact_host(&ok).as_deref(), Some("192.0.2.7"));
         assert!(result(&json!({"error": {"code": -31001, "message": "lost"}})).unwrap_err().is_typed());

@@ -19,8 +19,14 @@ pub const SYSTEM: &str = "sipmcp-system";
 /// Who writes here.
 const MANAGER: &str = "sipmcp-e2e";
 /// Kinds without a namespace, of those that are written here.
-const CLUSTER_WIDE: [&str; 5] =
-    ["SipDomain", "Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
+const CLUSTER_WIDE: [&str; 6] = [
+    "SipDomain",
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "ValidatingWebhookConfiguration",
+];
 
 /// Everything that the tests of one run share.
 pub struct World {

@@ -74,7 +74,20 @@ impl World {
             self.install_definitions().await?;
             self.install_operator(&settings).await?;
         }
-        self.operators_ready().await
+        self.operators_ready().await?;
+        // Nobody writes a policy while the webhook is not reached, and nodes learn of an endpoint a moment after it is ready.
+        let nobody = json!([{"kind": "McpAgent", "name": "nobody"}]);
+        let policy = json!({
+            "apiVersion": crds::v1alpha1::API_VERSION, "kind": "McpCapabilityPolicy", "metadata": {"name": "probe"},
+            "spec": {"targetRefs": nobody},
+        });
+        until("the API server to reach the webhook", PATIENCE, || async {
+            match self.trial("default", &policy).await? {
+                Err(kube::Error::Api(status)) if status.code == 500 => Err(status.message.clone()),
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Every replica runs what the Deployment says, and one of them writes.

@@ -36,6 +36,10 @@ pub struct Phone {
     domain: String,
     /// Shows credentials when it is asked for them; else it is anonymous.
     known: bool,
+    /// Name and password in the test's domain.
+    user: (String, String),
+    /// Takes a 503 for an answer.
+    modest: bool,
     desk: Arc<Desk>,
     /// The edge of the moment and the connection to it.
     link: Mutex<Option<(usize, Link)>>,
@@ -57,6 +61,8 @@ pub struct Dialog {
     gate: Mutex<()>,
     /// The host that the edge gave in its Contact.
     pub contact: Option<String>,
+    /// UUID of the conversation that was offered.
+    pub conversation: String,
 }
 
 type Build<'a> = &'a (dyn Fn(u32, &str, &Link) -> Request + Sync);
@@ -69,15 +75,29 @@ impl Phone {
             tls,
             domain: domain.to_owned(),
             known,
+            user: (USER.0.to_owned(), USER.1.to_owned()),
+            modest: false,
             desk: Arc::default(),
             link: Mutex::default(),
             moves: AtomicU64::new(0),
         }
     }
 
+    /// The same, and a 503 is an answer: nobody is asked again.
+    pub fn modest(mut self) -> Phone {
+        self.modest = true;
+        self
+    }
+
+    /// The same, as another user of the domain.
+    pub fn of(mut self, user: &str, password: &str) -> Phone {
+        self.user = (user.to_owned(), password.to_owned());
+        self
+    }
+
     fn from(&self) -> String {
         if self.known {
-            format!("sip:{}@{}", USER.0, self.domain)
+            format!("sip:{}@{}", self.user.0, self.domain)
         } else {
             "sip:anonymous@anonymous.invalid".to_owned()
         }
@@ -165,7 +185,7 @@ impl Phone {
                 401 | 407 if self.known && sent.is_none() => {
                     credentials = Some(self.credentials(&response, method, uri, body)?);
                 }
-                500 | 503 if Instant::now() + AGAIN < deadline => {
+                500 | 503 if !(self.modest && status == 503) && Instant::now() + AGAIN < deadline => {
                     refusals += 1;
                     if status == 503 {
                         self.moves.fetch_add(1, Ordering::Relaxed);
@@ -190,9 +210,9 @@ impl Phone {
         let status = challenge.status().unwrap_or(0);
         let (asked, name) = header_names(status).unwrap_or(("", "Authorization"));
         let user = ClientUser {
-            username: USER.0,
+            username: &self.user.0,
             realm: &self.domain,
-            secret: ClientSecret::Password(USER.1),
+            secret: ClientSecret::Password(&self.user.1),
             allow_md5: false,
         };
         let request = DigestRequest { method, uri, body };
@@ -236,7 +256,8 @@ impl Phone {
     /// Nobody took it.
     pub async fn invite(&self, uri: &str, limit: Duration) -> Result<Dialog, Lost> {
         let (call_id, tag, cseq) = (token(24), token(16), AtomicU32::new(0));
-        let body = offer();
+        let conversation = uuid();
+        let body = offer(&conversation);
         let next = || cseq.fetch_add(1, Ordering::Relaxed) + 1;
         let build = |cseq: u32, via: &str, link: &Link| {
             self.head("INVITE", uri, &call_id, &tag, cseq, via)
@@ -252,8 +273,12 @@ impl Phone {
         let odd = |why: String| Lost::Refused(200, why);
         let invite = Message::parse(sent, Transportation::Datagram).map_err(|refusal| odd(format!("{refusal:?}")))?;
         let state = DialogState::uac(&invite, &response, self.tls.is_some()).map_err(|error| odd(error.to_string()))?;
-        let dialog =
-            Dialog { contact: super::contact_host(&response), state: Plain::new(state), gate: Mutex::default() };
+        let dialog = Dialog {
+            contact: super::contact_host(&response),
+            state: Plain::new(state),
+            gate: Mutex::default(),
+            conversation,
+        };
         let number = cseq.load(Ordering::Relaxed);
         link.send(|via| dialog.state().ack_2xx(number, via)).await;
         Ok(dialog)
@@ -303,6 +328,35 @@ impl Phone {
     /// Nobody took it.
     pub async fn bye(&self, dialog: &Dialog, limit: Duration) -> Result<(), Lost> {
         self.in_dialog(dialog, "BYE", None, Instant::now() + limit).await.map(drop)
+    }
+
+    /// REGISTER of one's own address with a Contact at this `user`, for so many seconds: the seconds that are granted.
+    ///
+    /// # Errors
+    /// A refusal, or silence.
+    pub async fn register(&self, user: &str, seconds: u32, limit: Duration) -> Result<u32, Lost> {
+        let (call_id, tag, cseq) = (token(24), token(16), AtomicU32::new(0));
+        let (domain, own) = (format!("sip:{}", self.domain), self.from());
+        let contact = |link: &Link| link.contact(user);
+        let next = || cseq.fetch_add(1, Ordering::Relaxed) + 1;
+        let build = |cseq: u32, via: &str, link: &Link| {
+            Request::new("REGISTER", &domain)
+                .via(via)
+                .header(HeaderId::MaxForwards, "70")
+                .header(HeaderId::From, format!("<{own}>;tag={tag}"))
+                .header(HeaderId::To, format!("<{own}>"))
+                .header(HeaderId::CallId, &call_id)
+                .header(HeaderId::CSeq, format!("{cseq} REGISTER"))
+                .header(HeaderId::Contact, format!("<{}>", contact(link)))
+                .header(HeaderId::Expires, seconds.to_string())
+        };
+        let taken = self.ask("REGISTER", &domain, b"", &next, &build, Instant::now() + limit).await?;
+        let ours = contact(&taken.link);
+        let contacts = taken.response.headers(HeaderId::Contact);
+        let texts: Vec<String> = contacts.map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+        let mine = texts.iter().flat_map(|text| text.split(',')).find(|text| text.contains(&ours));
+        let granted = mine.and_then(|text| text.split(";expires=").nth(1)?.split([';', ' ']).next()?.parse().ok());
+        granted.ok_or_else(|| Lost::Refused(200, format!("no time is granted to {ours} in {texts:?}")))
     }
 
     /// OPTIONS without a dialog, once: what a probe does.
@@ -383,10 +437,14 @@ fn with_mcp(request: Request, header: &str, body: &Bytes) -> Request {
         .body(mcp_sip::MEDIA_TYPE, body.clone())
 }
 
-fn offer() -> Bytes {
-    let id = u32::from_le_bytes(random());
+/// A random one (RFC 9562, version 4).
+fn uuid() -> String {
     let hex = token(32);
-    let conversation = format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32]);
+    format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
+}
+
+fn offer(conversation: &str) -> Bytes {
+    let id = u32::from_le_bytes(random());
     Bytes::from(format!(
         "--{BOUNDARY}\r\nContent-Type: application/sdp\r\n\r\nv=0\r\no=- {id} 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n\r\n\
          --{BOUNDARY}\r\nContent-Type: application/mcp+json\r\nContent-Disposition: session;handling=optional\r\n\r\n\

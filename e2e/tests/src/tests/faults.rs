@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
-use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -16,7 +15,7 @@ use crate::harness::cluster::{is_ready, said};
 use crate::harness::figures::{bearable, ms, percentile, times, with};
 use crate::harness::reach::Way;
 use crate::harness::space::{Security, Space};
-use crate::harness::wait::{stays, until};
+use crate::harness::wait::until;
 use crate::manifests::{Fleet, agent};
 use crate::runner::Outcome;
 use crate::sip::Lost;
@@ -172,50 +171,6 @@ pub async fn forced_deletions(space: &Space<'_>) -> Fallible<Outcome> {
     ensure!(fates.wrong.is_empty(), "{} calls were refused:\n{}", fates.wrong.len(), fates.wrong.join("\n"));
     ensure!(doubles == 0, "the tool ran {ran} times for {started} calls");
     bearable("the fate of a call after its edge died (ms)", ms(percentile(&fates.times, 0.99)), ms(FATE))?;
-    Ok(Outcome::Passed)
-}
-
-/// N10, first half: the store's pod is deleted. The edges stay up and say so; nothing new is acknowledged without the store; all of it heals.
-pub async fn lost_store(space: &Space<'_>) -> Fallible<Outcome> {
-    let tls = world_of_calls(space, json!({})).await?;
-    let (phone, uri) = (Arc::new(phone(space, &tls).await?), format!("sip:{AGENT}@{}", space.domain()));
-    phone.page(&uri, "echo", &json!({"text": "before"}), LIMIT).await?;
-    let before: Vec<(String, i32)> = restarts(space).await?;
-    let deployments = space.world.api("apps/v1", "Deployment", &space.name);
-    space.world.merge(&deployments, "redis", &json!({"spec": {"replicas": 0}})).await?;
-    for pod in space.world.pods_of(&space.name, "app=redis").await? {
-        let _ = space.world.pods(&space.name).delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
-    }
-    space.comes("SessionStore", "main", "Reachable", "False", None).await?;
-    let refused = until("a new call to be refused in words", PATIENCE, || async {
-        match phone.invite(&uri, Duration::from_secs(8)).await {
-            Err(Lost::Refused(503, why)) => Ok(why),
-            Err(lost) => Err(format!("{lost}")),
-            Ok(_) => Err("it was taken".to_owned()),
-        }
-    })
-    .await;
-    // Phones try again on 503 until their time is over, so silence within it would be a fault of its own.
-    refused?;
-    stays("the edges stay up", Duration::from_secs(10), || async {
-        let now = restarts(space).await?;
-        ensure!(now == before, "restarts were {before:?} and are {now:?}");
-        Ok(())
-    })
-    .await?;
-    space.world.merge(&deployments, "redis", &json!({"spec": {"replicas": 1}})).await?;
-    let begin = Instant::now();
-    space.running("redis").await?;
-    until("calls to be taken again", PATIENCE, || async {
-        phone
-            .page(&uri, "echo", &json!({"text": "after"}), Duration::from_secs(8))
-            .await
-            .map(drop)
-            .map_err(String::from)
-    })
-    .await?;
-    space.comes("SessionStore", "main", "Reachable", "True", None).await?;
-    space.world.figures.tell("store-pod-deleted", json!({"healed_ms": ms(begin.elapsed())}))?;
     Ok(Outcome::Passed)
 }
 

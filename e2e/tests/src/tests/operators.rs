@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::faults::{AGENT, EDGES, TLS_PORT, calling, phone, restarts, world_of_calls};
+use super::routable;
 use crate::Fallible;
 use crate::ensure;
 use crate::harness::PATIENCE;
@@ -65,8 +66,12 @@ pub async fn one_writer(space: &Space<'_>) -> Fallible<Outcome> {
         Ok(())
     })
     .await?;
+    let phones = routable::phones(space).await?;
+    routable::one(space, &phones, "before").await?;
     let begin = Instant::now();
     world.kill_pod(SYSTEM, &first).await?;
+    // Every replica tells its edges, whoever writes; those of the dead one come over.
+    let alone = routable::one(space, &phones, "meanwhile").await?;
     // It did not let go of the Lease, so that one has to run out first.
     let second = until("another writer", TAKES_OVER * 4, || async {
         let leaders = leaders(world).await?;
@@ -83,11 +88,12 @@ pub async fn one_writer(space: &Space<'_>) -> Fallible<Outcome> {
     let whole = begin.elapsed();
     world.figures.tell(
         "writer-killed",
-        json!({"new_writer_ms": ms(took), "status_again_ms": ms(whole), "from": first, "to": second, "goal_ms": ms(TAKES_OVER)}),
+        json!({"new_writer_ms": ms(took), "status_again_ms": ms(whole), "routable_meanwhile_ms": ms(alone), "from": first, "to": second, "goal_ms": ms(TAKES_OVER)}),
     )?;
     world.operators_ready().await?;
     space.edges_ready(EDGES).await?;
     bearable("time without a writer (ms)", ms(took), ms(TAKES_OVER))?;
+    bearable("from apply to routable without a writer (ms)", ms(alone), ms(routable::GOAL))?;
     Ok(Outcome::Passed)
 }
 

@@ -111,7 +111,7 @@ async fn webhook_answers(space: &Space<'_>) -> Fallible<()> {
     .await
 }
 
-pub async fn invalid(space: &Space<'_>) -> Fallible<Outcome> {
+pub async fn obs_6_invalid_examples_are_refused_with_their_field(space: &Space<'_>) -> Fallible<Outcome> {
     let world = space.world;
     world.installed().await?;
     space.begin(Security::Restricted).await?;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, ListParams, PostParams};
 use kube::config::AuthInfo;
 use kube::core::{ApiResource, GroupVersionKind};
@@ -14,6 +13,7 @@ use super::faults::{AGENT, world_for};
 use crate::Fallible;
 use crate::ensure;
 use crate::harness::PATIENCE;
+use crate::harness::admin::token;
 use crate::harness::cluster::{World, has, said};
 use crate::harness::process::{Ran, run};
 use crate::harness::space::{Security, Space};
@@ -39,12 +39,7 @@ fn account(name: &str, namespace: &str, role: &str) -> [Value; 2] {
 
 /// The cluster as this ServiceAccount sees it.
 async fn as_account(world: &World, namespace: &str, name: &str) -> Fallible<Client> {
-    let accounts = Api::<ServiceAccount>::namespaced(world.client.clone(), namespace);
-    let spec = TokenRequestSpec { expiration_seconds: Some(600), ..TokenRequestSpec::default() };
-    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-    let answer =
-        accounts.create_token_request(name, &PostParams::default(), &request).await.map_err(said("make a token"))?;
-    let token = answer.status.and_then(|status| status.token).ok_or("a TokenRequest without a token")?;
+    let token = token(world, namespace, name, None).await?;
     as_token(world, &token)
 }
 
@@ -75,7 +70,7 @@ async fn admin(space: &Space<'_>, arguments: &[&str], namespace: &str, who: &str
     run(space.world, "kubectl", &whole, LIMIT).await
 }
 
-pub async fn tenants(space: &Space<'_>) -> Fallible<Outcome> {
+pub async fn sec_15_a_tenant_reaches_nothing_of_another(space: &Space<'_>) -> Fallible<Outcome> {
     let world = space.world;
     world.installed().await?;
     space.begin(Security::Restricted).await?;

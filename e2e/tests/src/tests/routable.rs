@@ -24,7 +24,7 @@ use crate::tests::operators::EDGE_HEALTH;
 const EDGES: u32 = 3;
 const PORT: u16 = 5060;
 /// p99 with a thousand agents.
-const GOAL: Duration = Duration::from_secs(1);
+pub const GOAL: Duration = Duration::from_secs(1);
 /// Agents that are measured one by one.
 const MEASURED: usize = 100;
 /// Objects that are written at one time, where nothing is measured.
@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const DELTA_OCTETS: u64 = 16 * 1024;
 
 /// One caller for each edge: what one edge answers says nothing of the others.
-async fn phones(space: &Space<'_>) -> Fallible<Vec<Arc<Phone>>> {
+pub async fn phones(space: &Space<'_>) -> Fallible<Vec<Arc<Phone>>> {
     let mut phones = Vec::new();
     for pod in space.edge_pods().await? {
         let way = Way::to_pod(space.world, &pod, PORT).await?;
@@ -60,7 +60,7 @@ async fn answers(phone: &Phone, uri: &str) -> Fallible<Instant> {
 }
 
 /// Writes an agent, and says how long it took until every edge passed on its answer; `apply` itself counts.
-async fn one(space: &Space<'_>, phones: &[Arc<Phone>], user: &str) -> Fallible<Duration> {
+pub async fn one(space: &Space<'_>, phones: &[Arc<Phone>], user: &str) -> Fallible<Duration> {
     let (object, uri) = (agent(space, user), format!("sip:{user}@{}", space.domain()));
     let begin = Instant::now();
     space.world.create(&space.name, &object).await?;
