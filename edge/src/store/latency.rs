@@ -29,8 +29,8 @@ impl Latency {
     /// Microseconds, at least 1: the median, or the last answer's where there was none lately. `None`: there never was one.
     pub(super) fn median(&self, now: Instant) -> Option<u32> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_late = |at: &Instant| now.saturating_duration_since(*at) < LATELY;
-        let mut took: Vec<u32> = answers.iter().filter(|(at, _)| is_late(at)).map(|(_, took)| *took).collect();
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < LATELY;
+        let mut took: Vec<u32> = answers.iter().filter(|(at, _)| is_recent(at)).map(|(_, took)| *took).collect();
         took.sort_unstable();
         match took.len() {
             0 => answers.back().map(|(_, took)| *took),
