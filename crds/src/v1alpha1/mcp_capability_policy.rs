@@ -1,4 +1,8 @@
 //! `McpCapabilityPolicy`: who may see and call what.
+//!
+//! An edge refuses a policy with a field that it does not know, and closes what the policy is for: the field may be a restriction. So a field of a
+//! later release has no default in the schema, and is left out of the JSON where it is absent (`skip_serializing_if`): else an edge of the
+//! release before would close every agent until it is replaced.
 
 use super::McpCapabilityPolicyStatus;
 use kube::{CustomResource, KubeSchema};

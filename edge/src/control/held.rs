@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crds::core_v1::{ConfigMap, Secret};
-use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
+use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced, unknown_fields};
 use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
 use crds::validate::references::{RefusedPolicy, judge};
 use crds::validate::{self, Finding};
@@ -96,6 +96,8 @@ struct Object {
     read: Result<Read, Unread>,
     /// What it was when it last could be read; only where it cannot be now.
     good: Option<Upsert>,
+    /// Fields of a later release, which have no effect here. A policy with one cannot be read at all.
+    unknown: Vec<String>,
 }
 
 enum Read {
@@ -244,7 +246,8 @@ impl Held {
         };
         self.changes += 1;
         self.bytes += upsert.json.len();
-        self.objects.insert(key, Object { given: upsert, read, good });
+        let unknown = if read.is_ok() { unknown(&key, &upsert.json) } else { Vec::new() };
+        self.objects.insert(key, Object { given: upsert, read, good, unknown });
         Taken { key: message, version, refused: None }
     }
 
@@ -307,9 +310,13 @@ impl Held {
     #[must_use]
     pub fn judge(&self) -> Judged {
         let mut objects = Snapshot { chosen: true, ..Snapshot::default() };
-        let (mut problems, mut refused) = (Vec::new(), Vec::new());
+        let (mut problems, mut refused, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         for (key, object) in &self.objects {
             let at = key.object.clone();
+            if let Some(field) = object.unknown.first() {
+                let message = format!("{}; it has no effect here", of_later_release(&object.unknown));
+                warnings.push(key.origin().problem(&**field, message));
+            }
             match &object.read {
                 Ok(Read::Edge(read, _)) => drop(objects.edges.insert(at, read.clone())),
                 Ok(Read::Store(read)) => drop(objects.stores.insert(at, read.clone())),
@@ -330,7 +337,6 @@ impl Held {
                 }
             }
         }
-        let mut warnings = Vec::new();
         for verdict in judge(&mut objects, &refused) {
             let to = if verdict.stands { &mut warnings } else { &mut problems };
             to.push(verdict.problem());
@@ -410,6 +416,24 @@ struct NamespaceMeta {
     labels: Labels,
 }
 
+/// The fields that this release does not know.
+fn unknown(key: &Key, json: &Bytes) -> Vec<String> {
+    match key.kind {
+        Kind::SipEdge | Kind::SessionStore | Kind::SipDomain | Kind::McpAgent | Kind::McpCapabilityPolicy => {
+            serde_json::from_slice(json).map(|object| unknown_fields(key.kind_name(), &object)).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn of_later_release(unknown: &[String]) -> String {
+    let more = match unknown.len() {
+        0 | 1 => String::new(),
+        fields => format!(" (and {} more)", fields - 1),
+    };
+    format!("this edge is of release {}, which does not know the field{more}", env!("CARGO_PKG_VERSION"))
+}
+
 fn names(key: &Key, namespace: &str, name: &str) -> bool {
     key.object.namespace == namespace && key.object.name == name
 }
@@ -450,10 +474,19 @@ fn custom<T: DeserializeOwned>(
 
 fn policy(key: &Key, json: &Bytes) -> Result<McpCapabilityPolicy, Unread> {
     let object: McpCapabilityPolicy = typed(key, json)?;
-    let findings = validate::policy(&key.object, &object.spec);
+    let mut findings = validate::policy(&key.object, &object.spec);
+    let unknown = unknown(key, json);
+    // It may be what restricts a rule.
+    findings.extend(unknown.first().map(|field| Finding {
+        field: field.clone(),
+        message: format!("{}; what the policy is for is closed", of_later_release(&unknown)),
+    }));
     if findings.is_empty() {
         return Ok(object);
     }
     let targets = object.spec.target_refs.iter().map(|target| (target.kind, target.name.clone())).collect();
     Err(Unread { findings, targets: Some(targets) })
 }
+
+#[cfg(test)]
+mod tests;
