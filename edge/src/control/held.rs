@@ -1,5 +1,7 @@
 //! What an operator gave to this edge, object by object, and what they are together. Without a clock and without a socket.
 
+mod turned_away;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use crds::core_v1::{ConfigMap, Secret};
 use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced, unknown_fields};
-use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
+use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind, targets_of};
 use crds::validate::references::{RefusedPolicy, judge};
 use crds::validate::{self, Finding};
 use edge_api::control::{self, Delta, Kind, Upsert, Versioned};
@@ -16,11 +18,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::endpoints::{self, Endpoints};
+use turned_away::TurnedAway;
 
 /// Objects at one time, as the contract has it.
 pub const MAX_HELD: usize = 131_072;
 /// Octets of all objects together, as they travel.
 pub const MAX_BYTES: usize = 512 << 20;
+
+const NO_ROOM: &str = "this edge has no room for it";
 
 /// An object. The namespace of one that stands in none is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,6 +140,8 @@ pub struct Judged {
 #[derive(Default)]
 pub struct Held {
     objects: BTreeMap<Key, Object>,
+    /// Policies for which there was no room.
+    turned_away: TurnedAway,
     bytes: usize,
     /// To be let go of, once the operator has said everything.
     leaving: BTreeSet<Key>,
@@ -164,6 +171,7 @@ impl Held {
     /// A stream begins: nothing is let go of until the operator has said everything on it.
     pub fn begin(&mut self) {
         self.leaving.clear();
+        self.turned_away.begin();
         self.complete = false;
     }
 
@@ -218,6 +226,10 @@ impl Held {
         if self.complete {
             for key in std::mem::take(&mut self.leaving) {
                 self.remove(&key);
+                self.let_in(&key);
+            }
+            if delta.initial_done && self.turned_away.complete() {
+                self.changes += 1;
             }
         }
         taken
@@ -235,8 +247,13 @@ impl Held {
         let there = self.objects.get(&key).map_or(0, |object| object.given.json.len());
         let is_new = !self.objects.contains_key(&key);
         if self.bytes - there + upsert.json.len() > MAX_BYTES || (is_new && self.objects.len() >= MAX_HELD) {
-            return refused("this edge has no room for it");
+            if key.kind == Kind::McpCapabilityPolicy {
+                self.turned_away.add(&key.object, targets(&upsert.json));
+                self.changes += 1;
+            }
+            return refused(NO_ROOM);
         }
+        self.let_in(&key);
         let read = read(&key, &upsert.json);
         let before = self.remove(&key);
         let good = match (&read, before) {
@@ -249,6 +266,13 @@ impl Held {
         let unknown = if read.is_ok() { unknown(&key, &upsert.json) } else { Vec::new() };
         self.objects.insert(key, Object { given: upsert, read, good, unknown });
         Taken { key: message, version, refused: None }
+    }
+
+    /// A policy is held, or gone.
+    fn let_in(&mut self, key: &Key) {
+        if key.kind == Kind::McpCapabilityPolicy && self.turned_away.remove(&key.object) {
+            self.changes += 1;
+        }
     }
 
     fn remove(&mut self, key: &Key) -> Option<Object> {
@@ -336,6 +360,14 @@ impl Held {
                     }
                 }
             }
+        }
+        for policy in self.turned_away.refused() {
+            problems.push(policy.origin.problem("", format!("{NO_ROOM}; what the policy is for is closed")));
+            // In an older form it holds no more.
+            if let Some(key) = &policy.key {
+                objects.policies.remove(key);
+            }
+            refused.push(policy);
         }
         for verdict in judge(&mut objects, &refused) {
             let to = if verdict.stands { &mut warnings } else { &mut problems };
@@ -473,7 +505,7 @@ fn custom<T: DeserializeOwned>(
 }
 
 fn policy(key: &Key, json: &Bytes) -> Result<McpCapabilityPolicy, Unread> {
-    let object: McpCapabilityPolicy = typed(key, json)?;
+    let object: McpCapabilityPolicy = typed(key, json).map_err(|unread| Unread { targets: targets(json), ..unread })?;
     let mut findings = validate::policy(&key.object, &object.spec);
     let unknown = unknown(key, json);
     // It may be what restricts a rule.
@@ -484,8 +516,12 @@ fn policy(key: &Key, json: &Bytes) -> Result<McpCapabilityPolicy, Unread> {
     if findings.is_empty() {
         return Ok(object);
     }
-    let targets = object.spec.target_refs.iter().map(|target| (target.kind, target.name.clone())).collect();
-    Err(Unread { findings, targets: Some(targets) })
+    Err(Unread { findings, targets: targets(json) })
+}
+
+/// What a policy is for, whatever else of it can be read.
+fn targets(json: &Bytes) -> Option<Vec<(TargetKind, String)>> {
+    serde_json::from_slice(json).ok().and_then(|policy| targets_of(&policy))
 }
 
 #[cfg(test)]

@@ -79,3 +79,48 @@ fn another_object_with_a_field_of_a_later_release_is_in_use_with_a_warning() {
     assert_eq!(warnings, [(Some("SipDomain d"), "spec.greeting")]);
     assert!(judged.problems.is_empty());
 }
+
+#[test]
+fn a_policy_that_does_not_fit_its_type_closes_what_it_selects_and_nothing_else() {
+    let mut held = held();
+    let target = json!({"group": "sipmcp.dev", "kind": "McpAgent", "name": "a"});
+    let refs = json!([target]);
+    given(&mut held, Kind::McpCapabilityPolicy, &policy(json!({"targetRefs": refs, "rules": "all"})));
+    assert_eq!(open(&held), ["b", "c"]);
+    for unclear in [json!([target, {"kind": "Other", "name": "b"}]), json!([]), json!("a"), Value::Null] {
+        given(&mut held, Kind::McpCapabilityPolicy, &policy(json!({"targetRefs": unclear, "rules": "all"})));
+        assert_eq!(open(&held), ["c"], "{unclear}: it may be for all of its namespace");
+    }
+}
+
+#[test]
+fn a_policy_without_room_closes_what_it_selects_until_it_has_some() {
+    let mut held = held();
+    let used = std::mem::replace(&mut held.bytes, MAX_BYTES);
+    let taken = given(&mut held, Kind::McpCapabilityPolicy, &allows(&Value::Null));
+    assert!(taken.refused.is_some());
+    assert_eq!(open(&held), ["b", "c"]);
+    // The operator goes on to say what it selects, and what it does not.
+    assert_eq!(held.versions().len(), 4, "it is not held");
+    held.bytes = used;
+    assert!(given(&mut held, Kind::McpCapabilityPolicy, &allows(&Value::Null)).refused.is_none());
+    assert_eq!(open(&held), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_policy_without_room_closes_nothing_any_more_once_it_is_gone() {
+    let mut held = held();
+    given(&mut held, Kind::McpCapabilityPolicy, &allows(&Value::Null));
+    held.take(Delta { initial_done: true, ..Delta::default() });
+    let used = std::mem::replace(&mut held.bytes, MAX_BYTES);
+    let wider = policy(json!({"targetRefs": [{"kind": "McpAgent", "name": "b"}], "rules": [
+        {"name": "all", "action": "Allow", "audit": "Metadata"}, {"name": "more", "action": "Allow"}, {"name": "most", "action": "Allow"},
+    ]}));
+    assert!(given(&mut held, Kind::McpCapabilityPolicy, &wider).refused.is_some());
+    // In its older form it is for another one.
+    assert_eq!(open(&held), ["a", "c"]);
+    held.bytes = used;
+    let key = Key::new(Kind::McpCapabilityPolicy, ObjectKey::new("acme", "p"));
+    held.take(Delta { removals: vec![key.to_message()], ..Delta::default() });
+    assert_eq!(open(&held), ["a", "b", "c"]);
+}
