@@ -282,17 +282,12 @@ impl Held {
         Some(object)
     }
 
-    /// The numbers of the tenants, by domain in lower case, as the operator gave them.
+    /// The numbers of the tenants, by domain in lower case, as the operator gave them. Also of a domain that cannot be read now: what stood last
+    /// may stand in for it, and is to have no other one.
     #[must_use]
     pub fn tenants(&self) -> BTreeMap<String, u16> {
-        let number = |object: &Object| match (&object.read, object.given.tenant) {
-            (Ok(Read::Domain(domain)), Some(number)) => {
-                let number = u16::try_from(number).ok().filter(|number| *number > 0)?;
-                Some((domain.spec.domain.to_ascii_lowercase(), number))
-            }
-            _ => None,
-        };
-        self.objects.values().filter_map(number).collect()
+        let domains = self.objects.iter().filter(|(key, _)| key.kind == Kind::SipDomain).map(|(_, object)| object);
+        domains.flat_map(|object| object.good.iter().chain([&object.given])).filter_map(numbered).collect()
     }
 
     /// The address at which peers reach this pod, where its SipEdge asks for one that only the cluster knows.
@@ -375,6 +370,21 @@ impl Held {
         }
         Judged { objects, problems, refused, warnings }
     }
+}
+
+/// The number of a domain, whatever else of it can be read.
+fn numbered(domain: &Upsert) -> Option<(String, u16)> {
+    #[derive(Deserialize)]
+    struct Domain {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        domain: String,
+    }
+    let number = u16::try_from(domain.tenant?).ok().filter(|number| *number > 0)?;
+    let Domain { spec } = serde_json::from_slice(&domain.json).ok()?;
+    Some((spec.domain.to_ascii_lowercase(), number))
 }
 
 fn unread(field: &str, message: impl Into<String>) -> Unread {

@@ -124,3 +124,22 @@ fn a_policy_without_room_closes_nothing_any_more_once_it_is_gone() {
     held.take(Delta { removals: vec![key.to_message()], ..Delta::default() });
     assert_eq!(open(&held), ["a", "b", "c"]);
 }
+
+#[test]
+fn a_domain_that_cannot_be_read_any_more_keeps_its_number() {
+    let mut held = Held::default();
+    let domain = |spec: Value, tenant| {
+        let json = serde_json::to_vec(&object("SipDomain", "", "d", spec)).unwrap().into();
+        let key = Key::new(Kind::SipDomain, ObjectKey::new("", "d")).to_message();
+        Upsert { key: Some(key), version: "u/1".into(), json, tenant, ..Upsert::default() }
+    };
+    let numbers = |held: &Held| held.tenants().into_iter().collect::<Vec<_>>();
+    let take = |held: &mut Held, upsert| held.take(Delta { upserts: vec![upsert], ..Delta::default() });
+    take(&mut held, domain(json!({"domain": "D.example"}), Some(7)));
+    assert_eq!(numbers(&held), [("d.example".to_owned(), 7)]);
+    // As an edge starts with what was kept: what stood last, then what cannot be read in its place.
+    take(&mut held, domain(json!({"domain": "d.example", "authentication": "none"}), None));
+    assert_eq!(numbers(&held), [("d.example".to_owned(), 7)]);
+    take(&mut held, domain(json!({"domain": "d.example", "authentication": "less"}), Some(7)));
+    assert_eq!(numbers(&held), [("d.example".to_owned(), 7)]);
+}
