@@ -149,17 +149,29 @@ pub struct DrainQuestion {
     /// The order is taken back; a pod that has begun goes on.
     #[serde(default)]
     pub cancel: bool,
+    /// Nothing is ordered: how far the pod is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub look: bool,
+    /// With `look`: of the pod that was ordered to drain, as the answer to the order said it. One that came under its name was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drains {
-    /// `None`, `Settling`, `Draining`, `Drained`; `Unknown` until the pod has reported.
+    /// `None`, `Settling`, `Draining`, `Drained`; `Unknown` until the pod has reported; `Gone`: there is no pod of that uid any more.
     pub state: String,
     /// What is left.
     pub in_flight: u32,
     pub dialogs: u32,
     pub flows: u32,
+    /// Of the pod; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// The order of a person stands.
+    #[serde(default)]
+    pub ordered: bool,
 }
 
 /// Everything that is stored about a conversation (draft section 7.5.2). Needs the right for all namespaces: the agents of a conversation may

@@ -6,6 +6,7 @@ mod document;
 mod node;
 mod snapshot;
 mod structure;
+mod unknown;
 
 use crate::validate::references::{RefusedPolicy, settle};
 use document::{Document, Object};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use snapshot::{ObjectKey, Origin, ServicePorts, Snapshot, Sourced};
+pub use unknown::unknown_fields;
 
 /// Bytes of one file.
 pub const MAX_FILE_BYTES: usize = 1 << 20;

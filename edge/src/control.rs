@@ -22,7 +22,7 @@ use edge_api::control::{ConfigSource, Drain, Kind, Outcome};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::manifests::keep_last_good;
 use crate::mesh::tls::MeshTls;
@@ -38,6 +38,10 @@ use tools::Tools;
 pub const COLD_START: Duration = Duration::from_secs(3);
 /// Between two writes of that file, at least; with much to write, so that it is a tenth of the time.
 const KEEP_EVERY: Duration = Duration::from_millis(500);
+/// Between two attempts that fail: doubled from [`KEEP_EVERY`] up to this.
+const KEEP_AGAIN: Duration = Duration::from_secs(30);
+/// For the last write, when the process ends.
+const KEEP_LAST: Duration = Duration::from_secs(5);
 
 /// How an operator is reached, and who this edge is.
 #[derive(Clone, Debug)]
@@ -83,6 +87,8 @@ struct Shared {
     enrolled: watch::Sender<Option<Arc<Enrolled>>>,
     /// The last order to drain, or to stop it.
     drain: watch::Sender<Option<Drain>>,
+    /// Held while the file is written.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -97,8 +103,10 @@ struct State {
     trouble: String,
     /// What was held is in use.
     in_use: bool,
-    /// What is held may be kept.
+    /// What is held is to be kept.
     keep: bool,
+    /// Why it is not; empty: it is, or nothing is to be kept.
+    not_kept: String,
     /// Octets of all Deltas.
     received: u64,
 }
@@ -127,6 +135,9 @@ pub struct Standing {
     pub rejected: usize,
     /// Octets of configuration that came on control streams in this life of the process.
     pub received_octets: u64,
+    /// Why the file that a restart without an operator needs is not as it should be; empty: it is, or there is to be none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub not_kept: String,
 }
 
 /// Answers how the control stream stands.
@@ -153,6 +164,7 @@ impl Watch {
             held: state.held.keys().count(),
             rejected: state.ledger.rejected(),
             received_octets: state.received,
+            not_kept: state.not_kept.clone(),
         })
     }
 }
@@ -216,6 +228,7 @@ impl Operator {
             said: watch::Sender::new(0),
             enrolled: enrolled_in,
             drain,
+            writing: tokio::sync::Mutex::default(),
         });
         let discover = tools::discover(shared.tools.clone(), shared.reporter.clone());
         let tasks = [
@@ -343,6 +356,13 @@ impl Operator {
         wake(&self.shared.said);
     }
 
+    /// The process ends: what is to be kept and is not yet is written now.
+    pub async fn finish(&self) {
+        if timeout(KEEP_LAST, write_down(&self.shared)).await.is_err() {
+            tracing::error!("the last configuration was not kept in its file in time");
+        }
+    }
+
     /// What was read is not in use yet, for this reason.
     pub fn waits(&mut self, reason: &str) {
         let reason = format!("this edge starts: {reason}");
@@ -380,28 +400,50 @@ impl Operator {
     }
 }
 
-/// Keeps what is held in the file, a moment after it was applied.
+/// Keeps what is held in the file, a moment after it was applied. What could not be written is tried again.
 async fn keep(shared: Arc<Shared>) {
-    let Some(cache) = shared.settings.cache.clone() else { return };
+    if shared.settings.cache.is_none() {
+        return;
+    }
     let mut said = shared.said.subscribe();
-    let mut told = String::new();
-    while said.changed().await.is_ok() {
-        let kept = shared.with(|state| std::mem::take(&mut state.keep).then(|| state.held.kept()));
-        let Some(kept) = kept else { continue };
-        let (writing, begin) = (cache.clone(), Instant::now());
-        let written = tokio::task::spawn_blocking(move || writing.write(kept)).await;
-        let trouble = match written {
-            Ok(Ok(())) => String::new(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        if !trouble.is_empty() && trouble != told {
-            tracing::error!(
-                "--config-cache {}: {trouble}; a restart without an operator would be without it",
-                cache.file.display()
-            );
+    let mut pause = KEEP_EVERY;
+    loop {
+        let begin = Instant::now();
+        match write_down(&shared).await {
+            Some(true) => pause = KEEP_EVERY,
+            Some(false) => pause = (pause * 2).min(KEEP_AGAIN),
+            None => match said.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
         }
-        told = trouble;
-        sleep(KEEP_EVERY.max(begin.elapsed() * 9)).await;
+        sleep(pause.max(begin.elapsed() * 9)).await;
     }
 }
+
+/// Writes the file where that is due, and says whether that was done. `None`: it is as it should be.
+async fn write_down(shared: &Shared) -> Option<bool> {
+    let cache = shared.settings.cache.clone()?;
+    let _writing = shared.writing.lock().await;
+    let kept = shared.with(|state| std::mem::take(&mut state.keep).then(|| state.held.kept()))?;
+    let file = cache.file.display().to_string();
+    let written = tokio::task::spawn_blocking(move || cache.write(kept)).await;
+    let trouble = match written {
+        Ok(Ok(())) => String::new(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let told = shared.with(|state| {
+        state.keep |= !trouble.is_empty();
+        std::mem::replace(&mut state.not_kept, trouble.clone())
+    });
+    if !trouble.is_empty() && trouble != told {
+        tracing::error!("--config-cache {file}: {trouble}; a restart without an operator would be without it");
+    } else if trouble.is_empty() && !told.is_empty() {
+        tracing::info!("--config-cache {file}: the configuration is kept again");
+    }
+    Some(trouble.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 const MAX_ID: usize = 253;
 /// How a certificate names an edge where a dNSName cannot.
 const URN: &str = "urn:sipmcp:edge:";
+/// How a certificate of an operator names the SipEdge, `namespace/name`.
+const FLEET: &str = "urn:sipmcp:sipedge:";
 
 /// The id of an edge: the name of its pod, or of its machine. Lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +62,11 @@ pub fn named(dns: &[String], uris: &[String]) -> Vec<EdgeId> {
     dns.iter().map(String::as_str).chain(uris).filter_map(|id| EdgeId::new(id).ok()).collect()
 }
 
+/// The SipEdge, `namespace/name`, whose edge a certificate with these names is for. `None`: it says nothing of it, as one that no operator made.
+pub fn fleet<'a>(mut uris: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    uris.find_map(|uri| uri.strip_prefix(FLEET))
+}
+
 fn strip_urn(uri: &str) -> Option<&str> {
     let (scheme, id) = uri.split_at_checked(URN.len())?;
     scheme.eq_ignore_ascii_case(URN).then_some(id)
@@ -100,5 +107,7 @@ mod tests {
         assert!(id.is_named(&[], &strings(&["URN:sipmcp:edge:Edge_0"])));
         assert!(!id.is_named(&strings(&["edge_0.example", "*"]), &strings(&["sip:edge_0", "urn:sipmcp:edge:edge_01"])));
         assert_eq!(named(&strings(&["a", "*.b"]), &strings(&["urn:sipmcp:edge:c"])).len(), 2);
+        assert_eq!(fleet(["urn:sipmcp:edge:c", "urn:sipmcp:sipedge:acme/e"].into_iter()), Some("acme/e"));
+        assert_eq!(fleet(["urn:sipmcp:edge:c"].into_iter()), None);
     }
 }

@@ -285,6 +285,8 @@ impl Collector for Scrape {
             gauge("stream_connected", "1 while an operator is connected", u64::from(control.connected))?;
             gauge("held_resources", "Objects that an operator gave", control.held as u64)?;
             gauge("refused_resources", "Those of them that are not in use", control.rejected as u64)?;
+            let help = "1 while the configuration cannot be kept for a restart without an operator";
+            gauge("config_not_kept", help, u64::from(!control.not_kept.is_empty()))?;
             let help = "Octets of configuration that operators sent";
             let counter = encoder.encode_descriptor("config_received_bytes", help, None, MetricType::Counter)?;
             ConstCounter::new(control.received_octets).encode(counter)?;

@@ -239,6 +239,7 @@ async fn live(args: &Args, runtime: Handle) -> Result<ExitCode, Refused> {
             },
         }
     };
+    process.source.finish().await;
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
@@ -297,9 +298,13 @@ async fn prepare(
         Wanted::Redis(config) => Some((**config).clone()),
         Wanted::Memory | Wanted::File(_) => None,
     };
+    // An operator numbers the domains; a store would give numbers that others have there.
+    let numbers = args.operator.is_none();
     let opening = match (wanted, file) {
         (_, Some(file)) => {
-            builder.numbers_of(&file, objects).map_err(Refused::failure)?;
+            if numbers {
+                builder.numbers_of(&file, objects).map_err(Refused::failure)?;
+            }
             Opening::File(Box::new(file))
         }
         (Wanted::Redis(config), None) => Opening::Redis(config),
@@ -308,7 +313,9 @@ async fn prepare(
     tenants.into_iter().for_each(|(domain, tenant)| builder.numbered(domain, tenant));
     let sealer = builder.sealer(objects).map_err(Refused::failure)?;
     let Opened { store, health } = Store::open(opening, sealer, metrics).await.map_err(Refused::failure)?;
-    number(&store, &mut builder, objects).await;
+    if numbers {
+        number(&store, &mut builder, objects).await;
+    }
     builder.secure(&store, objects).await.map_err(Refused::failure)?;
     Ok(Prepared { loaded, edge, builder, store, health, redis })
 }
@@ -568,12 +575,13 @@ impl Process {
         let Loaded { objects, problems, .. } = self.source.read();
         self.source.tenants().into_iter().for_each(|(domain, tenant)| self.builder.numbered(domain, tenant));
         let other_way = self.reach_store(&objects).await;
-        self.unnumbered = match self.builder.number(&self.parts.store, &objects).await {
-            Ok(()) => false,
-            Err(error) => {
+        self.unnumbered = match self.source.is_operator() {
+            // A store would give numbers that others have there.
+            true => false,
+            false => self.builder.number(&self.parts.store, &objects).await.is_err_and(|error| {
                 tracing::warn!(%error, "the domains have no numbers from the store yet");
                 true
-            }
+            }),
         };
         // It was there at the start, and stays.
         let Some(mut built) = self.builder.build(&objects) else { return };

@@ -149,6 +149,13 @@ impl Source {
         }
     }
 
+    /// The process ends.
+    pub async fn finish(&self) {
+        if let Source::Operator(operator) = self {
+            operator.finish().await;
+        }
+    }
+
     /// The certificate of this edge in the mesh, where a new one came with the control stream.
     pub fn new_certificate(&mut self) -> Option<Result<MeshTls, String>> {
         match self {

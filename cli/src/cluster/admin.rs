@@ -15,7 +15,7 @@ use kube::api::ListParams;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -45,7 +45,11 @@ pub struct Admin {
     namespace: String,
     /// Name and port of each pod.
     pods: Vec<(String, u16)>,
+    /// Who asks.
+    account: Option<(String, String)>,
     token: Zeroizing<String>,
+    /// Then another one is had.
+    renew_at: Instant,
     tls: Arc<ClientConfig>,
 }
 
@@ -63,8 +67,31 @@ impl Admin {
         let namespace = args.cluster.operator_namespace.clone();
         let tls = tls(&authority(&cluster, &namespace, args).await?)?;
         let pods = pods(&cluster, &namespace).await?;
-        let token = token::token(&cluster, args.service_account.as_ref()).await?;
-        Ok(Admin { cluster, namespace, pods, token, tls })
+        let account = args.service_account.clone();
+        let token = token::token(&cluster, account.as_ref()).await?;
+        let renew_at = Instant::now() + token::LIFE / 2;
+        Ok(Admin { cluster, namespace, pods, account, token, renew_at, tls })
+    }
+
+    /// For whoever asks again and again: another token, long before the one that is shown ends.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn renew(&mut self) -> Result<(), Failure> {
+        if Instant::now() >= self.renew_at {
+            self.token = token::token(&self.cluster, self.account.as_ref()).await?;
+            self.renew_at = Instant::now() + token::LIFE / 2;
+        }
+        Ok(())
+    }
+
+    /// The replicas that there are now.
+    ///
+    /// # Errors
+    /// None is ready; those of before are kept.
+    pub async fn find_again(&mut self) -> Result<(), Failure> {
+        self.pods = pods(&self.cluster, &self.namespace).await?;
+        Ok(())
     }
 
     /// Of the objects.

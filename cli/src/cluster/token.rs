@@ -1,6 +1,7 @@
 //! The token that the operator is shown.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crds::admin::AUDIENCE;
 use hyper::header::{AUTHORIZATION, HeaderValue};
@@ -17,7 +18,7 @@ use super::{Cluster, refused};
 use crate::failure::Failure;
 
 /// The shortest that the API server gives.
-const LIFE_SECONDS: i64 = 600;
+pub const LIFE: Duration = Duration::from_secs(600);
 
 /// Of the ServiceAccount, where one is named; else what the kubeconfig shows to the API server.
 pub async fn token(cluster: &Cluster, account: Option<&(String, String)>) -> Result<Zeroizing<String>, Failure> {
@@ -38,7 +39,7 @@ async fn made(cluster: &Cluster, namespace: &str, name: &str) -> Result<Zeroizin
     let accounts = Api::<ServiceAccount>::namespaced(cluster.client.clone(), namespace);
     let spec = TokenRequestSpec {
         audiences: Some(vec![AUDIENCE.to_owned()]),
-        expiration_seconds: Some(LIFE_SECONDS),
+        expiration_seconds: i64::try_from(LIFE.as_secs()).ok(),
         ..TokenRequestSpec::default()
     };
     let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };

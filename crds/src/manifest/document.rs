@@ -8,6 +8,7 @@ use crate::core_v1::{ConfigMap, Secret, SecretBytes};
 use crate::schema;
 use crate::v1alpha1::{
     API_VERSION, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind, default_namespace,
+    targets_of,
 };
 use crate::validate::{self, Finding};
 use k8s_openapi::ByteString;
@@ -154,7 +155,7 @@ pub(crate) fn read(
         findings.extend(of_files.into_iter().filter(|_| destination == Destination::Edge));
         findings
     };
-    let policy_targets = (kind == Kind::McpCapabilityPolicy).then(|| targets(&node));
+    let policy_targets = (kind == Kind::McpCapabilityPolicy).then(|| targets_of(&node.to_json()));
     let object = match kind {
         Kind::Secret => read_secret(&node, &metadata, &mut faults).map(Object::Secret),
         Kind::ConfigMap => read_config_map(&node, &metadata, &mut faults).map(Object::ConfigMap),
@@ -332,21 +333,6 @@ fn typed<T: DeserializeOwned>(node: &Node, faults: &mut Vec<Fault>, rules: impl 
         message,
     }));
     Some(object)
-}
-
-/// What a policy selects, read from a document that may be broken elsewhere.
-fn targets(node: &Node) -> Option<Vec<(TargetKind, String)>> {
-    let targets = node.get("spec")?.get("targetRefs")?.items();
-    let read = |target: &Node| {
-        let kind = match target.get("kind")?.as_str()? {
-            "McpAgent" => TargetKind::McpAgent,
-            "SipDomain" => TargetKind::SipDomain,
-            _ => return None,
-        };
-        Some((kind, target.get("name")?.as_str()?.to_owned()))
-    };
-    let targets: Option<Vec<_>> = targets.iter().map(read).collect();
-    targets.filter(|targets| !targets.is_empty())
 }
 
 fn read_secret(node: &Node, metadata: &Metadata, faults: &mut Vec<Fault>) -> Option<Secret> {

@@ -1,9 +1,14 @@
 //! `McpCapabilityPolicy`: who may see and call what.
+//!
+//! An edge refuses a policy with a field that it does not know, and closes what the policy is for: the field may be a restriction. So a field of a
+//! later release has no default in the schema, and is left out of the JSON where it is absent (`skip_serializing_if`): else an edge of the
+//! release before would close every agent until it is replaced.
 
 use super::McpCapabilityPolicyStatus;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Who may see and call what. A matching Deny of any policy wins. Then each level that has policies, the agent's and its domain's, must
 /// allow: by a rule, or by `defaultAction` where all policies of the level say Allow. An agent without any policy is denied.
@@ -87,6 +92,18 @@ pub enum TargetKind {
     McpAgent,
     /// All agents of a domain that takes policies of the policy's namespace.
     SipDomain,
+}
+
+/// What a policy is for, of JSON that need not fit the type elsewhere. `None`: that cannot be read to its end, or it is nothing.
+#[must_use]
+pub fn targets_of(policy: &Value) -> Option<Vec<(TargetKind, String)>> {
+    let target = |reference: &Value| {
+        let kind = TargetKind::deserialize(reference.get("kind")?).ok()?;
+        Some((kind, reference.get("name")?.as_str()?.to_owned()))
+    };
+    let targets = policy.get("spec")?.get("targetRefs")?.as_array()?;
+    let targets: Option<Vec<_>> = targets.iter().map(target).collect();
+    targets.filter(|targets| !targets.is_empty())
 }
 
 /// How an agent's policy stands to those of its domain.

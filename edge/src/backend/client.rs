@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use super::answer::{self, Ended, Format, Head, Position, Sink, Stop};
 use super::config::{BackendConfig, BackendConfigError};
-use super::connect::{Body, ConnectError, Connection, SendError};
+use super::connect::{Body, ConnectError, Connection, Late, SendError};
 use super::endpoint::Endpoint;
 use super::places::{Kind, Place, Places, Stats};
 use super::pool::Pool;
@@ -55,6 +55,7 @@ pub struct Backend {
     route: ArcSwapOption<Vec<SocketAddr>>,
     /// The address of the route at which the next connection begins.
     turn: AtomicUsize,
+    late: Late,
     /// The last attempt to connect failed; the log says so once.
     is_down: AtomicBool,
 }
@@ -84,6 +85,7 @@ impl Backend {
             authorization,
             route: ArcSwapOption::empty(),
             turn: AtomicUsize::new(0),
+            late: Late::default(),
             is_down: AtomicBool::new(false),
         })
     }
@@ -216,7 +218,7 @@ impl Backend {
             route
         });
         let limit = self.config.limits.connect_timeout;
-        let opened = Connection::open(&self.endpoint, route, self.tls.as_ref(), limit).await;
+        let opened = Connection::open(&self.endpoint, route, &self.late, self.tls.as_ref(), limit).await;
         self.note_health(opened.as_ref().err());
         opened.map_err(|_| BackendFailure::Unreachable)
     }

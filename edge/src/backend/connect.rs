@@ -1,5 +1,7 @@
 //! One connection to a backend: resolve, connect, TLS, HTTP/1.1.
 
+mod race;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
+pub(super) use race::Late;
 
 pub(super) type Body = Full<Bytes>;
 
@@ -73,10 +76,11 @@ impl Connection {
     pub(super) async fn open(
         endpoint: &Endpoint,
         route: Option<Vec<SocketAddr>>,
+        late: &Late,
         tls: Option<&TlsConnector>,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        tokio::time::timeout(timeout, Self::dial(endpoint, route, tls))
+        tokio::time::timeout(timeout, Self::dial(endpoint, route, late, tls))
             .await
             .unwrap_or(Err(ConnectError::Timeout(timeout)))
     }
@@ -84,22 +88,20 @@ impl Connection {
     async fn dial(
         endpoint: &Endpoint,
         route: Option<Vec<SocketAddr>>,
+        late: &Late,
         tls: Option<&TlsConnector>,
     ) -> Result<Self, ConnectError> {
-        let (addresses, mut last) = match route {
+        let (addresses, none) = match route {
             Some(route) => (route, ConnectError::NothingReady),
             None => {
                 let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
                 (found.map_err(ConnectError::Resolve)?.collect(), ConnectError::NoAddress)
             }
         };
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Self::handshake(stream, address, endpoint, tls).await,
-                Err(error) => last = ConnectError::Connect(error),
-            }
+        match race::first(addresses, late).await {
+            Ok((stream, address)) => Self::handshake(stream, address, endpoint, tls).await,
+            Err(error) => Err(error.map_or(none, ConnectError::Connect)),
         }
-        Err(last)
     }
 
     async fn handshake(

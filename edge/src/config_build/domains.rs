@@ -22,7 +22,7 @@ impl Builder {
         for (name, object) in &objects.domains {
             let domain = object.spec.domain.to_ascii_lowercase();
             let Some(tenant) = self.tenants.get(&domain).copied() else {
-                let message = "waits for its number in the store, which does not answer; it is asked again";
+                let message = "waits for its number in the store, which does not answer, or from the operator";
                 problems.push(object.origin.problem("spec.domain", message));
                 continue;
             };

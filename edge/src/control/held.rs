@@ -1,5 +1,7 @@
 //! What an operator gave to this edge, object by object, and what they are together. Without a clock and without a socket.
 
+mod turned_away;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -7,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crds::core_v1::{ConfigMap, Secret};
-use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced};
-use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind};
+use crds::manifest::{ObjectKey, Origin, Problem, Snapshot, Sourced, unknown_fields};
+use crds::v1alpha1::{Labels, McpAgent, McpCapabilityPolicy, SessionStore, SipDomain, SipEdge, TargetKind, targets_of};
 use crds::validate::references::{RefusedPolicy, judge};
 use crds::validate::{self, Finding};
 use edge_api::control::{self, Delta, Kind, Upsert, Versioned};
@@ -16,11 +18,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::endpoints::{self, Endpoints};
+use turned_away::TurnedAway;
 
 /// Objects at one time, as the contract has it.
 pub const MAX_HELD: usize = 131_072;
 /// Octets of all objects together, as they travel.
 pub const MAX_BYTES: usize = 512 << 20;
+
+const NO_ROOM: &str = "this edge has no room for it";
 
 /// An object. The namespace of one that stands in none is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +101,8 @@ struct Object {
     read: Result<Read, Unread>,
     /// What it was when it last could be read; only where it cannot be now.
     good: Option<Upsert>,
+    /// Fields of a later release, which have no effect here. A policy with one cannot be read at all.
+    unknown: Vec<String>,
 }
 
 enum Read {
@@ -133,6 +140,8 @@ pub struct Judged {
 #[derive(Default)]
 pub struct Held {
     objects: BTreeMap<Key, Object>,
+    /// Policies for which there was no room.
+    turned_away: TurnedAway,
     bytes: usize,
     /// To be let go of, once the operator has said everything.
     leaving: BTreeSet<Key>,
@@ -162,6 +171,7 @@ impl Held {
     /// A stream begins: nothing is let go of until the operator has said everything on it.
     pub fn begin(&mut self) {
         self.leaving.clear();
+        self.turned_away.begin();
         self.complete = false;
     }
 
@@ -216,6 +226,10 @@ impl Held {
         if self.complete {
             for key in std::mem::take(&mut self.leaving) {
                 self.remove(&key);
+                self.let_in(&key);
+            }
+            if delta.initial_done && self.turned_away.complete() {
+                self.changes += 1;
             }
         }
         taken
@@ -233,8 +247,13 @@ impl Held {
         let there = self.objects.get(&key).map_or(0, |object| object.given.json.len());
         let is_new = !self.objects.contains_key(&key);
         if self.bytes - there + upsert.json.len() > MAX_BYTES || (is_new && self.objects.len() >= MAX_HELD) {
-            return refused("this edge has no room for it");
+            if key.kind == Kind::McpCapabilityPolicy {
+                self.turned_away.add(&key.object, targets(&upsert.json));
+                self.changes += 1;
+            }
+            return refused(NO_ROOM);
         }
+        self.let_in(&key);
         let read = read(&key, &upsert.json);
         let before = self.remove(&key);
         let good = match (&read, before) {
@@ -244,8 +263,16 @@ impl Held {
         };
         self.changes += 1;
         self.bytes += upsert.json.len();
-        self.objects.insert(key, Object { given: upsert, read, good });
+        let unknown = if read.is_ok() { unknown(&key, &upsert.json) } else { Vec::new() };
+        self.objects.insert(key, Object { given: upsert, read, good, unknown });
         Taken { key: message, version, refused: None }
+    }
+
+    /// A policy is held, or gone.
+    fn let_in(&mut self, key: &Key) {
+        if key.kind == Kind::McpCapabilityPolicy && self.turned_away.remove(&key.object) {
+            self.changes += 1;
+        }
     }
 
     fn remove(&mut self, key: &Key) -> Option<Object> {
@@ -255,17 +282,12 @@ impl Held {
         Some(object)
     }
 
-    /// The numbers of the tenants, by domain in lower case, as the operator gave them.
+    /// The numbers of the tenants, by domain in lower case, as the operator gave them. Also of a domain that cannot be read now: what stood last
+    /// may stand in for it, and is to have no other one.
     #[must_use]
     pub fn tenants(&self) -> BTreeMap<String, u16> {
-        let number = |object: &Object| match (&object.read, object.given.tenant) {
-            (Ok(Read::Domain(domain)), Some(number)) => {
-                let number = u16::try_from(number).ok().filter(|number| *number > 0)?;
-                Some((domain.spec.domain.to_ascii_lowercase(), number))
-            }
-            _ => None,
-        };
-        self.objects.values().filter_map(number).collect()
+        let domains = self.objects.iter().filter(|(key, _)| key.kind == Kind::SipDomain).map(|(_, object)| object);
+        domains.flat_map(|object| object.good.iter().chain([&object.given])).filter_map(numbered).collect()
     }
 
     /// The address at which peers reach this pod, where its SipEdge asks for one that only the cluster knows.
@@ -307,9 +329,13 @@ impl Held {
     #[must_use]
     pub fn judge(&self) -> Judged {
         let mut objects = Snapshot { chosen: true, ..Snapshot::default() };
-        let (mut problems, mut refused) = (Vec::new(), Vec::new());
+        let (mut problems, mut refused, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         for (key, object) in &self.objects {
             let at = key.object.clone();
+            if let Some(field) = object.unknown.first() {
+                let message = format!("{}; it has no effect here", of_later_release(&object.unknown));
+                warnings.push(key.origin().problem(&**field, message));
+            }
             match &object.read {
                 Ok(Read::Edge(read, _)) => drop(objects.edges.insert(at, read.clone())),
                 Ok(Read::Store(read)) => drop(objects.stores.insert(at, read.clone())),
@@ -330,13 +356,35 @@ impl Held {
                 }
             }
         }
-        let mut warnings = Vec::new();
+        for policy in self.turned_away.refused() {
+            problems.push(policy.origin.problem("", format!("{NO_ROOM}; what the policy is for is closed")));
+            // In an older form it holds no more.
+            if let Some(key) = &policy.key {
+                objects.policies.remove(key);
+            }
+            refused.push(policy);
+        }
         for verdict in judge(&mut objects, &refused) {
             let to = if verdict.stands { &mut warnings } else { &mut problems };
             to.push(verdict.problem());
         }
         Judged { objects, problems, refused, warnings }
     }
+}
+
+/// The number of a domain, whatever else of it can be read.
+fn numbered(domain: &Upsert) -> Option<(String, u16)> {
+    #[derive(Deserialize)]
+    struct Domain {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        domain: String,
+    }
+    let number = u16::try_from(domain.tenant?).ok().filter(|number| *number > 0)?;
+    let Domain { spec } = serde_json::from_slice(&domain.json).ok()?;
+    Some((spec.domain.to_ascii_lowercase(), number))
 }
 
 fn unread(field: &str, message: impl Into<String>) -> Unread {
@@ -410,6 +458,24 @@ struct NamespaceMeta {
     labels: Labels,
 }
 
+/// The fields that this release does not know.
+fn unknown(key: &Key, json: &Bytes) -> Vec<String> {
+    match key.kind {
+        Kind::SipEdge | Kind::SessionStore | Kind::SipDomain | Kind::McpAgent | Kind::McpCapabilityPolicy => {
+            serde_json::from_slice(json).map(|object| unknown_fields(key.kind_name(), &object)).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn of_later_release(unknown: &[String]) -> String {
+    let more = match unknown.len() {
+        0 | 1 => String::new(),
+        fields => format!(" (and {} more)", fields - 1),
+    };
+    format!("this edge is of release {}, which does not know the field{more}", env!("CARGO_PKG_VERSION"))
+}
+
 fn names(key: &Key, namespace: &str, name: &str) -> bool {
     key.object.namespace == namespace && key.object.name == name
 }
@@ -449,11 +515,24 @@ fn custom<T: DeserializeOwned>(
 }
 
 fn policy(key: &Key, json: &Bytes) -> Result<McpCapabilityPolicy, Unread> {
-    let object: McpCapabilityPolicy = typed(key, json)?;
-    let findings = validate::policy(&key.object, &object.spec);
+    let object: McpCapabilityPolicy = typed(key, json).map_err(|unread| Unread { targets: targets(json), ..unread })?;
+    let mut findings = validate::policy(&key.object, &object.spec);
+    let unknown = unknown(key, json);
+    // It may be what restricts a rule.
+    findings.extend(unknown.first().map(|field| Finding {
+        field: field.clone(),
+        message: format!("{}; what the policy is for is closed", of_later_release(&unknown)),
+    }));
     if findings.is_empty() {
         return Ok(object);
     }
-    let targets = object.spec.target_refs.iter().map(|target| (target.kind, target.name.clone())).collect();
-    Err(Unread { findings, targets: Some(targets) })
+    Err(Unread { findings, targets: targets(json) })
 }
+
+/// What a policy is for, whatever else of it can be read.
+fn targets(json: &Bytes) -> Option<Vec<(TargetKind, String)>> {
+    serde_json::from_slice(json).ok().and_then(|policy| targets_of(&policy))
+}
+
+#[cfg(test)]
+mod tests;

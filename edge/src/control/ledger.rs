@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_api::control::{Outcome, Result as Item, Results};
+use prost::Message as _;
 
 use super::held::{Held, Key, Taken};
 
@@ -11,6 +12,12 @@ const MAX_ITEMS: usize = 4096;
 /// Octets of a field path and of a message, as the contract has it.
 const MAX_FIELD: usize = 1024;
 const MAX_MESSAGE: usize = 4096;
+/// Octets of one Results, a quarter of what the contract allows. The answer to a Delta is one message and may be twice as large: it has this much
+/// of each text, and the whole texts follow.
+const MAX_OCTETS: usize = 1 << 20;
+const SHORT: usize = 64;
+/// Octets of what everything waits for: it is said of each object.
+const MAX_WAITING: usize = 256;
 
 /// What is wrong with an object that is not simply in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +96,7 @@ impl Ledger {
                 }
             }
             Verdicts::Waiting(message) => {
+                let message = cut(&message, MAX_WAITING);
                 let word = Word { outcome: Outcome::Rejected, field: String::new(), message };
                 for key in held.keys() {
                     words.insert(key.clone(), (held.version(key).unwrap_or_default().to_owned(), word.clone()));
@@ -96,6 +104,7 @@ impl Ledger {
             }
         }
         let mut answered = BTreeSet::new();
+        let mut whole = Vec::new();
         for Open { nonce, items } in std::mem::take(&mut self.applying) {
             let items = items.into_iter().map(|Taken { key, version, refused }| {
                 let known = Key::from_message(&key);
@@ -106,8 +115,17 @@ impl Ledger {
                 answered.extend(known);
                 item(key, &version, word.as_ref())
             });
-            let items = items.collect();
-            self.out.push_back(Results { nonce, items });
+            let mut answer = Results { nonce, items: items.collect() };
+            if answer.encoded_len() > MAX_OCTETS {
+                for item in &mut answer.items {
+                    if item.field_path.len() > SHORT || item.message.len() > SHORT {
+                        whole.push(item.clone());
+                        item.field_path = cut(&item.field_path, SHORT);
+                        item.message = cut(&item.message, SHORT);
+                    }
+                }
+            }
+            self.out.push_back(answer);
         }
         let both: BTreeSet<&Key> = self.words.keys().chain(words.keys()).collect();
         let changed = both.into_iter().filter(|key| {
@@ -117,8 +135,8 @@ impl Ledger {
             let word = words.get(key).map(|(_, word)| word);
             item(key.to_message(), held.version(key).unwrap_or_default(), word)
         });
-        let results = in_pieces(items.collect());
-        self.out.extend(results);
+        whole.extend(items);
+        self.out.extend(in_pieces(whole));
         self.words = words;
     }
 
@@ -136,7 +154,21 @@ impl Ledger {
 
 /// Results beside the Deltas.
 fn in_pieces(items: Vec<Item>) -> Vec<Results> {
-    items.chunks(MAX_ITEMS).map(|items| Results { nonce: 0, items: items.to_vec() }).collect()
+    let mut pieces: Vec<Results> = Vec::new();
+    let mut room = 0;
+    for item in items {
+        // With the tag and the length of an item in its message.
+        let octets = item.encoded_len() + 8;
+        match pieces.last_mut().filter(|piece| octets <= room && piece.items.len() < MAX_ITEMS) {
+            Some(piece) => piece.items.push(item),
+            None => {
+                pieces.push(Results { nonce: 0, items: vec![item] });
+                room = MAX_OCTETS;
+            }
+        }
+        room = room.saturating_sub(octets);
+    }
+    pieces
 }
 
 fn item(key: edge_api::control::Key, version: &str, word: Option<&Word>) -> Item {
@@ -249,5 +281,64 @@ mod tests {
         assert_eq!(said(&mut ledger), [(1, Vec::new())]);
         given(&mut held, &mut ledger, 2, &[("a", "1")]);
         assert!(!ledger.answer_empty());
+    }
+
+    fn octets(results: &Results) -> usize {
+        results.encoded_len()
+    }
+
+    /// Names that are as long as they may be.
+    fn long(number: usize) -> Key {
+        Key::new(Kind::McpAgent, ObjectKey::new("n".repeat(63), format!("{number:0>253}")))
+    }
+
+    fn many_given(held: &mut Held, ledger: &mut Ledger, nonce: u64, numbers: std::ops::Range<usize>) {
+        let version = "v".repeat(96);
+        let upsert =
+            |number| Upsert { key: Some(long(number).to_message()), version: version.clone(), ..Upsert::default() };
+        let upserts = numbers.map(upsert).collect();
+        ledger.taken(nonce, held.take(Delta { upserts, ..Delta::default() }));
+    }
+
+    #[test]
+    fn results_fit_into_a_message_however_much_there_is_to_say() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        many_given(&mut held, &mut ledger, 1, 0..4096);
+        many_given(&mut held, &mut ledger, 2, 4096..5000);
+        ledger.apply();
+        let (field, message) = ("f".repeat(MAX_FIELD), "m".repeat(MAX_MESSAGE));
+        let word = Word { outcome: Outcome::Rejected, field: field.clone(), message: message.clone() };
+        let all = (0..5000).map(|number| (long(number), word.clone())).collect();
+        ledger.applied(&held, Verdicts::Judged(all));
+        let told: Vec<Results> = std::iter::from_fn(|| ledger.pop()).collect();
+        let again = ledger.begin();
+        assert_eq!(again.iter().map(|results| results.items.len()).sum::<usize>(), 5000);
+        for results in told.iter().chain(&again) {
+            assert!(octets(results) < 4 << 20, "{} octets", octets(results));
+            assert!(results.items.len() <= MAX_ITEMS);
+        }
+        // Each Delta has one answer, with every object of it; what is cut there comes whole beside it.
+        let nonces: Vec<u64> = told.iter().map(|results| results.nonce).filter(|nonce| *nonce > 0).collect();
+        assert_eq!(nonces, [1, 2]);
+        let mut last: BTreeMap<String, Item> = BTreeMap::new();
+        for item in told.iter().flat_map(|results| &results.items) {
+            assert_eq!(item.outcome(), Outcome::Rejected);
+            last.insert(item.key.clone().unwrap_or_default().name, item.clone());
+        }
+        assert_eq!(last.len(), 5000);
+        assert!(last.values().all(|item| (&item.field_path, &item.message) == (&field, &message)));
+    }
+
+    #[test]
+    fn what_everything_waits_for_is_said_in_few_words() {
+        let (mut held, mut ledger) = (Held::default(), Ledger::default());
+        many_given(&mut held, &mut ledger, 1, 0..4096);
+        ledger.apply();
+        ledger.applied(&held, Verdicts::Waiting("waits for ".to_owned() + &"x".repeat(4000)));
+        let told: Vec<Results> = std::iter::from_fn(|| ledger.pop()).collect();
+        assert!(told.iter().all(|results| octets(results) < 4 << 20));
+        let items: Vec<&Item> = told.iter().flat_map(|results| &results.items).collect();
+        assert!(items.iter().all(|item| item.message.starts_with("waits for ") && item.message.len() <= 256));
+        assert!(ledger.begin().iter().all(|results| octets(results) < 2 << 20));
     }
 }

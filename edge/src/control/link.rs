@@ -55,8 +55,9 @@ pub async fn run(shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     let mut enrolled: Option<Arc<Enrolled>> = None;
     let mut failures = 0_u32;
+    let mut reported = Reported::default();
     loop {
-        let Broken { reason, stranger, worked } = attempt(&shared, &mut enrolled).await;
+        let Broken { reason, stranger, worked } = attempt(&shared, &mut enrolled, &mut reported).await;
         shared.with(|state| {
             state.connected = false;
             state.trouble.clone_from(&reason);
@@ -75,7 +76,7 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn attempt(shared: &Arc<Shared>, enrolled: &mut Option<Arc<Enrolled>>) -> Broken {
+async fn attempt(shared: &Arc<Shared>, enrolled: &mut Option<Arc<Enrolled>>, reported: &mut Reported) -> Broken {
     let known = enrolled.take().filter(|enrolled| Instant::now() < enrolled.ends_at);
     let current = match known {
         Some(known) => known,
@@ -103,11 +104,12 @@ async fn attempt(shared: &Arc<Shared>, enrolled: &mut Option<Arc<Enrolled>>) -> 
         Ok(Err(status)) => return broken(&status, false),
         Err(_) => return "the operator does not take the stream".to_owned().into(),
     };
+    reported.begin();
     let mut stream = Stream {
         shared: shared.clone(),
         out,
         said,
-        reported: Reported::default(),
+        reported,
         queries: Arc::new(Semaphore::new(MAX_QUERIES)),
         complete: false,
     };
@@ -160,19 +162,19 @@ fn wrapped(message: from_edge::Message) -> FromEdge {
     FromEdge { message: Some(message) }
 }
 
-struct Stream {
+struct Stream<'a> {
     shared: Arc<Shared>,
     out: mpsc::Sender<FromEdge>,
     /// To be sent before anything else.
     said: VecDeque<FromEdge>,
-    reported: Reported,
+    reported: &'a mut Reported,
     /// A place for each query that is being answered.
     queries: Arc<Semaphore>,
     /// The operator has said everything on this stream.
     complete: bool,
 }
 
-impl Stream {
+impl Stream<'_> {
     async fn serve(&mut self, mut messages: Streaming<ToEdge>, enrolled: &mut Option<Arc<Enrolled>>) -> Status {
         let shared = self.shared.clone();
         let mut said = shared.said.subscribe();
@@ -229,7 +231,7 @@ impl Stream {
 
     async fn report(&mut self) {
         let store = self.shared.with(|state| state.held.store());
-        let report = self.shared.reporter.report(&mut self.reported, store, &self.shared.tools).await;
+        let report = self.shared.reporter.report(self.reported, store, &self.shared.tools).await;
         self.said.push_back(wrapped(from_edge::Message::Report(report)));
     }
 

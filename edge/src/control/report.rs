@@ -50,7 +50,7 @@ impl fmt::Debug for Reporter {
     }
 }
 
-/// What an operator was told on one stream.
+/// What an operator was told on one stream, and what was found out for it on this one and those before.
 #[derive(Debug, Default)]
 pub struct Reported {
     pub drain: DrainState,
@@ -64,6 +64,14 @@ pub struct Reported {
     /// What the store keeps, and when it was asked last.
     keeps: Option<Keeps>,
     kept_at: Option<Mono>,
+}
+
+impl Reported {
+    /// A stream begins: the operator is told everything anew. What was found out stays, since all of it takes many reports to be read again.
+    pub fn begin(&mut self) {
+        let Reported { bindings, read_last, .. } = std::mem::take(self);
+        *self = Reported { bindings, read_last, ..Reported::default() };
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,8 +195,10 @@ async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) 
     reported.bindings.retain(|key, _| by_key.contains_key(&**key));
     let from = reported.read_last.clone();
     let after = by_key.iter().filter(|(key, _)| ***key > *from);
-    let turn: Vec<_> = after.chain(by_key.iter().filter(|(key, _)| ***key <= *from)).take(READS).collect();
-    for (key, agent) in turn {
+    let mut turn: Vec<_> = after.chain(by_key.iter().filter(|(key, _)| ***key <= *from)).collect();
+    // Of those that were never read nothing is told yet.
+    turn.sort_by_key(|(key, _)| reported.bindings.contains_key(**key));
+    for (key, agent) in turn.into_iter().take(READS) {
         reported.read_last = (*key).to_owned();
         let Some(domain) = config.domains.get(&agent.domain) else { continue };
         let aor = names::agent(&*config.naming_key, domain.tenant, agent);
@@ -230,13 +240,18 @@ fn agents(config: &Config, shards: &[Stats], reported: &mut Reported, known: &To
             count(shards.iter().filter_map(|stats| stats.engine.agents.get(key)).map(value).sum())
         };
         let bindings = reported.bindings.get(key).copied();
+        let registers = agent.backend.is_sip_contact();
+        if registers && bindings.is_none() {
+            // Its turn to be read comes. Until then there is nothing to say of it: "not registered" it would be to the operator.
+            continue;
+        }
         let report = AgentReport {
             agent: message(key),
             bindings: bindings.map_or(0, |bindings| bindings.count),
             next_expiry: bindings.and_then(|bindings| bindings.next_expiry),
             sessions: of(|stats| stats.sessions),
             in_flight: of(|stats| stats.in_flight),
-            registration: registration(agent.backend.is_sip_contact(), bindings, was_refused(key)).into(),
+            registration: registration(registers, bindings, was_refused(key)).into(),
             ..AgentReport::default()
         };
         let is_new = |list: &Arc<ToolList>| reported.tools.get(key).is_none_or(|told| !Arc::ptr_eq(told, list));
@@ -276,6 +291,9 @@ pub(super) fn message(key: &str) -> Option<control::Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_build::Builder;
+    use crate::config_build::keys::{MADE, Made};
+    use crds::manifest::{ObjectKey, parse};
 
     #[test]
     fn who_tried_last_and_was_refused_is_told_while_nobody_is_registered() {
@@ -291,5 +309,61 @@ mod tests {
             assert_eq!(registration(true, bindings, refused), wanted, "{bindings:?} {refused}");
             assert_eq!(registration(false, bindings, refused), Registration::Registered);
         }
+    }
+
+    /// So many agents whose users register them.
+    fn config(agents: usize) -> Config {
+        let edge = ObjectKey::new("default", "e");
+        let mut text = String::from(
+            "apiVersion: sipmcp.dev/v1alpha1
+kind: SipEdge
+metadata: {name: e}
+spec: {network: {advertise: {from: Static, address: 127.0.0.1}}, insecure: true, listeners: [{name: udp, protocol: UDP, port: 5060}]}
+---
+apiVersion: sipmcp.dev/v1alpha1
+kind: SipDomain
+metadata: {name: d}
+spec: {domain: d.example, authentication: {digest: {usersSecretRef: {name: users, namespace: default}}}}
+",
+        );
+        let mut users = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: users}\nstringData:\n".to_owned();
+        for number in 0..agents {
+            text += &format!(
+                "---
+apiVersion: sipmcp.dev/v1alpha1
+kind: McpAgent
+metadata: {{name: a{number}}}
+spec:
+  address: {{user: a{number}, domainRef: {{name: d}}}}
+  backend: {{sipContact: {{authentication: Digest}}}}
+  capabilities: {{source: Declared}}
+"
+            );
+            users += &format!("  a{number}: \"SHA-256:{}\"\n", "ab".repeat(32));
+        }
+        let loaded = parse([("m.yaml", text + &users)]);
+        assert_eq!(loaded.problems, []);
+        let mut builder = Builder::new(edge, Made::new(&[7; MADE]), false);
+        builder.numbered("d.example".into(), 1);
+        builder.build(&loaded.objects).unwrap().config
+    }
+
+    #[test]
+    fn a_new_stream_is_told_at_once_who_is_registered_and_nothing_of_whom_nobody_has_read() {
+        let config = config(READS + 2);
+        assert_eq!(config.agents.len(), READS + 2);
+        let mut reported = Reported::default();
+        let told = |reported: &mut Reported| {
+            let all = agents(&config, &[], reported, &Tools::default(), Mono(0));
+            all.iter().map(AgentReport::registration).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut reported), [], "nothing was read yet");
+        for agent in config.agents.values().skip(1) {
+            reported.bindings.insert(agent.key.clone(), Bindings { count: 1, ..Bindings::default() });
+        }
+        assert_eq!(told(&mut reported), [Registration::Registered; READS + 1]);
+        assert_eq!(told(&mut reported), [], "it knows");
+        reported.begin();
+        assert_eq!(told(&mut reported), [Registration::Registered; READS + 1], "another stream");
     }
 }

@@ -135,8 +135,8 @@ impl Contract for Door {
         let peers = request.extensions().get::<Peers>().map(|peers| peers.0.clone()).unwrap_or_default();
         if !peers.contains(&from) || from == self.shared.me {
             self.shared.metrics.mesh_message("in", "connection", "refused");
-            tracing::warn!(edge = %from, "refused in the mesh: its certificate names another edge");
-            return Err(Status::permission_denied("the certificate names another edge"));
+            tracing::warn!(edge = %from, "refused in the mesh: its certificate names another edge, or one of another SipEdge");
+            return Err(Status::permission_denied("the certificate names another edge, or one of another SipEdge"));
         }
         let taking = Taking { from: from.pod(), messages: request.into_inner(), shared: self.shared.clone() };
         // One message at a time: a shard whose queue is full stops this peer and no other.

@@ -1,4 +1,5 @@
-//! TLS of the mesh: both sides show a certificate of the fleet's own authority, and each is the edge that its certificate names.
+//! TLS of the mesh: both sides show a certificate of the fleet's own authority, and each is the edge that its certificate names. An operator's
+//! authority certifies the edges of every SipEdge, so there the certificate names that, too, and only those of one SipEdge speak with each other.
 
 use std::fmt;
 use std::fs;
@@ -14,8 +15,9 @@ use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, Error, ServerConfig};
+use webpki::EndEntityCert;
 
-use crate::identity::{EdgeId, named};
+use crate::identity::{EdgeId, fleet, named};
 use crate::net::tls::{certified_key, provider};
 use crate::net::verify::{BundleError, ClientVerifier, DomainTrust, Server, ServerVerifier, Trust, anchors};
 
@@ -39,6 +41,8 @@ pub struct MeshTls {
     server: Arc<ServerConfig>,
     key: Arc<CertifiedKey>,
     trust: Arc<Trust>,
+    /// The SipEdge that our certificate is for, `namespace/name`; `None`: it names none.
+    fleet: Option<String>,
 }
 
 impl fmt::Debug for MeshTls {
@@ -145,7 +149,9 @@ impl MeshTls {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(MeshTls { server: Arc::new(server), key, trust })
+        let leaf = key.cert.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok());
+        let fleet = leaf.and_then(|leaf| fleet(leaf.valid_uri_names()).map(str::to_owned));
+        Ok(MeshTls { server: Arc::new(server), key, trust, fleet })
     }
 
     /// For one handshake as the server.
@@ -158,14 +164,19 @@ impl MeshTls {
     /// # Errors
     /// When the provider refuses the protocol version.
     pub fn client(&self, pod: u64) -> Result<Arc<ClientConfig>, Error> {
-        let mut client = client(self.trust.clone(), Server::Edge { pod }, Some(self.key.clone()))?;
+        let mut client =
+            client(self.trust.clone(), Server::Edge { pod, fleet: self.fleet.clone() }, Some(self.key.clone()))?;
         client.enable_sni = false;
         Ok(Arc::new(client))
     }
 
-    /// The edges that a client's chain names.
+    /// The edges that a client's chain names. Where our certificate is for a SipEdge: none of another one, whose policies and tenants are not ours.
     pub fn peers(&self, chain: &[CertificateDer<'_>]) -> Vec<EdgeId> {
-        self.identify(chain).map(|names| named(&names.dns, &names.uris)).unwrap_or_default()
+        let ours = |names: &PeerCertificate| {
+            self.fleet.is_none() || self.fleet.as_deref() == fleet(names.uris.iter().map(String::as_str))
+        };
+        let names = self.identify(chain).ok().filter(ours);
+        names.map(|names| named(&names.dns, &names.uris)).unwrap_or_default()
     }
 
     fn identify(&self, chain: &[CertificateDer<'_>]) -> Result<PeerCertificate, String> {

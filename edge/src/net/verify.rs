@@ -14,7 +14,7 @@ use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifie
 use tokio_rustls::rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use crate::identity::named;
+use crate::identity::{fleet, named};
 
 /// Object identifiers of extended key usages, DER without tag and length.
 const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
@@ -218,12 +218,13 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// Whom a client of ours wants to reach.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Server {
     /// Whoever has the name that was asked for, as RFC 5922 §7 says.
     Domain,
     /// That edge, whatever its address: the address comes from the store, and who is there is known by the certificate alone.
-    Edge { pod: u64 },
+    /// `fleet`: of that SipEdge, where ours is known.
+    Edge { pod: u64, fleet: Option<String> },
 }
 
 /// Checks the server that we connected to: chain against all domains' authorities, then the name.
@@ -242,7 +243,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let usages = match self.wanted {
+        let usages = match &self.wanted {
             Server::Domain => &SERVER_USAGES[..],
             // An edge shows one certificate in both roles.
             Server::Edge { .. } => &CLIENT_USAGES[..],
@@ -252,16 +253,17 @@ impl ServerCertVerifier for ServerVerifier {
             self.trust.domains.iter().flat_map(|domain| domain.anchors.iter().cloned()).collect();
         let checked = self.trust.check(&leaf, intermediates, &anchors, usages, now);
         checked.map_err(|error| as_tls(&Untrusted(error)))?;
-        let is_wanted = match (self.wanted, name) {
+        let is_wanted = match (&self.wanted, name) {
             (Server::Domain, ServerName::DnsName(name)) => {
                 matches_domain(name.as_ref(), leaf.valid_uri_names(), leaf.valid_dns_names())
             }
             // A SIP identity is a domain; an address is none (RFC 5922 §7.1).
             (Server::Domain, _) => false,
-            (Server::Edge { pod }, _) => {
+            (Server::Edge { pod, fleet: ours }, _) => {
                 let owned = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<Vec<_>>();
                 let (dns, uris) = (owned(&mut leaf.valid_dns_names()), owned(&mut leaf.valid_uri_names()));
-                named(&dns, &uris).iter().any(|edge| edge.pod() == pod)
+                (ours.is_none() || ours.as_deref() == fleet(leaf.valid_uri_names()))
+                    && named(&dns, &uris).iter().any(|edge| edge.pod() == *pod)
             }
         };
         if is_wanted {

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::certificates::{Authority, Pair};
+use crate::certificates::{Authority, Pair, uri};
 use crate::support::{Edge, Manifests, PATIENCE, free_port};
 
 /// A certificate of an edge in the mesh.
@@ -65,7 +65,18 @@ struct Peer {
 impl Peer {
     /// An edge that says it is `id` and shows the certificate of `named`.
     async fn start(authority: &Authority, id: &str, named: &str) -> Peer {
-        let tls = tls(authority, &certificate(authority, named), named).unwrap();
+        Peer::with(authority, id, named, &certificate(authority, named)).await
+    }
+
+    /// A pod of a SipEdge, as an operator certifies it.
+    async fn of_fleet(authority: &Authority, id: &str, fleet: &str) -> Peer {
+        let names = [format!("urn:sipmcp:edge:{id}"), format!("urn:sipmcp:sipedge:{fleet}")];
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Peer::with(authority, id, id, &authority.issue(names.iter().map(|name| uri(name)).collect(), usages)).await
+    }
+
+    async fn with(authority: &Authority, id: &str, named: &str, pair: &Pair) -> Peer {
+        let tls = tls(authority, pair, named).unwrap();
         let (handle, queues) = queues();
         let metrics = Arc::<Metrics>::default();
         let shards = Shards::new(vec![handle], Arc::<Counters>::default());
@@ -177,6 +188,33 @@ async fn a_peer_whose_certificate_names_another_edge_is_refused_in_both_directio
         }
     };
     timeout(PATIENCE, counted).await.expect("both refusals are counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_of_another_sip_edge_is_refused_though_one_authority_certifies_both() {
+    let authority = Authority::new();
+    let mut a = Peer::of_fleet(&authority, "a", "acme/red").await;
+    let pod_a = edge_id("a").pod();
+    let same = Peer::of_fleet(&authority, "b", "acme/red").await;
+    let mut other = Peer::of_fleet(&authority, "c", "acme/blue").await;
+    let mut none = Peer::start(&authority, "d", "d").await;
+    let all = members(&[("a", a.address), ("b", same.address), ("c", other.address), ("d", none.address)]);
+    for peer in [&a, &same, &other, &none] {
+        peer.mesh.membership(&all);
+    }
+    for stranger in [&mut other, &mut none] {
+        stranger.mesh.send(pod_a, send(2, 10), 0).unwrap();
+        assert_eq!(stranger.failed().await, (pod_a, 2));
+    }
+    // Nor is one reached.
+    for (tag, stranger) in [(3, "c"), (4, "d")] {
+        let pod = edge_id(stranger).pod();
+        a.mesh.send(pod, send(tag, 10), 0).unwrap();
+        assert_eq!(a.failed().await, (pod, tag));
+    }
+    same.mesh.send(pod_a, send(1, 10), 0).unwrap();
+    assert_eq!(a.next().await, (edge_id("b").pod(), send(1, 10)));
+    assert!(a.queues.wire.try_recv().is_err() && other.queues.wire.try_recv().is_err(), "nothing else arrived");
 }
 
 #[test]

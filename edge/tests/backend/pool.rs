@@ -198,3 +198,35 @@ async fn reg_9_connections_go_where_the_service_is_ready() {
     client.backends.route(BTreeMap::new());
     assert_eq!(client.failure(ping()).await, BackendFailure::Unreachable);
 }
+
+/// Takes no connection and refuses none: its queue is full.
+async fn silent() -> (std::net::SocketAddr, Vec<Box<dyn Send>>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut held: Vec<Box<dyn Send>> = vec![Box::new(socket)];
+    loop {
+        match tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await {
+            Ok(stream) => held.push(Box::new(stream.unwrap())),
+            Err(_) => return (address, held),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_silent_does_not_use_up_the_time_of_the_others() {
+    let server = Server::answering_once(http("200 OK", "application/json", PONG)).await;
+    let good = server.url().parse::<hyper::Uri>().unwrap().authority().unwrap().as_str().parse().unwrap();
+    let (silent, _held) = silent().await;
+    let mut config = BackendConfig::new("http://backend.invalid/mcp");
+    config.limits.connect_timeout = Duration::from_secs(2);
+    let client = Client::with(config);
+    // Each connection begins with the next of the route.
+    client.backends.route(BTreeMap::from([("acme/agent".to_owned(), vec![silent, silent, silent, good])]));
+    for _ in 0..4 {
+        assert_eq!(client.answer(modern("ping", None, PING)).await, PONG);
+    }
+    client.backends.route(BTreeMap::from([("acme/agent".to_owned(), vec![silent])]));
+    assert_eq!(client.failure(modern("ping", None, PING)).await, BackendFailure::Unreachable);
+}

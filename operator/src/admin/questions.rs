@@ -13,7 +13,7 @@ use crds::admin::{
 };
 use crds::manifest::ObjectKey;
 use edge_api::control::query::What;
-use edge_api::control::{DrainState, SessionsQuery, WhyQuery};
+use edge_api::control::{DrainReport, DrainState, SessionsQuery, WhyQuery};
 use hyper::StatusCode;
 use std::collections::BTreeMap;
 
@@ -149,37 +149,55 @@ pub fn conversation(question: &ConversationQuestion) -> Result<String, Problem> 
     Ok(question.conversation.clone())
 }
 
-/// Gives the order, or takes it back. The pod has a stream to some replica; its answer is how far it was when it last reported.
+/// Gives the order, takes it back, or only looks. The pod has a stream to some replica; its answer is how far it was when it last reported.
 ///
 /// # Errors
 /// There is no such pod.
 pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Result<Drains, Problem> {
     let key = ObjectKey::new(&question.namespace, &question.edge);
     let missing = |message: String| problem(StatusCode::NOT_FOUND, message);
+    let unknown = || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
     let spec = state.index.edge(&key).map(|edge| edge.object.spec.drain.total_seconds());
     let longest = spec.ok_or_else(|| missing(format!("SipEdge {key} is not there")))?;
     let longest = u32::try_from(longest.clamp(1, 86_400)).unwrap_or(86_400);
+    let wrong = |message: &str| Err(problem(StatusCode::BAD_REQUEST, message));
     if question.deadline_seconds.is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
-        return Err(problem(StatusCode::BAD_REQUEST, "deadlineSeconds: 1 to 86400"));
+        return wrong("deadlineSeconds: 1 to 86400");
+    }
+    if question.look && (question.cancel || question.deadline_seconds.is_some()) {
+        return wrong("look goes with neither cancel nor deadlineSeconds: it orders nothing");
     }
     let uid = state.running.uid_of(&ObjectKey::new(&question.namespace, &question.pod)).map(str::to_owned);
     let fleet = state.fleets.get_mut(&key);
+    if let (true, Some(wanted)) = (question.look, &question.uid) {
+        return match uid {
+            Some(uid) if uid == *wanted => {
+                // Not connected for the moment, perhaps: its operator went away.
+                let edge = fleet.as_ref().and_then(|fleet| fleet.edges.get(&question.pod));
+                let ordered = fleet.as_ref().is_some_and(|fleet| fleet.by_hand.get(&question.pod) == Some(&uid));
+                let now = edge.map_or_else(|| Drains { state: "Unknown".to_owned(), ..Drains::default() }, standing);
+                Ok(Drains { uid, ordered, ..now })
+            }
+            None if !state.running.is_complete() => Err(unknown()),
+            _ => Ok(Drains { state: "Gone".to_owned(), uid: wanted.clone(), ..Drains::default() }),
+        };
+    }
     let none = || missing(format!("pod {:?} of SipEdge {key} is not connected to this operator", question.pod));
     let fleet = fleet.filter(|fleet| fleet.edges.contains_key(&question.pod)).ok_or_else(none)?;
     if question.cancel {
         fleet.by_hand.remove(&question.pod);
         fleet.drains.remove(&question.pod);
-    } else {
-        let unknown =
-            || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
-        fleet.by_hand.insert(question.pod.clone(), uid.ok_or_else(unknown)?);
+    } else if !question.look {
+        fleet.by_hand.insert(question.pod.clone(), uid.clone().ok_or_else(unknown)?);
         // An order that was given stays: with another deadline it would begin anew.
         fleet.drains.entry(question.pod.clone()).or_insert_with(|| DrainOrder {
             deadline_s: question.deadline_seconds.unwrap_or(longest),
             reason: format!("ordered by {person}"),
         });
     }
-    Ok(fleet.edges.get(&question.pod).map(standing).unwrap_or_default())
+    let ordered = fleet.by_hand.contains_key(&question.pod);
+    let now = fleet.edges.get(&question.pod).map(standing).unwrap_or_default();
+    Ok(Drains { uid: uid.unwrap_or_default(), ordered, ..now })
 }
 
 fn standing(edge: &Edge) -> Drains {
@@ -191,5 +209,6 @@ fn standing(edge: &Edge) -> Drains {
         DrainState::Draining => "Draining",
         DrainState::Drained => "Drained",
     };
-    Drains { state: state.to_owned(), in_flight: report.in_flight, dialogs: report.dialogs, flows: report.flows }
+    let DrainReport { in_flight, dialogs, flows, .. } = *report;
+    Drains { state: state.to_owned(), in_flight, dialogs, flows, ..Drains::default() }
 }

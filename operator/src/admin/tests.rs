@@ -249,6 +249,41 @@ async fn a_drain_is_an_order_that_stays_until_it_is_taken_back() {
 }
 
 #[tokio::test]
+async fn who_looks_how_far_a_drain_is_orders_nothing_and_knows_the_pod_from_its_successor() {
+    let bench = bench(&[("alice", "create sipedges/drain e0 system")], None);
+    let fleet = ObjectKey::new("system", "e0");
+    let by_hand = || bench.admin.board.quietly(|state| state.fleets[&fleet].by_hand.clone());
+    let asked = |more: Value| {
+        let mut question = json!({"namespace": "system", "edge": "e0", "pod": "e0-1"});
+        question.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        question
+    };
+    let look = asked(json!({"look": true, "uid": "uid-1"}));
+    let (status, answer) = bench.post("alice", api::DRAIN, look.clone()).await;
+    assert_eq!((status, &answer["ordered"]), (StatusCode::OK, &json!(false)));
+    assert!(by_hand().is_empty());
+    let (_, answer) = bench.post("alice", api::DRAIN, asked(json!({}))).await;
+    assert_eq!((&answer["uid"], &answer["ordered"]), (&json!("uid-1"), &json!(true)));
+    let (_, answer) = bench.post("alice", api::DRAIN, look.clone()).await;
+    assert_eq!((&answer["state"], &answer["ordered"]), (&json!("Unknown"), &json!(true)));
+    // Somebody else takes the order back while the first one looks.
+    bench.post("alice", api::DRAIN, asked(json!({"cancel": true}))).await;
+    let (_, answer) = bench.post("alice", api::DRAIN, look.clone()).await;
+    assert_eq!(answer["ordered"], json!(false));
+    assert!(by_hand().is_empty());
+    // Its stream is cut for a moment: the pod is there all the same.
+    bench.admin.board.change(|state| state.fleets.get_mut(&fleet).unwrap().edges.remove("e0-1"));
+    let (status, answer) = bench.post("alice", api::DRAIN, look).await;
+    assert_eq!((status, &answer["state"]), (StatusCode::OK, &json!("Unknown")));
+    // Another one under its name.
+    let (status, answer) = bench.post("alice", api::DRAIN, asked(json!({"look": true, "uid": "uid-0"}))).await;
+    assert_eq!((status, &answer["state"]), (StatusCode::OK, &json!("Gone")));
+    let (status, _) = bench.post("alice", api::DRAIN, asked(json!({"look": true, "cancel": true}))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(by_hand().is_empty());
+}
+
+#[tokio::test]
 async fn nonsense_is_refused_with_what_is_wrong() {
     let rights = [("root", "list sipdomains/sessions d0 "), ("root", "get sipdomains/sessions d0 acme")];
     let bench = bench(&rights, None);

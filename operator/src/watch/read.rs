@@ -1,6 +1,6 @@
 //! An object as the API server sends it, of a type or not: one that does not fit its type never stops a watch.
 
-use crds::v1alpha1::TargetKind;
+use crds::v1alpha1::{TargetKind, targets_of};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::de::{DeserializeOwned, Error as _};
@@ -32,18 +32,10 @@ impl<'de, K: DeserializeOwned + Resource> Deserialize<'de> for Read<K> {
             Err(error) => {
                 let metadata = whole.get("metadata").unwrap_or(&Value::Null);
                 let metadata = ObjectMeta::deserialize(metadata).map_err(D::Error::custom)?;
-                Ok(Read::Broken(Box::new(Broken { error: error.to_string(), metadata, targets: targets(&whole) })))
+                Ok(Read::Broken(Box::new(Broken { error: error.to_string(), metadata, targets: targets_of(&whole) })))
             }
         }
     }
-}
-
-fn targets(object: &Value) -> Option<Vec<(TargetKind, String)>> {
-    let target = |reference: &Value| {
-        let kind = TargetKind::deserialize(reference.get("kind")?).ok()?;
-        Some((kind, reference.get("name")?.as_str()?.to_owned()))
-    };
-    object.get("spec")?.get("targetRefs")?.as_array()?.iter().map(target).collect()
 }
 
 impl<K: Resource> Resource for Read<K> {
