@@ -18,8 +18,11 @@ fn over_stream(stream: &mut (impl Read + Write), transport: &str, local: std::ne
     stream.write_all(head).unwrap();
     stream.flush().unwrap();
     stream.write_all(tail).unwrap();
-    assert_eq!(answered(&read_message(stream), "o2"), 200);
-    assert_eq!(answered(&read_message(stream), "o3"), 200);
+    // Different calls may be served by different cores: their answers come in any order.
+    let answers = [read_message(stream), read_message(stream)];
+    let (second, third) = if answers[0].contains("z9hG4bKo2") { (0, 1) } else { (1, 0) };
+    assert_eq!(answered(&answers[second], "o2"), 200);
+    assert_eq!(answered(&answers[third], "o3"), 200);
 }
 
 #[test]
