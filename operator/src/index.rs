@@ -232,9 +232,7 @@ impl Index {
         if !kept_while_named(looked_for) || self.waiting.is_empty() {
             return;
         }
-        let waits = |key: &&Key| {
-            self.waiting.get(key).is_some_and(|waiting| waiting.names.is_disjoint(&self.fetches))
-        };
+        let waits = |key: &&Key| self.waiting.get(key).is_some_and(|waiting| waiting.names.is_disjoint(&self.fetches));
         for key in self.references.referrers(looked_for).filter(waits).cloned().collect::<Vec<_>>() {
             if let Some(Waiting { object, .. }) = self.waiting.remove(&key)
                 // Where there is no room its kind is short now, and is listed again.

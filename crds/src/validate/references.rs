@@ -237,9 +237,8 @@ fn durability(snapshot: &Snapshot, object: &Sourced<SipDomain>, faults: &mut Fau
 
 /// A domain that an edge allows and cannot serve, because its store cannot give the domain's class. The edge stands, and serves the others.
 fn edge_durability(snapshot: &Snapshot, key: &ObjectKey, edge: &SipEdge) -> Option<(Reason, String, String)> {
-    let refused = |domain: &&Sourced<SipDomain>| {
-        edge.spec.allows_domain(domain.labels()) && !snapshot.gives(key, edge, domain)
-    };
+    let refused =
+        |domain: &&Sourced<SipDomain>| edge.spec.allows_domain(domain.labels()) && !snapshot.gives(key, edge, domain);
     let mut all = snapshot.domains.values().filter(refused);
     let first = all.next()?;
     let more = match all.count() {

@@ -95,8 +95,15 @@ pub struct Member {
 
 impl Member {
     pub fn start(redis: &Redis, id: &str, echo: Option<&Echo>) -> Member {
+        Member::settling(redis, id, echo, 0)
+    }
+
+    /// One that drains for so many seconds at least before it lets go of anything.
+    fn settling(redis: &Redis, id: &str, echo: Option<&Echo>, seconds: u32) -> Member {
         let port = free_port();
         let manifests = member(redis.port, &udp(port));
+        let edge = std::fs::read_to_string(manifests.path().join("edge.yaml")).unwrap();
+        manifests.write("edge.yaml", &edge.replace("settleSeconds: 0", &format!("settleSeconds: {seconds}")));
         if let Some(echo) = echo {
             manifests.write("agent.yaml", &echo.manifest());
         }
@@ -533,7 +540,8 @@ fn a_domain_that_comes_while_the_store_is_away_waits_for_its_number() {
 fn one_of_three_drains_and_the_others_have_its_calls_at_once() {
     let redis = Redis::start(&[]);
     let echo = Echo::start();
-    let all = ["edge-0", "edge-1", "edge-2"].map(|id| Member::start(&redis, id, Some(&echo)));
+    // Long enough for the others to look.
+    let all = ["edge-0", "edge-1", "edge-2"].map(|id| Member::settling(&redis, id, Some(&echo), 4));
     all[0].sees(3);
     let mut callers = ["one", "two", "three"].map(Caller::new);
     for caller in &mut callers {

@@ -261,7 +261,10 @@ fn what_is_newly_named_is_looked_for_before_the_new_version_takes_effect() {
     index.delete(&key(Kind::Secret, "s3"), None);
     assert_eq!(names(&index, "e"), [""; 0]);
     let verdict = &index.view().verdicts_of(&key(Kind::McpAgent, "a"))[0];
-    assert_eq!((verdict.reason, index.agent(&key(Kind::McpAgent, "a").object).unwrap().generation), (Reason::SecretNotFound, 4));
+    assert_eq!(
+        (verdict.reason, index.agent(&key(Kind::McpAgent, "a").object).unwrap().generation),
+        (Reason::SecretNotFound, 4)
+    );
     // Neither what is gone nor what could not be read waits any more.
     index.apply(secret("s3", 1, "token", "x")).unwrap();
     index.apply(agent("a", 5, "d0", Some("s4"))).unwrap();
@@ -289,7 +292,10 @@ fn a_sip_edge_that_breaks_takes_no_agent_from_its_edges() {
     index.apply(Object::Edge(broken)).unwrap();
     assert!(!index.edge(&ObjectKey::new("system", "e")).unwrap().findings.is_empty());
     assert_eq!(names(&index, "e"), ["a"]);
-    assert!(told(&index, "e").contains(&"SipEdge system/e SipEdge-system-e/2".to_owned()), "so that it can say why not");
+    assert!(
+        told(&index, "e").contains(&"SipEdge system/e SipEdge-system-e/2".to_owned()),
+        "so that it can say why not"
+    );
     assert!(index.view().objects.edges.is_empty(), "it does not stand");
     // Nor one that this operator cannot read, as after a roll back.
     let unread = Unreadable { error: "?".into(), targets: None };

@@ -337,7 +337,7 @@ async fn nothing_is_let_go_of_before_everything_was_said() {
             state.index.reset(kind, of_kind).unwrap();
         }
         state.index.number("d.example", 7);
-            state.index.numbers_are_known();
+        state.index.numbers_are_known();
         for object in some.iter().filter(|object| object.key().kind == Kind::Secret) {
             state.index.apply(object.clone()).unwrap();
         }
