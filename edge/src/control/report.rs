@@ -169,7 +169,6 @@ async fn health(parts: &Parts, store: &Key, reported: &mut Reported) -> StoreHea
             }
             .into()
         }),
-        ..StoreHealth::default()
     }
 }
 
