@@ -607,6 +607,12 @@ impl Index {
         }
     }
 
+    /// SipEdges that are there and could never be read.
+    fn unread_edges(&self) -> BTreeSet<ObjectKey> {
+        let unread = self.unreadable.keys().filter(|key| key.kind == Kind::SipEdge && self.edge(&key.object).is_none());
+        unread.map(|key| key.object.clone()).collect()
+    }
+
     fn set_short(&mut self, kind: Kind, short: bool) {
         match kind {
             Kind::SipEdge => self.edges.short = short,

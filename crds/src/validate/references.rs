@@ -108,9 +108,7 @@ pub fn judge(snapshot: &mut Snapshot, refused: &[RefusedPolicy]) -> Vec<Verdict>
         verdicts.extend(fault.map(|fault| standing("SipEdge", key, &object.origin, fault)));
     }
     for (key, object) in &snapshot.agents {
-        let domain = snapshot.domains.get(&object.spec.address.domain_ref.name);
-        let unattached = domain.map(|domain| attachment(snapshot, key, object, domain).faults).unwrap_or_default();
-        let faults = unattached.into_iter().chain(backend_fault(snapshot, key, object));
+        let faults = bearable(snapshot, key, object).into_iter();
         verdicts.extend(faults.map(|fault| standing("McpAgent", key, &object.origin, fault)));
     }
     policies(snapshot, &mut verdicts);
@@ -492,6 +490,14 @@ fn agent(
             format!("is closed, because {name} ({place}) was refused and may deny something here; correct it");
         faults.add(Reason::InvalidPolicy, "spec.address", message);
     }
+}
+
+/// What is wrong with an agent that stands all the same.
+fn bearable(snapshot: &Snapshot, key: &ObjectKey, agent: &Sourced<McpAgent>) -> Vec<(Reason, String, String)> {
+    let domain = snapshot.domains.get(&agent.spec.address.domain_ref.name);
+    let attached = domain.map(|domain| attachment(snapshot, key, agent, domain)).filter(|attached| attached.somewhere);
+    let unattached = attached.map(|attached| attached.faults).unwrap_or_default();
+    unattached.into_iter().chain(backend_fault(snapshot, key, agent)).collect()
 }
 
 /// The Service of the backend is there and has the port. The agent stands without it: its address is taken, and calls end as those of a backend

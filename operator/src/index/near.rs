@@ -135,7 +135,9 @@ impl Index {
     }
 
     fn put_edges(&self, snapshot: &mut Snapshot, origin: &Arc<Origin>, stores: bool) {
-        for (key, entry) in self.edges.iter().filter(|(_, entry)| entry.findings.is_empty()) {
+        // One that is broken, or cannot be read, is there all the same.
+        snapshot.unread_edges = self.unread_edges();
+        for (key, entry) in self.edges.iter() {
             let object = entry.object.clone();
             if let Some(store) = object.spec.session_store_ref.as_ref().filter(|_| stores) {
                 let store = ObjectKey::new(&key.namespace, &store.name);

@@ -141,8 +141,7 @@ fn written(index: &Index) -> Snapshot {
         .iter()
         .map(|(key, entry)| (key.clone(), Sourced { object: entry.object.clone(), origin: api.clone() }))
         .collect();
-    let unread = index.unreadable.keys().filter(|key| key.kind == Kind::SipEdge && index.edge(&key.object).is_none());
-    written.unread_edges = unread.map(|key| key.object.clone()).collect();
+    written.unread_edges = index.unread_edges();
     take!(stores, stores);
     take!(agents, agents);
     take!(policies, policies);

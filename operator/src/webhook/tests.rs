@@ -157,6 +157,22 @@ fn a_domain_has_one_owner_and_a_durability_that_its_edges_can_give() {
 }
 
 #[test]
+fn a_sip_edge_that_is_not_there_is_said_and_one_that_is_broken_is_there() {
+    let Object::Edge(mut broken) = edge("e0", 1) else { panic!("an edge") };
+    let twice = crds::v1alpha1::Listener { name: "again".into(), ..broken.spec.listeners[0].clone() };
+    broken.spec.listeners.push(twice);
+    let index = index([domain("d0", 1), Object::Edge(broken)]);
+    let at = |names: &[&str]| {
+        let parents: Vec<_> =
+            names.iter().map(|name| json!({"kind": "SipEdge", "namespace": "system", "name": name})).collect();
+        with(agent("a0", 1, "d0", None), |value| value["spec"]["parentRefs"] = json!(parents))
+    };
+    assert_eq!(create(&index, &at(&["e0"])), Decision::default());
+    let decision = create(&index, &at(&["e0", "e1"]));
+    assert_eq!((decision.faults.len(), fields(&decision.warnings)), (0, vec!["spec.parentRefs[1]"]));
+}
+
+#[test]
 fn the_rules_of_a_kind_hold_with_the_path_of_the_field() {
     let index = index([domain("d0", 1), edge("e0", 1), store("s", 1)]);
     let broken = with(agent("a0", 1, "d0", None), |value| {

@@ -1,6 +1,6 @@
 //! One object that is about to be written, against those that are there.
 
-use super::{Faults, address_of, agent, backend_fault, domain, edge, first_by, policies, quota, store};
+use super::{Faults, address_of, agent, bearable, domain, edge, first_by, policies, quota, store};
 use crate::manifest::{ObjectKey, Origin, Snapshot};
 use crate::v1alpha1::{McpAgent, SipDomain};
 use crate::validate::{ObjectRef, Verdict};
@@ -63,7 +63,7 @@ fn judged(
                 snapshot.allows_namespace(domain, &key.namespace).then(|| address_of(agent))
             };
             agent(snapshot, &first_by(&snapshot.agents, permitted), key, object, &[], faults);
-            faults.0.extend(backend_fault(snapshot, key, object));
+            faults.0.extend(bearable(snapshot, key, object));
             if let Some(older) = older {
                 quota(snapshot, &BTreeMap::from([(key.clone(), older)]), key, object, faults);
             }
