@@ -131,7 +131,7 @@ fn a_domain_that_cannot_be_read_any_more_keeps_its_number() {
     let domain = |spec: Value, tenant| {
         let json = serde_json::to_vec(&object("SipDomain", "", "d", spec)).unwrap().into();
         let key = Key::new(Kind::SipDomain, ObjectKey::new("", "d")).to_message();
-        Upsert { key: Some(key), version: "u/1".into(), json, tenant, ..Upsert::default() }
+        Upsert { key: Some(key), version: "u/1".into(), json, tenant }
     };
     let numbers = |held: &Held| held.tenants().into_iter().collect::<Vec<_>>();
     let take = |held: &mut Held, upsert| held.take(Delta { upserts: vec![upsert], ..Delta::default() });
