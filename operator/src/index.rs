@@ -195,13 +195,25 @@ impl Index {
         if let Some(names) = self.has_to_wait(&key, &object) {
             return Ok(self.wait(key, object, names));
         }
-        if self.waiting.get(&key).is_some_and(|later| version_of(&object) < later.resource_version) {
+        if self.is_behind_waiting(&key, &object) {
             return Ok(Applied::Unchanged);
         }
-        self.waiting.remove(&key);
+        let waited = self.waiting.remove(&key).is_some();
         let applied = self.take(object);
         self.look_again(&key);
+        if waited && applied.is_ok() {
+            // What only the version that waited named is named no more.
+            let names = self.names_of(&key);
+            self.refer(&key, names);
+            return Ok(self.changed());
+        }
         applied
+    }
+
+    /// It is older than the version that waits. What cannot be read is never taken for older.
+    fn is_behind_waiting(&self, key: &Key, object: &Object) -> bool {
+        let waiting = self.waiting.get(key).and_then(|waiting| waiting.resource_version);
+        matches!((version_of(object), waiting), (Some(new), Some(waiting)) if new < waiting)
     }
 
     /// What a new version names together with the one that stands, where it names something that was not looked for yet.
@@ -217,10 +229,10 @@ impl Index {
     }
 
     fn wait(&mut self, key: Key, object: Object, names: BTreeSet<Key>) -> Applied {
-        let resource_version = version_of(&object);
-        if self.waiting.get(&key).is_some_and(|later| resource_version < later.resource_version) {
+        if self.is_behind_waiting(&key, &object) {
             return Applied::Unchanged;
         }
+        let resource_version = version_of(&object);
         let both = &names | &self.names_of(&key);
         self.refer(&key, both);
         self.waiting.insert(key, Waiting { object, resource_version, names });

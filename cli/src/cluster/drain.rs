@@ -25,7 +25,7 @@ pub async fn run(args: DrainArgs) -> Result<(), Failure> {
         cancel: args.cancel,
         ..DrainQuestion::default()
     };
-    let mut now = ask(&mut admin, &order).await?;
+    let (mut now, _) = ask(&mut admin, &order).await?;
     // The order is given once. What follows looks how far that pod is, and neither gives it to another one nor again after it was taken back.
     let look = DrainQuestion { deadline_seconds: None, look: true, uid: Some(now.uid.clone()), ..order };
     let mut looks = Looks::default();
@@ -53,22 +53,23 @@ pub async fn run(args: DrainArgs) -> Result<(), Failure> {
         }
         told = Some(now.clone());
         let said = ask(&mut admin, &look).await;
-        let failed = said.is_err();
-        if let Some(said) = looks.judge(said)? {
+        let all_answered = matches!(said, Ok((_, true)));
+        if let Some(said) = looks.judge(said.map(|(said, _)| said))? {
             now = said;
         }
-        if failed {
+        if !all_answered {
             // The replicas that were there may have been replaced; those that are there are asked with the next look.
             let _ = admin.find_again().await;
         }
     }
 }
 
-/// Any replica passes it to the one that holds the Lease.
-async fn ask(admin: &mut Admin, question: &DrainQuestion) -> Result<Drains, Failure> {
+/// Any replica passes it to the one that holds the Lease. True: each that was asked is there.
+async fn ask(admin: &mut Admin, question: &DrainQuestion) -> Result<(Drains, bool), Failure> {
     admin.renew().await?;
     let said = admin.ask_until::<Drains>(DRAIN, question, |_| true).await?;
-    Ok(said.answers.into_iter().next().map(|(_, drains)| drains).unwrap_or_default())
+    let all_answered = said.failures.is_empty();
+    Ok((said.answers.into_iter().next().map(|(_, drains)| drains).unwrap_or_default(), all_answered))
 }
 
 fn is_over(now: &Drains) -> bool {
@@ -91,8 +92,7 @@ impl Looks {
     /// It is of no use to look again.
     fn judge(&mut self, said: Result<Drains, Failure>) -> Result<Option<Drains>, Failure> {
         let now = match said {
-            // The SipEdge is gone, and its pods with it.
-            Err(failure) if failure.code == Some(404) => Drains { state: "Gone".to_owned(), ..Drains::default() },
+            // Also where the pod of the operator is gone: that says nothing of the edge's.
             Err(failure) if failure.exit == Exit::Unreachable && self.failed < FAILED_LOOKS => {
                 self.failed += 1;
                 return Ok(None);
@@ -161,7 +161,8 @@ mod tests {
         let refused = Failure { exit: Exit::Refused, message: "no".into(), code: Some(403) };
         assert_eq!(Looks::default().judge(Err(refused)).unwrap_err().code, Some(403));
         let none = Failure { exit: Exit::Unreachable, message: "no".into(), code: Some(404) };
-        assert!(is_over(&Looks::default().judge(Err(none)).unwrap().unwrap()));
+        assert_eq!(Looks::default().judge(Err(none)).unwrap(), None, "the operator's pod, not the edge's");
+        assert!(is_over(&Looks::default().judge(state("Gone", false)).unwrap().unwrap()));
     }
 
     #[test]

@@ -316,7 +316,7 @@ fn edge_store(snapshot: &Snapshot, key: &ObjectKey, object: &Sourced<SipEdge>, f
     let Some(secret) = snapshot.secrets.get(&ObjectKey::new(&key.namespace, &name)) else {
         let message = format!(
             "SessionStore {:?} is shared, so every edge needs the same keys: Secret {}/{name} is not there or was refused; \
-             make it with `{make}`",
+             where edges have run with it put it back from your copy, else make it with `{make}`",
             reference.name, key.namespace
         );
         faults.add(Reason::SecretNotFound, field, message);

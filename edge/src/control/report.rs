@@ -1,6 +1,6 @@
 //! How it goes on this edge, as an operator is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -59,6 +59,8 @@ pub struct Reported {
     tools: BTreeMap<String, Arc<ToolList>>,
     /// What the store said of the addresses that users register.
     bindings: BTreeMap<String, Bindings>,
+    /// The addresses that were read once, or could not be.
+    tried: BTreeSet<String>,
     /// The address after which the next reads begin.
     read_last: String,
     /// What the store keeps, and when it was asked last.
@@ -69,8 +71,8 @@ pub struct Reported {
 impl Reported {
     /// A stream begins: the operator is told everything anew. What was found out stays, since all of it takes many reports to be read again.
     pub fn begin(&mut self) {
-        let Reported { bindings, read_last, .. } = std::mem::take(self);
-        *self = Reported { bindings, read_last, ..Reported::default() };
+        let Reported { bindings, tried, read_last, .. } = std::mem::take(self);
+        *self = Reported { bindings, tried, read_last, ..Reported::default() };
     }
 }
 
@@ -195,10 +197,12 @@ async fn read_bindings(parts: &Parts, config: &Config, reported: &mut Reported) 
     let from = reported.read_last.clone();
     let after = by_key.iter().filter(|(key, _)| ***key > *from);
     let mut turn: Vec<_> = after.chain(by_key.iter().filter(|(key, _)| ***key <= *from)).collect();
-    // Of those that were never read nothing is told yet.
-    turn.sort_by_key(|(key, _)| reported.bindings.contains_key(**key));
+    reported.tried.retain(|key| by_key.contains_key(&**key));
+    // Of those that were never read nothing is told yet. Whoever could not be read has had its turn all the same.
+    turn.sort_by_key(|(key, _)| reported.tried.contains(**key));
     for (key, agent) in turn.into_iter().take(READS) {
         reported.read_last = (*key).to_owned();
+        reported.tried.insert((*key).to_owned());
         let Some(domain) = config.domains.get(&agent.domain) else { continue };
         let aor = names::agent(&*config.naming_key, domain.tenant, agent);
         let Ok(StoreReply::Bindings(bindings)) = parts.store.execute(StoreOp::ReadBindings { aor }).await else {

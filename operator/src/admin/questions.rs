@@ -158,6 +158,14 @@ pub fn drain(state: &mut State, question: &DrainQuestion, person: &str) -> Resul
     let missing = |message: String| problem(StatusCode::NOT_FOUND, message);
     let unknown = || problem(StatusCode::SERVICE_UNAVAILABLE, "this operator does not know the pods yet; try again");
     let spec = state.index.edge(&key).map(|edge| edge.object.spec.drain.total_seconds());
+    if spec.is_none() && state.index.awaited().contains(&Kind::SipEdge) {
+        return Err(unknown());
+    }
+    if spec.is_none() && question.look {
+        // Its pods go with it.
+        let uid = question.uid.clone().unwrap_or_default();
+        return Ok(Drains { state: "Gone".to_owned(), uid, ..Drains::default() });
+    }
     let longest = spec.ok_or_else(|| missing(format!("SipEdge {key} is not there")))?;
     let longest = u32::try_from(longest.clamp(1, 86_400)).unwrap_or(86_400);
     let wrong = |message: &str| Err(problem(StatusCode::BAD_REQUEST, message));

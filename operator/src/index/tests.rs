@@ -265,9 +265,24 @@ fn what_is_newly_named_is_looked_for_before_the_new_version_takes_effect() {
         (verdict.reason, index.agent(&key(Kind::McpAgent, "a").object).unwrap().generation),
         (Reason::SecretNotFound, 4)
     );
-    // Neither what is gone nor what could not be read waits any more.
+    // Who changed his mind names nothing of it any more.
     index.apply(secret("s3", 1, "token", "x")).unwrap();
     index.apply(agent("a", 5, "d0", Some("s4"))).unwrap();
+    let Object::Agent(mut back) = agent("a", 4, "d0", Some("s3")) else { panic!("an agent") };
+    back.metadata.resource_version = Some("6".into());
+    index.apply(Object::Agent(back)).unwrap();
+    assert!(index.fetches().next().is_none() && !index.references().is_named(&key(Kind::Secret, "s4")));
+    assert_eq!(names(&index, "e"), ["a"]);
+    // Neither what is gone nor what cannot be read waits any more.
+    index.apply(agent("a", 7, "d0", Some("s4"))).unwrap();
+    let unread = Unreadable { error: "?".into(), targets: None };
+    index.apply(Object::Unreadable(key(Kind::McpAgent, "a"), unread)).unwrap();
+    assert!(index.waiting.is_empty() && index.why_unreadable(&key(Kind::McpAgent, "a")).is_some());
+    assert_eq!(names(&index, "e"), [""; 0]);
+    index.apply(agent("a", 8, "d0", Some("s3"))).unwrap();
+    index.delete(&key(Kind::Secret, "s3"), None);
+    index.apply(secret("s3", 1, "token", "x")).unwrap();
+    index.apply(agent("a", 9, "d0", Some("s4"))).unwrap();
     index.delete(&key(Kind::McpAgent, "a"), None);
     assert!(index.fetches().next().is_none() && index.waiting.is_empty());
     index.delete(&key(Kind::Secret, "s4"), None);

@@ -1,5 +1,6 @@
 //! An object as the API server sends it, of a type or not: one that does not fit its type never stops a watch.
 
+use crds::manifest::unknown_fields;
 use crds::v1alpha1::{TargetKind, targets_of};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -24,18 +25,25 @@ pub struct Broken {
     pub targets: Option<Vec<(TargetKind, String)>>,
 }
 
-impl<'de, K: DeserializeOwned + Resource> Deserialize<'de> for Read<K> {
+impl<'de, K: DeserializeOwned + Resource<DynamicType = ()>> Deserialize<'de> for Read<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let whole = Value::deserialize(deserializer)?;
-        match K::deserialize(&whole) {
-            Ok(object) => Ok(Read::Whole(Box::new(object))),
-            Err(error) => {
-                let metadata = whole.get("metadata").unwrap_or(&Value::Null);
-                let metadata = ObjectMeta::deserialize(metadata).map_err(D::Error::custom)?;
-                Ok(Read::Broken(Box::new(Broken { error: error.to_string(), metadata, targets: targets_of(&whole) })))
-            }
-        }
+        let error = match (later_fields::<K>(&whole), K::deserialize(&whole)) {
+            (None, Ok(object)) => return Ok(Read::Whole(Box::new(object))),
+            (Some(fields), Ok(_)) => fields,
+            (_, Err(error)) => error.to_string(),
+        };
+        let metadata = whole.get("metadata").unwrap_or(&Value::Null);
+        let metadata = ObjectMeta::deserialize(metadata).map_err(D::Error::custom)?;
+        Ok(Read::Broken(Box::new(Broken { error, metadata, targets: targets_of(&whole) })))
     }
+}
+
+/// Of a policy: its fields that only a later release knows. One may be a restriction, and edges are not told what is dropped here.
+fn later_fields<K: Resource<DynamicType = ()>>(object: &Value) -> Option<String> {
+    let kind = K::kind(&());
+    let fields = (kind == "McpCapabilityPolicy").then(|| unknown_fields(&kind, object)).unwrap_or_default();
+    (!fields.is_empty()).then(|| format!("{}: not known to this release of the operator", fields.join(", ")))
 }
 
 impl<K: Resource> Resource for Read<K> {
@@ -98,5 +106,16 @@ mod tests {
             panic!("it is broken")
         };
         assert_eq!(broken.targets, None, "who cannot read all of it closes everything that it may be for");
+    }
+
+    #[test]
+    fn sec_6_a_policy_with_a_field_of_a_later_release_is_broken() {
+        let target = json!({"group": "sipmcp.dev", "kind": "McpAgent", "name": "a"});
+        let rule = json!({"name": "r", "action": "Allow", "fromFuture": 1});
+        let Read::Broken(broken) = read(json!({"targetRefs": [target], "rules": [rule]})) else {
+            panic!("its restriction would be dropped")
+        };
+        assert!(broken.error.starts_with("spec.rules[0].fromFuture"), "{}", broken.error);
+        assert_eq!(broken.targets, Some(vec![(TargetKind::McpAgent, "a".to_owned())]));
     }
 }

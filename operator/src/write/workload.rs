@@ -113,7 +113,9 @@ fn work(state: &mut State, edge: &ObjectKey, memory: &mut Memory, now: u64) -> O
     let action = if state.running.is_current(edge, &object) { next(&observed) } else { Action::Wait };
     // None could begin in the place of one that goes.
     let goes = matches!(action, Action::Drain { .. } | Action::Delete { .. });
-    let action = if goes && keys == Keys::Lost { Action::Wait } else { action };
+    // Nor is there any use in a new workload: the pods of a former one may still end, and after them keys can be made.
+    let grows = observed.replicas.is_none() && !matches!(action, Action::SetWanted(_));
+    let action = if (goes || grows) && keys == Keys::Lost { Action::Wait } else { action };
     let (ordinal, replicas) = match &action {
         Action::Drain { ordinal } | Action::Resume { ordinal } | Action::Delete { ordinal, .. } => {
             (Some(*ordinal), observed.replicas)
@@ -291,6 +293,9 @@ async fn carry_out(
     }
     if let Action::SetWanted(replicas) = work.action {
         return Ok(set_wanted(writer, edge, &work.object, replicas).await?);
+    }
+    if work.keys == Keys::Lost && work.replicas.is_none() {
+        return Err(Trouble::KeysLost(keys_of(edge)));
     }
     let made = workload(edge, &work.object, installation, work.replicas.unwrap_or_default())?;
     let digest = digest(&made);

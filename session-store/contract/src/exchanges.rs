@@ -204,6 +204,10 @@ pub fn an_answer_on_its_way_is_given_to_a_repetition_and_to_who_adopts_it(s: &mu
     assert_eq!(run(s, StoreOp::CloseExchange(held)), closed());
     let again = StoreReply::Exchange(OpenOutcome::RepeatAnswered { answer: Some(Bytes::from_static(b"answer")) });
     assert_eq!(run(s, opening(open(key, B, 1, false))), again);
+    // Another body by the same name finds no room: what is refused changes nothing.
+    assert_eq!(run(s, opening(open(exchange(1, 2), B, 1, false))), opened());
+    let another = OpenExchange { limit: 1, ..open(key, B, 2, false) };
+    assert_eq!(run(s, opening(another)), StoreReply::Exchange(OpenOutcome::Full));
     // Its edge dies before the caller has it.
     let adopt = StoreOp::Adopt { slot: key.session.slot, from: A, by: B, limit: 10, lease_ms: 1 };
     let StoreReply::Adopted { items, more: false } = run(s, adopt.clone()) else { panic!("adopted") };

@@ -46,14 +46,15 @@ local function open_exchange(p, s, args, i, at)
     if same and not takes_over and (kept or f[4] ~= '1') then
       return { 'answered', kept and 'a' or 'n', text(kept) }
     end
-    if f[2] == 'h' or takes_over then
-      disown(p, s, f[5], 'x', session .. ':' .. hash)
-    end
   end
   local flights = in_flight_key(p, s, session)
   call('ZREMRANGEBYSCORE', flights, '-inf', at)
   if not takes_over and call('ZCARD', flights) >= tonumber(args[i + 7]) then
     return { 'full' }
+  end
+  -- Not before: what is refused changes nothing, and whoever adopts looks for an answer that is held.
+  if f[1] and (f[2] == 'h' or takes_over) then
+    disown(p, s, f[5], 'x', session .. ':' .. hash)
   end
   local ttl = tonumber(args[i + 8])
   call('DEL', key)
