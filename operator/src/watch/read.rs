@@ -42,7 +42,10 @@ impl<'de, K: DeserializeOwned + Resource<DynamicType = ()>> Deserialize<'de> for
 /// Of a policy: its fields that only a later release knows. One may be a restriction, and edges are not told what is dropped here.
 fn later_fields<K: Resource<DynamicType = ()>>(object: &Value) -> Option<String> {
     let kind = K::kind(&());
-    let fields = (kind == "McpCapabilityPolicy").then(|| unknown_fields(&kind, object)).unwrap_or_default();
+    if kind != "McpCapabilityPolicy" {
+        return None;
+    }
+    let fields = unknown_fields(&kind, object);
     (!fields.is_empty()).then(|| format!("{}: not known to this release of the operator", fields.join(", ")))
 }
 
